@@ -1,0 +1,54 @@
+"""Settings come from environment variables; a value that cannot work becomes one line that names it.
+
+Each part declares a pydantic-settings class; `load` reads it. An empty variable counts as unset, because that is
+what `${NAME:-}` in compose.yaml passes on.
+"""
+
+import sys
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound="Settings")
+
+
+class ConfigError(ValueError):
+    """One or more variables hold a value that cannot work; the text has one line for each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Settings(BaseSettings):
+    """Base of every part's settings: field `transfer_timeout_s` is the variable `TRANSFER_TIMEOUT_S`."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+
+def load(settings: type[S], **overrides: object) -> S:
+    """Read `settings` from the environment; `overrides` win over variables.
+
+    Raises: ConfigError: with a line `NAME='value': what would be right` for every bad variable.
+    """
+    try:
+        return settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError([_line(dict(problem)) for problem in error.errors()]) from error
+
+
+def load_or_exit(settings: type[S], **overrides: object) -> S:
+    """`load` for a main program: prints the lines and exits with status 2 instead of raising."""
+    try:
+        return load(settings, **overrides)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _line(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    name = "_".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{name.upper()}={problem['input']!r}: {message}"

@@ -1,0 +1,27 @@
+"""One way to open etcd: the `etcd3` client on today's protobuf.
+
+etcd3 0.12's generated code is older than protobuf 4 accepts; it works with protobuf's pure-Python implementation,
+which has to be chosen before the first import.
+"""
+
+import os
+from urllib.parse import urlsplit
+
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+import etcd3  # noqa: E402
+
+DEFAULT_PORT = 2379
+
+
+def address(endpoint: str) -> tuple[str, int]:
+    """Host and port of `host`, `host:port` or `http://host:port` (the forms that the seed document and etcd use)."""
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    if not parts.hostname:
+        raise ValueError(f"{endpoint!r}: expected host:port, e.g. 127.0.0.1:{DEFAULT_PORT}")
+    return parts.hostname, parts.port or DEFAULT_PORT
+
+
+def connect(endpoint: str, timeout_s: float = 3.0) -> "etcd3.Etcd3Client":
+    """A client for one etcd; opening it does not connect, the first call does."""
+    host, port = address(endpoint)
+    return etcd3.client(host=host, port=port, timeout=timeout_s)

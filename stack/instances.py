@@ -1,0 +1,37 @@
+"""The record that each vLLM instance keeps in etcd, and under which key.
+
+The launcher writes it under a lease once `/health` answers; the proxy reads it. `kv_transfer` is opaque to the proxy:
+it hands the producer's copy to the consumer, whose connector alone knows what it means.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Role = Literal["prefill", "decode"]
+PREFIX = "/pd/v1/instances/"
+
+
+class Instance(BaseModel):
+    """One running vLLM server. Times are Unix seconds; `block_size` is in tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: Role
+    instance_id: str  # new at every start, so that a restarted server is a new instance
+    url: str  # http://host:port of the OpenAI API
+    served_models: tuple[str, ...]
+    model: str
+    max_model_len: int
+    block_size: int
+    dtype: str
+    tensor_parallel_size: int
+    fingerprint: str  # hash over model, cache dtype and block layout; instances pair only when theirs are equal
+    kv_transfer: dict[str, Any]
+    vllm_version: str
+    connector_version: str
+    started_at: float
+
+    @property
+    def key(self) -> str:
+        return f"{PREFIX}{self.role}/{self.instance_id}"
