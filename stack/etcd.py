@@ -8,7 +8,7 @@ import os
 from urllib.parse import urlsplit
 
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
-import etcd3  # noqa: E402
+import etcd3
 
 DEFAULT_PORT = 2379
 
