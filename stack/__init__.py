@@ -1,1 +1,1 @@
-"""What every part of the stack shares: settings, the instance record in etcd, the doctor, the processes-only way."""
+"""What every part shares: settings from the environment, the instance record in etcd, the doctor, the processes."""

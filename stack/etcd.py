@@ -1,15 +1,18 @@
 """One way to open etcd: the `etcd3` client on today's protobuf.
 
 etcd3 0.12's generated code is older than protobuf 4 accepts; it works with protobuf's pure-Python implementation,
-which has to be chosen before the first import.
+which has to be chosen before the first import. The import waits for the first client, so that reading an endpoint
+needs no gRPC: the doctor checks settings in an environment without it.
 """
 
 import os
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
-import etcd3
+if TYPE_CHECKING:
+    import etcd3
 
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 DEFAULT_PORT = 2379
 
 
@@ -23,5 +26,7 @@ def address(endpoint: str) -> tuple[str, int]:
 
 def connect(endpoint: str, timeout_s: float = 3.0) -> "etcd3.Etcd3Client":
     """A client for one etcd; opening it does not connect, the first call does."""
+    import etcd3
+
     host, port = address(endpoint)
     return etcd3.client(host=host, port=port, timeout=timeout_s)

@@ -86,7 +86,7 @@ def embedded_gguf() -> Path:
 def convert_gguf(source: Path, folder: Path) -> None:
     """Turn one GGUF file into a Hugging Face folder with bfloat16 weights.
 
-    The file's weights have four bits, so bfloat16 keeps them to within 0.4 %; the launcher chooses the type to compute in.
+    The file's weights have four bits, so bfloat16 loses little; the launcher chooses the type to compute in.
     """
     # Nothing here may look for files elsewhere: HOME can be read-only, and there may be no network.
     os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / ".hf"), "TRANSFORMERS_VERBOSITY": "error"})
