@@ -1,0 +1,144 @@
+"""The control channel of one rank: it receives messages on its own address and sends to any other rank's.
+
+One thread owns every socket (ZeroMQ sockets may not be shared); `send` from any thread only queues and wakes it.
+Messages are one-way and carry what a reply needs, so that nothing here waits for a peer.
+"""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from connector.control_key import ControlKey
+from connector.messages import Message, decode, encode
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+IDLE_PEER_S = 300.0  # a peer that was not written to for so long has gone, or is cheap to connect to again
+MAX_MESSAGE_BYTES = 16 << 20
+
+
+class _OnlyThisKey:
+    """ZAP decides by the client's public key; only holders of the stack's secret can prove ours."""
+
+    def __init__(self, key: ControlKey) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        accepted = key == self._key.public
+        if not accepted:
+            log.warning("control channel: refused a peer whose stack key differs from ours (STACK_KEY)")
+        return accepted
+
+
+class Channel:
+    """Bound when made (port 0: a free one), at work from `serve` on.
+
+    Raises: zmq.ZMQError: when the address cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, key: ControlKey) -> None:
+        self._key = key
+        self._outbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._stop = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(domain="*", credentials_provider=_OnlyThisKey(key))
+        self._server = self._context.socket(zmq.ROUTER)
+        self._server.linger = 0
+        self._server.maxmsgsize = MAX_MESSAGE_BYTES
+        key.serve(self._server)
+        if port:
+            self._server.bind(f"tcp://{host}:{port}")
+        else:
+            port = self._server.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
+        self._peers: dict[str, tuple[zmq.Socket[bytes], float]] = {}
+        self._thread: threading.Thread | None = None
+
+    def serve(self, on_message: Callable[[Message], None], on_tick: Callable[[], None]) -> None:
+        """Start the thread; `on_message` and `on_tick` (every `TICK_S` seconds) run on it and must not block."""
+        self._thread = threading.Thread(target=self._run, args=(on_message, on_tick), name="kv-control", daemon=True)
+        self._thread.start()
+
+    def send(self, address: str, message: Message) -> None:
+        """Queue `message` for the rank at `address` (`tcp://host:port`); never blocks, never raises for a dead peer."""
+        self._outbox.put((address, encode(message)))
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Stop the thread after what is queued was handed to ZeroMQ; messages to dead peers are dropped."""
+        self._stop.set()
+        os.eventfd_write(self._wake, 1)
+        if self._thread is not None:
+            self._thread.join()
+        self._authenticator.stop()
+        self._context.destroy(linger=500)
+        os.close(self._wake)
+
+    def _run(self, on_message: Callable[[Message], None], on_tick: Callable[[], None]) -> None:
+        poller = zmq.Poller()
+        poller.register(self._server, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        next_tick = time.monotonic()
+        while not self._stop.is_set():
+            ready = dict(poller.poll(max(0.0, next_tick - time.monotonic()) * 1000))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._server in ready:
+                self._receive(on_message)
+            self._send_queued()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_S
+                on_tick()
+                self._drop_idle_peers()
+        self._send_queued()
+
+    def _receive(self, on_message: Callable[[Message], None]) -> None:
+        while True:
+            try:
+                frames = self._server.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = decode(frames[-1])
+            except msgspec.DecodeError as error:
+                log.warning("control channel: dropped %d bytes that are no message: %s", len(frames[-1]), error)
+                continue
+            on_message(message)
+
+    def _send_queued(self) -> None:
+        while True:
+            try:
+                address, payload = self._outbox.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._peer(address).send(payload, zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                # A full queue or an unusable address: the peer's own deadline ends the transfer.
+                log.warning("control channel: cannot send to %s: %s", address, error)
+
+    def _peer(self, address: str) -> "zmq.Socket[bytes]":
+        socket, _ = self._peers.get(address, (None, 0.0))
+        if socket is None:
+            socket = self._context.socket(zmq.DEALER)
+            socket.linger = 0
+            self._key.connect(socket)
+            socket.connect(address)
+        self._peers[address] = (socket, time.monotonic())
+        return socket
+
+    def _drop_idle_peers(self) -> None:
+        oldest = time.monotonic() - IDLE_PEER_S
+        for address in [address for address, (_, used) in self._peers.items() if used < oldest]:
+            self._peers.pop(address)[0].close()

@@ -1,0 +1,340 @@
+"""The class that vLLM loads (`kv_connector_module_path`): it maps vLLM 0.32's hooks onto producer and consumer.
+
+vLLM makes one object with role SCHEDULER in the engine core and one with role WORKER for each rank; a worker's object
+exists before its KV cache is allocated. What each hook promises is vLLM's `kv_connector/v1/base.py`.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+)
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+from connector.channel import Channel
+from connector.consumer import Consumer
+from connector.engine import LossyEngine, MooncakeEngine, TransferEngine
+from connector.fences import DeviceFences, HostFences
+from connector.layout import KVLayout, fingerprint
+from connector.messages import Done, Message
+from connector.metrics import StepStats, TransferMetrics
+from connector.options import ConnectorOptions
+from connector.producer import Producer
+from connector.scheduler import ConsumerScheduler, ProducerScheduler
+from connector.stats import TransferStats
+from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_ranks
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+log = logging.getLogger(__name__)
+
+# In a step without tokens the engine core would spin; the end of a transfer wakes it at once, so this only bounds it.
+IDLE_WAIT_S = 0.003
+
+
+@dataclass(frozen=True)
+class StepMetadata(KVConnectorMetadata):
+    step: ProducerStep | ConsumerStep
+
+
+@dataclass(frozen=True)
+class RankMetadata(KVConnectorHandshakeMetadata):
+    address: RankAddress
+
+
+@dataclass(frozen=True)
+class Received(KVConnectorWorkerMetadata):
+    """Facts of the transfers that arrived whole in this step, by request id."""
+
+    done: dict[str, Done]
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> "Received":
+        assert isinstance(other, Received)
+        total = dict(self.done)
+        for request_id, facts in other.done.items():
+            total[request_id] = sum_of_ranks(total[request_id], facts) if request_id in total else facts
+        return Received(total)
+
+
+class StreamingMooncakeConnector(KVConnectorBase_V1):
+    """Streams the KV cache of a prompt from a producer to a consumer while the producer still computes it.
+
+    Raises: ValueError: at start, for a model or a setting whose cache cannot be moved, with the reason.
+    """
+
+    def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
+        self._produces = self._kv_transfer_config.kv_role == "kv_producer"
+        self._block_size = _movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
+        self._fingerprint = _fingerprint(vllm_config, kv_cache_config, self._options)
+        self._stats = TransferStats()
+        self._worker: Producer | Consumer | None = None
+        self._address: RankAddress | None = None
+        self._channel: Channel | None = None
+        self._layers: dict[str, int] = {}
+        self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
+        if role is KVConnectorRole.SCHEDULER:
+            self._scheduler = ProducerScheduler() if self._produces else self._consumer_scheduler()
+
+    def _consumer_scheduler(self) -> ConsumerScheduler:
+        channel = self._channel = self._options.open_channel(port=0)
+        channel.serve(_ignore, _nothing)
+        return ConsumerScheduler(self._fingerprint, self._block_size, channel.send)
+
+    # --- scheduler ---
+
+    def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
+        if isinstance(self._scheduler, ConsumerScheduler):
+            self._scheduler.set_ranks(
+                [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
+            )
+
+    def on_new_request(self, request: "Request") -> None:
+        assert self._scheduler is not None
+        self._scheduler.on_new_request(request)
+
+    def get_num_new_matched_tokens(self, request: "Request", num_computed_tokens: int) -> tuple[int | None, bool]:
+        if isinstance(self._scheduler, ConsumerScheduler):
+            return self._scheduler.tokens_from_producer(request, num_computed_tokens)
+        return 0, False
+
+    def update_state_after_alloc(self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int) -> None:
+        if isinstance(self._scheduler, ConsumerScheduler):
+            self._scheduler.blocks_allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
+        assert self._scheduler is not None
+        return StepMetadata(self._scheduler.build_step(scheduler_output))
+
+    def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
+        if isinstance(self._scheduler, ConsumerScheduler):
+            received = connector_output.kv_connector_worker_meta
+            facts = received.done if isinstance(received, Received) else {}
+            self._scheduler.loaded(set(connector_output.finished_recving or ()), facts)
+
+    def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        if isinstance(self._scheduler, ProducerScheduler):
+            return self._scheduler.request_finished(request), None
+        assert self._scheduler is not None
+        return False, self._scheduler.request_finished(request)
+
+    # --- worker ---
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        self._layers = {name: index for index, name in enumerate(kv_caches)}
+        layout = _layout(kv_caches, self._kv_cache_config.num_blocks)
+        rank = get_tensor_model_parallel_rank()
+        engine = self._open_engine(rank)
+        storages = {cache.untyped_storage().data_ptr(): cache.untyped_storage() for cache in kv_caches.values()}
+        for address, storage in storages.items():
+            engine.register(address, storage.nbytes())
+        channel = self._channel = self._options.open_channel(self._options.control_port + rank)
+        self._address = RankAddress(channel.address, engine.segment, layout.layer_addresses, layout.block_stride)
+        device = next(iter(kv_caches.values())).device
+        self._worker = (
+            self._make_producer(engine, layout, channel, device)
+            if self._produces
+            else self._make_consumer(rank, channel)
+        )
+        channel.serve(self._worker.on_message, self._worker.on_tick)
+        log.info(
+            "KV transfer: %s rank %d at %s, %d layers, %d blocks of %d tokens, %d bytes a block and layer, over %s",
+            self._kv_transfer_config.kv_role,
+            rank,
+            channel.address,
+            len(kv_caches),
+            layout.num_blocks,
+            self._block_size,
+            layout.page,
+            self._options.transport,
+        )
+
+    def _make_producer(
+        self, engine: TransferEngine, layout: KVLayout, channel: Channel, device: torch.device
+    ) -> Producer:
+        return Producer(
+            engine=engine,
+            layout=layout,
+            block_size=self._block_size,
+            fingerprint=self._fingerprint,
+            transport=self._options.transport,
+            send=channel.send,
+            fences=DeviceFences(device) if device.type == "cuda" else HostFences(),
+            patience=self._options.patience,
+            sender_threads=self._options.sender_threads,
+            stats=self._stats,
+        )
+
+    def _make_consumer(self, rank: int, channel: Channel) -> Consumer:
+        return Consumer(
+            rank=rank,
+            block_tokens=self._block_size,
+            address=channel.address,
+            send=channel.send,
+            timeout=self._options.timeout,
+            cancel_timeout=self._options.cancel_timeout,
+            stats=self._stats,
+        )
+
+    def _open_engine(self, rank: int) -> TransferEngine:
+        options = self._options
+        # A segment's name must be new at every start: peers keep what they learned about a name.
+        segment = f"{options.host}:{options.control_port + rank}-{self._kv_transfer_config.engine_id}"
+        engine = MooncakeEngine(segment, options.metadata_server, options.transport, options.device_name)
+        switch = os.environ.get("CONNECTOR_DROP_WRITES_FILE")
+        return LossyEngine(engine, Path(switch)) if switch else engine
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        return RankMetadata(self._address) if self._address is not None else None
+
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        assert isinstance(kv_connector_metadata, StepMetadata)
+        if isinstance(self._worker, Producer) and isinstance(kv_connector_metadata.step, ProducerStep):
+            self._worker.rewrite_blocks_of(kv_connector_metadata.step.preempted)
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        match self._worker, self._step():
+            case Producer() as producer, ProducerStep() as step:
+                producer.begin_step(step)
+            case Consumer() as consumer, ConsumerStep() as step:
+                consumer.begin_step(step)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Nothing: the producer writes; waiting began in `bind_connector_metadata`, which is earlier."""
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Nothing: a request is scheduled only after its whole load."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
+        if isinstance(self._worker, Producer) and self._options.layerwise:
+            self._worker.layer_computed(self._layers[layer_name])
+
+    def wait_for_save(self) -> None:
+        if isinstance(self._worker, Producer):
+            self._worker.step_computed()
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        assert self._worker is not None
+        finished = self._worker.take_finished(IDLE_WAIT_S if self._step().idle else 0.0)
+        return (finished, None) if self._produces else (None, finished)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self._worker.take_invalid_blocks() if isinstance(self._worker, Consumer) else set()
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        done = self._worker.take_done() if isinstance(self._worker, Consumer) else None
+        return Received(done) if done else None
+
+    def get_kv_connector_stats(self) -> StepStats | None:
+        data = self._stats.take()
+        return StepStats(data=data) if data is not None else None
+
+    def shutdown(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if isinstance(self._worker, Producer):
+            self._worker.close()
+
+    def _step(self) -> ProducerStep | ConsumerStep:
+        metadata = self._get_connector_metadata()
+        assert isinstance(metadata, StepMetadata)
+        return metadata.step
+
+    # --- what vLLM asks the class, also in its API server ---
+
+    @classmethod
+    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
+        """A full CUDA graph would skip the per-layer hook, so a layer-wise producer needs piecewise ones."""
+        return ConnectorOptions.from_extra_config(extra_config).layerwise
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> StepStats:
+        stats = StepStats(data=data or {})
+        if not data:
+            stats.reset()
+        return stats
+
+    @classmethod
+    def build_prom_metrics(
+        cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
+    ) -> TransferMetrics:
+        return TransferMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+
+def _ignore(message: Message) -> None:
+    log.warning("scheduler: ignored a %s; answers go to the workers", type(message).__name__)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", role: str | None) -> int:
+    """Tokens in a block of the one cache group that this connector can move.
+
+    Raises: ValueError: for anything it cannot move, so that nothing is ever served wrong.
+    """
+    parallel = vllm_config.parallel_config
+    if role not in ("kv_producer", "kv_consumer"):
+        raise ValueError(f"kv_role={role!r}: expected kv_producer or kv_consumer")
+    if parallel.pipeline_parallel_size > 1:
+        raise ValueError(f"pipeline_parallel_size={parallel.pipeline_parallel_size}: KV transfer supports only 1")
+    if vllm_config.speculative_config is not None:
+        raise ValueError("speculative decoding is not supported together with KV transfer")
+    groups = kv_cache_config.kv_cache_groups
+    if len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec):
+        kinds = ", ".join(type(group.kv_cache_spec).__name__ for group in groups)
+        raise ValueError(f"KV cache groups ({kinds}): KV transfer supports one group of full attention")
+    return int(groups[0].kv_cache_spec.block_size)
+
+
+def _fingerprint(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions) -> str:
+    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
+    return fingerprint(
+        pairing=options.pairing,
+        spec=repr(spec),
+        layers=sorted(kv_cache_config.kv_cache_groups[0].layer_names),
+        layout=str(vllm_config.cache_config.get_resolved_kv_cache_layout()),
+        tensor_parallel_size=vllm_config.parallel_config.tensor_parallel_size,
+    )
+
+
+def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int) -> KVLayout:
+    """Where blocks lie, from vLLM's per-layer views, each [blocks, heads, tokens, features].
+
+    A view may count smaller kernel blocks than the scheduler does; they are neighbours of each other.
+    """
+    geometry = set()
+    for name, cache in kv_caches.items():
+        ratio, rest = divmod(cache.shape[0], num_blocks)
+        stride, page = cache.stride(0) * cache.element_size(), cache[0].nbytes
+        span = (
+            1 + sum((n - 1) * s for n, s in zip(cache[0].shape, cache[0].stride(), strict=True))
+        ) * cache.element_size()
+        if rest or span != page or (ratio > 1 and stride != page):
+            raise ValueError(
+                f"layer {name}: cache {tuple(cache.shape)} with strides {cache.stride()} has no dense blocks"
+            )
+        geometry.add((ratio * stride, ratio * page))
+    if len(geometry) != 1:
+        raise ValueError(f"layers differ in block size (stride, page in bytes): {sorted(geometry)}")
+    ((block_stride, page),) = geometry
+    return KVLayout(tuple(cache.data_ptr() for cache in kv_caches.values()), block_stride, page, num_blocks)

@@ -1,0 +1,164 @@
+"""Starts one vLLM instance, registers it in etcd while it is healthy, and drains it: python -m connector.launcher
+
+On SIGTERM or SIGINT it leaves etcd first, lets running requests finish within SHUTDOWN_GRACE_S, then stops vLLM.
+When vLLM ends by itself the launcher says so and exits with vLLM's code.
+"""
+
+import ctypes
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from types import FrameType
+
+from connector import __version__, vllm_command
+from connector.registration import Registration, forget_old_segments
+from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from stack.environment import load_or_exit
+from stack.instances import Instance
+
+log = logging.getLogger("launcher")
+
+HEALTH_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 15.0  # for vLLM to end after SIGTERM, before SIGKILL
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = load_or_exit(LauncherSettings)
+    for name in WITHOUT_EFFECT:
+        if os.environ.get(name):
+            log.warning("%s has no effect: vLLM's instances of this stack need no process group between them", name)
+
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        log.info("got %s", signal.Signals(number).name)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+    # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
+    instance_id = f"{settings.role}-{settings.host}-{settings.port}-{uuid.uuid4().hex[:8]}"
+    for control in vllm_command.control_addresses(settings):
+        forget_old_segments(settings.mooncake.metadata_server, control.removeprefix("tcp://"))
+    log.info("starting vLLM as %s: %s on port %d", instance_id, settings.served_name, settings.port)
+    vllm = subprocess.Popen(
+        vllm_command.command(settings, instance_id),
+        env=vllm_command.environment(settings, os.environ),
+        preexec_fn=_die_with_parent,
+        start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
+    )
+    registration = Registration(settings.etcd_endpoint, _instance(settings, instance_id), settings.lease_ttl_s)
+    try:
+        _watch(vllm, settings, registration, stop)
+        registration.leave()
+        if vllm.poll() is None:
+            _drain(vllm, settings)
+    finally:
+        _stop(vllm)
+    if stop.is_set():
+        return 0
+    log.error("vLLM ended by itself with code %d", vllm.returncode)
+    return vllm.returncode if vllm.returncode >= 0 else 128 - vllm.returncode
+
+
+def _watch(
+    vllm: "subprocess.Popen[bytes]", settings: LauncherSettings, registration: Registration, stop: threading.Event
+) -> None:
+    """Keep the registration while vLLM is healthy; returns when it has ended or `stop` is set."""
+    healthy = False
+    while vllm.poll() is None and not stop.is_set():
+        if _get(settings, "/health") is not None:
+            if not healthy:
+                log.info("vLLM is healthy")
+            healthy = True
+            registration.keep()
+        elif healthy:
+            log.warning("vLLM does not answer /health: leaving etcd until it does")
+            healthy = False
+            registration.lapse()
+        stop.wait(settings.lease_ttl_s / 3)
+
+
+def _drain(vllm: "subprocess.Popen[bytes]", settings: LauncherSettings) -> None:
+    """Wait until no request is left, at most the grace period."""
+    deadline = time.monotonic() + settings.shutdown_grace_s
+    while vllm.poll() is None and time.monotonic() < deadline:
+        requests = _unfinished_requests(settings)
+        if not requests:
+            return
+        log.info("waiting for %d requests to finish", requests)
+        time.sleep(0.5)
+    log.warning("stopping with requests unfinished after %g s", settings.shutdown_grace_s)
+
+
+def _unfinished_requests(settings: LauncherSettings) -> int:
+    metrics = _get(settings, "/metrics") or ""
+    values = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:{.*})? (\S+)$", metrics, re.MULTILINE)
+    return int(sum(map(float, values)))
+
+
+def _stop(vllm: "subprocess.Popen[bytes]") -> None:
+    if vllm.poll() is None:
+        vllm.terminate()
+        try:
+            vllm.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("vLLM did not end within %g s of SIGTERM: killing it", STOP_TIMEOUT_S)
+    try:
+        os.killpg(vllm.pid, signal.SIGKILL)  # whatever it left behind: engine core, workers
+    except ProcessLookupError:
+        pass
+    vllm.wait()
+
+
+def _get(settings: LauncherSettings, path: str) -> str | None:
+    """Body of a 200 answer from the instance, None for anything else."""
+    host = "127.0.0.1" if settings.listen_host == "0.0.0.0" else settings.listen_host or settings.host
+    try:
+        with urllib.request.urlopen(f"http://{host}:{settings.port}{path}", timeout=HEALTH_TIMEOUT_S) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError, TimeoutError):
+        return None
+
+
+def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
+    return Instance(
+        role=settings.role,
+        instance_id=instance_id,
+        url=f"http://{settings.host}:{settings.port}",
+        served_models=(settings.served_name,),
+        model=settings.model,
+        max_model_len=settings.max_model_len,
+        block_size=settings.block_size,
+        dtype=vllm_command.dtype(settings),
+        tensor_parallel_size=settings.tensor_parallel_size,
+        fingerprint=vllm_command.pairing(settings),
+        kv_transfer={
+            "engine_id": instance_id,
+            "control": vllm_command.control_addresses(settings),
+            "transport": settings.mooncake.protocol,
+        },
+        vllm_version=vllm_command.vllm_version(),
+        connector_version=__version__,
+        started_at=time.time(),
+    )
+
+
+def _die_with_parent() -> None:
+    """In the child: a launcher that is killed must not leave a server behind that nobody registers or drains."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The control messages between a consumer and a producer: one-way, msgpack, each with a fixed schema.
+
+    consumer ── Register ──▶ producer      the blocks that await the prompt's KV
+    consumer ── Cancel   ──▶ producer      the consumer no longer wants them
+    producer ── Done     ──▶ consumer      every byte has arrived
+    producer ── Failed   ──▶ consumer      it will not be completed, and why
+    producer ── Cancelled ─▶ consumer      no write is in flight any more and none will follow
+
+Exactly one of Done, Failed and Cancelled answers a transfer. After any of them the producer never writes to the
+registered blocks again. Bytes themselves never travel here: they go through the transfer engine.
+"""
+
+import msgspec
+
+
+class Register(msgspec.Struct, frozen=True, tag="register"):
+    """Where one rank of the consumer wants the KV of one prompt.
+
+    `block_ids[i]` receives block `first_block + i` of the prompt. Addresses are virtual addresses in the consumer's
+    process: block `b` of layer `l` lies at `layer_addresses[l] + b * block_stride`, in bytes.
+    """
+
+    transfer_id: str
+    fingerprint: str
+    reply_to: str  # control address of the consumer's rank
+    segment: str  # name of its memory in the transfer engine
+    layer_addresses: list[int]
+    block_stride: int
+    first_block: int
+    block_ids: list[int]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    transfer_id: str
+    reply_to: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Facts of a completed transfer: `seconds` from the first write to the last, `exposed_seconds` of them after the
+    prefill had ended, `early_bytes` of `bytes` moved before that."""
+
+    transfer_id: str
+    bytes: int
+    early_bytes: int
+    pieces: int
+    seconds: float
+    exposed_seconds: float
+    transport: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """`delivered_blocks`: how many blocks of the registration, from its first on, are complete in every layer."""
+
+    transfer_id: str
+    delivered_blocks: int
+    cause: str
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+    transfer_id: str
+
+
+Message = Register | Cancel | Done | Failed | Cancelled
+Outcome = Done | Failed | Cancelled
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes) -> Message:
+    """Raises: msgspec.DecodeError: for bytes that are not one of the messages above (ValidationError is one)."""
+    return _decoder.decode(payload)

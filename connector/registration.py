@@ -1,0 +1,88 @@
+"""Keeps one instance's record in etcd, under a lease that lives only while the instance is healthy.
+
+etcd being away stops nothing that runs: the record is written again, under a new lease, once etcd answers.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+from etcd3.exceptions import Etcd3Exception
+
+from stack import etcd
+from stack.instances import Instance
+
+if TYPE_CHECKING:
+    from etcd3.leases import Lease
+
+log = logging.getLogger(__name__)
+
+ETCD_AWAY = (Etcd3Exception, grpc.RpcError)
+
+
+class Registration:
+    """`ttl` in seconds: how long after the last `keep` the record disappears by itself."""
+
+    def __init__(self, endpoint: str, instance: Instance, ttl: int) -> None:
+        self._endpoint = endpoint
+        self._instance = instance
+        self._ttl = ttl
+        self._client = etcd.connect(endpoint)
+        self._lease: Lease | None = None
+        self._reachable = True
+
+    def keep(self) -> None:
+        """Register, or renew the lease; to be called a few times in each `ttl` while the instance is healthy."""
+        try:
+            if self._lease is not None and not self._renew(self._lease):
+                log.warning("etcd no longer knows our lease: registering again")
+                self._lease = None
+            if self._lease is None:
+                lease = self._client.lease(self._ttl)
+                self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
+                self._lease = lease
+                log.info("registered %s in etcd at %s", self._instance.key, self._endpoint)
+        except ETCD_AWAY as error:
+            if self._reachable:
+                log.warning("etcd at %s does not answer (%s): retrying", self._endpoint, type(error).__name__)
+            self._reachable = False
+        else:
+            if not self._reachable:
+                log.info("etcd at %s answers again", self._endpoint)
+            self._reachable = True
+
+    def lapse(self) -> None:
+        """The instance is not healthy: forget the lease, so that the next `keep` makes a new record."""
+        if self._lease is not None:
+            self._revoke(self._lease)
+            self._lease = None
+
+    def leave(self) -> None:
+        """The instance stops: remove its record at once."""
+        self.lapse()
+        self._client.close()
+
+    def _renew(self, lease: "Lease") -> bool:
+        return all(answer.TTL > 0 for answer in lease.refresh())
+
+    def _revoke(self, lease: "Lease") -> None:
+        try:
+            lease.revoke()
+            log.info("left etcd: %s", self._instance.key)
+        except ETCD_AWAY as error:
+            log.warning("could not leave etcd (%s): the lease ends within %d s", type(error).__name__, self._ttl)
+
+
+def forget_old_segments(endpoint: str, prefix: str) -> None:
+    """Delete what Mooncake left in etcd for earlier processes of this instance; a killed one cannot do it itself.
+
+    `prefix`: `host:port` of a rank's control channel, with which its segment names begin. An etcd that does not answer
+    is no reason not to start: the keys only take space.
+    """
+    try:
+        client = etcd.connect(endpoint)
+        for kind in ("ram", "rpc_meta"):
+            client.delete_prefix(f"mooncake/{kind}/{prefix}-")
+        client.close()
+    except ETCD_AWAY as error:
+        log.warning("could not clean up Mooncake's old keys in etcd: %s", type(error).__name__)

