@@ -2,7 +2,7 @@
 # Makes the images' base, Debian 12, with debootstrap: for build machines that reach a Debian mirror but no image registry.
 #
 # Usage: images/base/make-base.sh IMAGE        e.g. pd-stack/base:bookworm
-# Needs root, debootstrap and a Docker engine. Takes the mirror from this machine's own apt sources, checks Debian's
+# Needs root, apt and a Docker engine; installs debootstrap where it is missing. Takes the mirror from this machine's own apt sources, checks Debian's
 # signatures, and leaves the mirror's name out of the image. Does nothing where IMAGE is there already.
 # Build on it with BASE_IMAGE=IMAGE (.env or environment).
 set -eu
@@ -15,8 +15,11 @@ if docker image inspect "$image" >/dev/null 2>&1; then
     echo "make-base: $image is there already" >&2
     exit 0
 fi
-command -v debootstrap >/dev/null || { echo "make-base: debootstrap not found: apt-get install debootstrap" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "make-base: needs root, because debootstrap does" >&2; exit 1; }
+if ! command -v debootstrap >/dev/null; then
+    echo "make-base: installing debootstrap" >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null
+fi
 
 # Debian's main archive among this machine's sources, whatever its release; security and updates are other archives.
 mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
