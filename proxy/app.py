@@ -1,0 +1,96 @@
+"""The Quart application: which path does what. All state is in the `Gateway` that lives while the app serves."""
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import structlog
+from quart import Quart, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from proxy.completion_request import ENDPOINTS, Endpoint
+from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
+from proxy.exchange import Exchange
+from proxy.gateway import Gateway, open_gateway
+from proxy.settings import ProxySettings
+from proxy.status import status_routes
+
+BODY_TIMEOUT_S = 60  # a client that sends its body slower than this holds a connection for nothing
+
+log = structlog.get_logger()
+
+
+def create_app(settings: ProxySettings) -> Quart:
+    app = Quart(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.proxy_max_body_bytes
+    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
+    app.config["RESPONSE_TIMEOUT"] = None  # the proxy has deadlines of its own
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+
+    @app.while_serving
+    async def lifespan() -> AsyncGenerator[None, None]:
+        async with open_gateway(settings) as gateway:
+            app.extensions["gateway"] = gateway
+            yield
+
+    def gateway() -> Gateway:
+        running: Gateway = app.extensions["gateway"]
+        return running
+
+    @app.before_request
+    def take_or_make_request_id() -> None:
+        given = request.headers.get("X-Request-Id", "")
+        # It becomes part of log lines and of vLLM's request ids.
+        g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else uuid.uuid4().hex
+
+    @app.after_request
+    def return_request_id(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        return response
+
+    @app.errorhandler(HTTPException)
+    def refused_by_quart(error: HTTPException) -> Response:
+        status = error.code or 500
+        name = error.name.lower().replace(" ", "_")
+        what = f"{request.method} {request.path}: {error.name}."
+        return Response(error_body(status, what, name), status, mimetype="application/json")
+
+    @app.errorhandler(Exception)
+    def broken(error: Exception) -> Response:
+        log.error("internal error", request_id=g.request_id, path=request.path, exc_info=error)
+        body = error_body(500, "The proxy has a defect; its log has the details.", "internal_error")
+        return Response(body, 500, mimetype="application/json")
+
+    for endpoint in ENDPOINTS:
+        app.post(endpoint.path, endpoint=endpoint.path)(_completion(endpoint, gateway))
+    app.register_blueprint(status_routes(gateway))
+    return app
+
+
+def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[[], Awaitable[Response]]:
+    async def complete() -> Response:
+        exchange = Exchange(gateway(), endpoint, g.request_id)
+        try:
+            answer = await exchange.answer(await _body())
+        except ProxyError as error:
+            refusal = http_error(error)
+            exchange.close(refusal.status, code(error), error)
+            response = Response(refusal.body, refusal.status, dict(refusal.headers), mimetype="application/json")
+        else:
+            if answer.is_stream:
+                response = Response(exchange.stream(), answer.status, content_type=answer.content_type)
+            else:
+                exchange.close(answer.status, "ok")
+                response = Response(answer.first, answer.status, content_type=answer.content_type)
+        response.headers.update(exchange.headers)
+        return response
+
+    return complete
+
+
+async def _body() -> bytes:
+    try:
+        return await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    except HTTPException as error:
+        if error.code == 413:
+            raise BodyTooLarge(f"The body is larger than {request.max_content_length} bytes.") from error
+        raise BodyTooSlow(f"The body did not arrive within {BODY_TIMEOUT_S} s.") from error

@@ -1,0 +1,154 @@
+"""What can go wrong with a client's request, named after what can be done about it.
+
+ProxyError
+├── RequestRefused            the client has to change the request
+│   ├── BadRequest
+│   ├── ModelNotFound
+│   ├── BodyTooLarge
+│   ├── BodyTooSlow
+│   └── RejectedByInstance    a leg's own 4xx: its status and its body are the client's answer
+├── Wait                      the same request can work a little later
+│   ├── NoInstance            no pair of instances for the model
+│   └── ShuttingDown          this proxy is on its way out
+├── LegFailed                 another instance may do better; if there is none, the client learns which leg failed
+│   ├── InstanceUnreachable
+│   ├── InstanceError         it answered 5xx, or refused the proxy's own key
+│   └── AnswerBroken          it stopped in the middle of its answer
+└── DeadlinePassed            nothing more to try within the time that was allowed
+
+`http_error` alone decides the HTTP status.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stack.instances import Role
+
+# A crashed instance's lease ends, and a restarted one registers, within a few seconds.
+RETRY_AFTER_S = 5
+
+
+class ProxyError(Exception):
+    """Base of all; the text is what the client reads."""
+
+
+class RequestRefused(ProxyError):
+    pass
+
+
+class BadRequest(RequestRefused):
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ModelNotFound(RequestRefused):
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {model!r} does not exist.")
+        self.param = "model"
+
+
+class BodyTooLarge(RequestRefused):
+    pass
+
+
+class BodyTooSlow(RequestRefused):
+    pass
+
+
+class RejectedByInstance(RequestRefused):
+    """`body` is the instance's own, already in OpenAI's form."""
+
+    def __init__(self, status: int, body: bytes, retry_after: str | None) -> None:
+        super().__init__(f"rejected with {status}")
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Wait(ProxyError):
+    pass
+
+
+class NoInstance(Wait):
+    def __init__(self, missing: tuple[Role, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
+class ShuttingDown(Wait):
+    def __init__(self) -> None:
+        super().__init__("The proxy is shutting down.")
+
+
+class LegFailed(ProxyError):
+    """`cause` is the label in the metrics."""
+
+    cause = "failed"
+
+    def __init__(self, role: Role, instance_id: str, what: str) -> None:
+        super().__init__(f"The {role} instance {instance_id} {what}.")
+        self.role = role
+        self.instance_id = instance_id
+
+
+class InstanceUnreachable(LegFailed):
+    cause = "unreachable"
+
+
+class InstanceError(LegFailed):
+    cause = "error"
+
+
+class AnswerBroken(LegFailed):
+    cause = "broken_answer"
+
+
+class DeadlinePassed(ProxyError):
+    def __init__(self, what: str, limit_s: float) -> None:
+        super().__init__(f"{what} took longer than {limit_s:g} s.")
+
+
+@dataclass(frozen=True)
+class HttpError:
+    """An answer in OpenAI's error form."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_STATUS: dict[type[ProxyError], tuple[int, str]] = {
+    BadRequest: (400, "invalid_request"),
+    ModelNotFound: (404, "model_not_found"),
+    BodyTooSlow: (408, "request_timeout"),
+    BodyTooLarge: (413, "request_too_large"),
+    NoInstance: (503, "no_instance"),
+    ShuttingDown: (503, "shutting_down"),
+    InstanceUnreachable: (502, "instance_unreachable"),
+    InstanceError: (502, "instance_error"),
+    AnswerBroken: (502, "answer_broken"),
+    DeadlinePassed: (504, "deadline_passed"),
+}
+
+
+def http_error(error: ProxyError) -> HttpError:
+    """The one place where a failure gets its HTTP status."""
+    if isinstance(error, RejectedByInstance):
+        headers = {"Retry-After": error.retry_after} if error.retry_after else {}
+        return HttpError(error.status, error.body, headers)
+    status, _ = _STATUS[type(error)]
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Wait) else {}
+    return HttpError(status, error_body(status, str(error), code(error), getattr(error, "param", None)), headers)
+
+
+def code(error: ProxyError) -> str:
+    """A short name for logs and metrics, the same as in the client's error object."""
+    return "rejected_by_instance" if isinstance(error, RejectedByInstance) else _STATUS[type(error)][1]
+
+
+def error_body(status: int, message: str, code: str | int | None = None, param: str | None = None) -> bytes:
+    """OpenAI's error object as JSON."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

@@ -1,0 +1,211 @@
+"""One request to one instance: the prefill leg answers with a status only, the decode leg's answer is the client's.
+
+Both turn whatever can happen on the wire into the errors of `proxy.errors`. Cancelling the coroutine, or closing the
+answer, closes the connection, which is how vLLM learns that nobody waits any more.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+import aiohttp
+
+from proxy import sse
+from proxy.errors import (
+    AnswerBroken,
+    DeadlinePassed,
+    InstanceError,
+    InstanceUnreachable,
+    LegFailed,
+    RejectedByInstance,
+    error_body,
+)
+from proxy.settings import ProxySettings
+from stack.instances import Instance
+
+# vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE). A request sent at that moment would fail, and a
+# POST cannot be repeated blindly, so the pool lets go first.
+IDLE_CONNECTION_S = 3.0
+EVENT_STREAM = "text/event-stream"
+# The instance refuses the key that the proxy sends: the stack's configuration is wrong, not the client's request.
+OUR_FAULT = frozenset({401, 403, 407})
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in the running loop's time, and how to name it when it has passed."""
+
+    at: float
+    limit_s: float
+    what: str
+
+    def passed(self) -> DeadlinePassed:
+        return DeadlinePassed(self.what, self.limit_s)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is posted where."""
+
+    instance: Instance
+    path: str
+    body: bytes
+    request_id: str
+
+
+class Answer:
+    """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events."""
+
+    def __init__(self, call: Call, response: aiohttp.ClientResponse, first: bytes, boundary: sse.EventBoundary) -> None:
+        self.status = response.status
+        self.content_type = response.headers.get("Content-Type", "application/json")
+        self.is_stream = response.content_type == EVENT_STREAM
+        self.first = first
+        self._last = first
+        self._call = call
+        self._response = response
+        self._boundary = boundary
+
+    async def next_events(self, between_tokens_s: float, deadline: Deadline) -> bytes:
+        """The whole events that have arrived after the last call; empty at the end of the stream.
+
+        Raises: AnswerBroken: the connection broke, or the stream ended without its [DONE]; DeadlinePassed.
+        """
+        pause = Deadline(asyncio.get_running_loop().time() + between_tokens_s, between_tokens_s, "The next token")
+        limit = min(pause, deadline, key=lambda either: either.at)
+        try:
+            async with asyncio.timeout_at(limit.at):
+                while chunk := await self._response.content.readany():
+                    if events := self._boundary.whole_events(chunk):
+                        self._last = events
+                        return events
+        except aiohttp.ClientError as error:
+            raise _failure(self._call, error) from error
+        except TimeoutError as error:
+            raise limit.passed() from error
+        if not self._last.endswith(sse.DONE):
+            raise AnswerBroken("decode", self._call.instance.instance_id, "ended its stream early")
+        return b""
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class Legs:
+    """The one pooled session to all instances."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        key = settings.openai_api_key
+        self._session = aiohttp.ClientSession(
+            # Unbounded: waiting for a connection here would be a queue that nobody sees.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.proxy_connect_timeout_s),
+            headers={
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",
+                **({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}),
+            },
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def prefill(self, call: Call, deadline: Deadline) -> None:
+        """Returns when the producer has done its part."""
+        try:
+            async with asyncio.timeout_at(deadline.at), self._post(call) as response:
+                body = await response.read()
+                _check_status(call, response.status, body, response.headers.get("Retry-After"))
+        except aiohttp.ClientError as error:
+            raise _failure(call, error) from error
+        except TimeoutError as error:
+            raise deadline.passed() from error
+
+    async def decode(self, call: Call, deadline: Deadline) -> Answer:
+        """Returns with the first chunk; the caller closes the answer."""
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                response = await self._post(call)
+                try:
+                    return await _first_chunk(call, response)
+                except BaseException:
+                    response.close()
+                    raise
+        except aiohttp.ClientError as error:
+            raise _failure(call, error) from error
+        except TimeoutError as error:
+            raise deadline.passed() from error
+
+    def _post(self, call: Call) -> "aiohttp.client._RequestContextManager":
+        return self._session.post(
+            call.instance.url + call.path,
+            data=call.body,
+            headers={"X-Request-Id": call.request_id},
+            allow_redirects=False,
+        )
+
+
+async def _first_chunk(call: Call, response: aiohttp.ClientResponse) -> Answer:
+    boundary = sse.EventBoundary()
+    if response.status != 200 or response.content_type != EVENT_STREAM:
+        body = await response.read()
+        _check_status(call, response.status, body, response.headers.get("Retry-After"))
+        return Answer(call, response, body, boundary)
+    seen = b""
+    while chunk := await response.content.readany():
+        seen += boundary.whole_events(chunk)
+        data = sse.first_data(seen)
+        if data is None:
+            continue  # nothing yet, or only comments
+        if (error := sse.error_in(data)) is not None:
+            code = error.get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 500
+            _check_status(call, status, json.dumps({"error": error}).encode(), None)
+        return Answer(call, response, seen, boundary)
+    raise AnswerBroken(call.instance.role, call.instance.instance_id, "ended its stream before the first token")
+
+
+def _check_status(call: Call, status: int, body: bytes, retry_after: str | None) -> None:
+    if status < 400:
+        return
+    if status >= 500 or status in OUR_FAULT:
+        what = f"answered {status}: {_message(body)}"
+        raise InstanceError(call.instance.role, call.instance.instance_id, what)
+    raise RejectedByInstance(status, _in_openai_form(status, body), retry_after)
+
+
+def _in_openai_form(status: int, body: bytes) -> bytes:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and isinstance(content.get("error"), dict):
+        return body
+    return error_body(status, _message(body), status)
+
+
+def _message(body: bytes) -> str:
+    """What an error body says, short enough for one line."""
+    text = body.decode(errors="replace").strip()
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if isinstance(content, dict):
+        error = content.get("error", content.get("detail"))
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    return text[:300] or "(no text)"
+
+
+def _failure(call: Call, error: aiohttp.ClientError) -> LegFailed:
+    role, name = call.instance.role, call.instance.instance_id
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
+        return InstanceUnreachable(role, name, f"cannot be reached ({_named(error)})")
+    return AnswerBroken(role, name, f"broke the connection off ({_named(error)})")
+
+
+def _named(error: BaseException) -> str:
+    """Some of aiohttp's errors have no text of their own."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,40 @@
+"""The proxy's variables: `PROXY_*`, and those it shares with the rest of the stack."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from stack import etcd
+from stack.environment import Settings
+
+
+def _etcd_endpoint(value: str) -> str:
+    etcd.address(value)
+    return value
+
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ProxySettings(Settings):
+    """Field `proxy_port` is the variable `PROXY_PORT`; times are in seconds."""
+
+    etcd_endpoint: Annotated[str, AfterValidator(_etcd_endpoint)] = "127.0.0.1:2379"
+    openai_api_key: SecretStr | None = None  # what vLLM demands; a client's own Authorization is never passed on
+
+    bind_address: str = "127.0.0.1"
+    # In a container the proxy listens on every address of the container while compose publishes BIND_ADDRESS.
+    proxy_listen_host: str | None = None
+    proxy_port: int = Field(8000, ge=1, le=65535)
+
+    proxy_connect_timeout_s: Seconds = 3.0
+    proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
+    proxy_token_timeout_s: Seconds = 60.0
+    proxy_request_timeout_s: Seconds = 3600.0
+    proxy_shutdown_grace_s: Seconds = 30.0
+    proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def host(self) -> str:
+        return self.proxy_listen_host or self.bind_address

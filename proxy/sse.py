@@ -1,0 +1,48 @@
+"""The little that the proxy has to know about server-sent events: where one ends, and whether the first is an error."""
+
+import json
+from typing import Any
+
+DONE = b"data: [DONE]\n\n"
+
+
+class EventBoundary:
+    """Lets bytes through up to the end of the last whole event and holds back the rest.
+
+    vLLM writes whole events, so this is one comparison a chunk. The rest matters when an instance dies in the middle
+    of an event: half of one followed by the proxy's error event would not parse in any client.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def whole_events(self, chunk: bytes) -> bytes:
+        if not self._rest and chunk.endswith(b"\n\n"):
+            return chunk
+        seen = self._rest + chunk
+        end = seen.rfind(b"\n\n") + 2 if b"\n\n" in seen else 0
+        self._rest = seen[end:]
+        return seen[:end]
+
+
+def first_data(events: bytes) -> bytes | None:
+    """The data of the first event that has any; comments such as keep-alive pings have none."""
+    for event in events.split(b"\n\n"):
+        lines = [line[5:].lstrip() for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            return b"\n".join(lines)
+    return None
+
+
+def error_in(data: bytes) -> dict[str, Any] | None:
+    """The `error` object of an event with which vLLM reports a failure after it has already sent status 200."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return None
+    error = content.get("error") if isinstance(content, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,146 @@
+"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /metrics, /v1/models."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from quart import Blueprint, Response, jsonify
+
+from proxy import dispatch
+from proxy.dispatch import of_role
+from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
+from proxy.fleet import Fleet, View
+from proxy.gateway import Gateway
+from stack.instances import Instance
+
+
+def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
+    """`gateway` gives the one of the running app."""
+    routes = Blueprint("status", __name__)
+
+    @routes.get("/health")
+    def health() -> Response:
+        return jsonify(status="alive")
+
+    @routes.get("/ready")
+    def ready() -> Response:
+        state = readiness(gateway().fleet.view)
+        response = jsonify(state)
+        if state["missing"]:
+            response.status_code = 503
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+    @routes.get("/instances")
+    def instances() -> Response:
+        return jsonify(describe(gateway().fleet, time.time()))
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(gateway().metrics.registry), content_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/v1/models")
+    def models() -> Response:
+        return jsonify(object="list", data=list(served_models(gateway().fleet.view).values()))
+
+    @routes.get("/v1/models/<path:name>")
+    def model(name: str) -> Response:
+        known = served_models(gateway().fleet.view)
+        if name in known:
+            return jsonify(known[name])
+        refusal = http_error(ModelNotFound(name))
+        return Response(refusal.body, refusal.status, mimetype="application/json")
+
+    return routes
+
+
+def readiness(view: View) -> dict[str, Any]:
+    """Ready when at least one producer and one consumer form a pair."""
+    missing: NoInstance | None = None
+    if not view.known:
+        missing = NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
+    elif not any(pairs_with(instance, view) for instance in of_role(view.usable, "decode")):
+        missing = dispatch.no_pair(view.usable)
+    return {
+        "status": "not ready" if missing else "ready",
+        "missing": missing.missing if missing else [],
+        "reason": str(missing) if missing else None,
+        "stale": view.stale_since is not None,
+    }
+
+
+def describe(fleet: Fleet, now: float) -> dict[str, Any]:
+    """What discovery knows, what each instance has in hand, and why an instance has no partner."""
+    view = fleet.view
+    return {
+        "stale": view.stale_since is not None,
+        "stale_for_s": round(now - view.stale_since, 1) if view.stale_since is not None else None,
+        "revision": view.revision,
+        "instances": [
+            {
+                "instance_id": instance.instance_id,
+                "role": instance.role,
+                "url": instance.url,
+                "served_models": instance.served_models,
+                "fingerprint": instance.fingerprint,
+                "age_s": round(now - instance.started_at, 1),
+                "outstanding": fleet.outstanding(instance.instance_id),
+                "pairs_with": pairs_with(instance, view),
+                "not_paired": reasons_not_paired(instance, view),
+            }
+            for instance in view.instances
+        ],
+        "unreadable": dict(view.unreadable),
+    }
+
+
+def pairs_with(instance: Instance, view: View) -> list[str]:
+    return (
+        []
+        if instance not in view.usable
+        else [other.instance_id for other in _others(instance, view) if _why_not(instance, other) is None]
+    )
+
+
+def reasons_not_paired(instance: Instance, view: View) -> list[str]:
+    """One for each possible partner that is none, or the reason why there is no possible partner."""
+    if (newer := view.superseded.get(instance.instance_id)) is not None:
+        return [f"{newer} has taken over {instance.url}"]
+    others = _others(instance, view)
+    if not others:
+        return [f"no {'decode' if instance.role == 'prefill' else 'prefill'} instance is available"]
+    return [reason for other in others if (reason := _why_not(instance, other)) is not None]
+
+
+def served_models(view: View) -> dict[str, dict[str, Any]]:
+    """OpenAI's model objects over all instances; `max_model_len` is what every instance of the model can take."""
+    models: dict[str, dict[str, Any]] = {}
+    for instance in view.usable:
+        for name in instance.served_models:
+            known = models.setdefault(
+                name,
+                {
+                    "id": name,
+                    "object": "model",
+                    "created": int(instance.started_at),
+                    "owned_by": "vllm",
+                    "root": instance.model,
+                    "parent": None,
+                    "max_model_len": instance.max_model_len,
+                },
+            )
+            known["created"] = min(known["created"], int(instance.started_at))
+            known["max_model_len"] = min(known["max_model_len"], instance.max_model_len)
+    return models
+
+
+def _others(instance: Instance, view: View) -> list[Instance]:
+    return of_role(view.usable, "decode" if instance.role == "prefill" else "prefill")
+
+
+def _why_not(instance: Instance, other: Instance) -> str | None:
+    producer, consumer = (instance, other) if instance.role == "prefill" else (other, instance)
+    if not set(producer.served_models) & set(consumer.served_models):
+        return f"no served model in common with {other.instance_id}"
+    return dispatch.mismatch(producer, consumer)
