@@ -19,12 +19,10 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_ty
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
+from proxy.etcd_rpc import etcdrpc
 from proxy.fleet import View
 from stack import etcd
 from stack.instances import PREFIX, Instance
-
-# isort: split
-from etcd3 import etcdrpc  # after stack.etcd, which prepares protobuf for etcd3's generated code
 
 LIST_TIMEOUT_S = 3.0
 # Without these a silent network cut leaves the watch open and deaf. etcd allows a ping every 5 s.
