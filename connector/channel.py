@@ -91,7 +91,7 @@ class Channel:
         poller.register(self._wake, zmq.POLLIN)
         next_tick = time.monotonic()
         while not self._stop.is_set():
-            ready = dict(poller.poll(max(0.0, next_tick - time.monotonic()) * 1000))
+            ready = dict(poller.poll(max(0, int((next_tick - time.monotonic()) * 1000))))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             if self._server in ready:

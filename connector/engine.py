@@ -43,7 +43,7 @@ class TransferEngine(Protocol):
 class MooncakeEngine:
     """Raises: TransferError: when the engine does not start, e.g. etcd away or no device for the transport."""
 
-    def __init__(self, segment: str, metadata_server: str, transport: str, device_name: str) -> None:
+    def __init__(self, segment: str, host: str, metadata_server: str, transport: str, device_name: str) -> None:
         for forced in FORCED.values():
             for variable in forced:
                 os.environ.pop(variable, None)
@@ -51,7 +51,7 @@ class MooncakeEngine:
         for variable, value in TUNED.get(transport, {}).items():
             os.environ.setdefault(variable, value)
         # With etcd as metadata server the engine otherwise publishes the first address that is not loopback.
-        os.environ["MC_TCP_BIND_ADDRESS"] = segment.rpartition(":")[0]
+        os.environ["MC_TCP_BIND_ADDRESS"] = host
         os.environ.setdefault("MC_LOG_LEVEL", "WARNING")
 
         import mooncake.engine  # here, because the variables above are read on import and start

@@ -88,6 +88,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._worker: Producer | Consumer | None = None
         self._address: RankAddress | None = None
         self._channel: Channel | None = None
+        self._engine: TransferEngine | None = None  # a consumer's too must live on, or its memory is unregistered
         self._layers: dict[str, int] = {}
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
@@ -141,7 +142,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._layers = {name: index for index, name in enumerate(kv_caches)}
         layout = _layout(kv_caches, self._kv_cache_config.num_blocks)
         rank = get_tensor_model_parallel_rank()
-        engine = self._open_engine(rank)
+        engine = self._engine = self._open_engine(rank)
         storages = {cache.untyped_storage().data_ptr(): cache.untyped_storage() for cache in kv_caches.values()}
         for address, storage in storages.items():
             engine.register(address, storage.nbytes())
@@ -195,9 +196,10 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def _open_engine(self, rank: int) -> TransferEngine:
         options = self._options
-        # A segment's name must be new at every start: peers keep what they learned about a name.
-        segment = f"{options.host}:{options.control_port + rank}-{self._kv_transfer_config.engine_id}"
-        engine = MooncakeEngine(segment, options.metadata_server, options.transport, options.device_name)
+        # A segment's name must be new at every start, because peers keep what they learned about a name: the launcher
+        # makes the engine id so.
+        segment = f"{self._kv_transfer_config.engine_id}-{rank}"
+        engine = MooncakeEngine(segment, options.host, options.metadata_server, options.transport, options.device_name)
         switch = os.environ.get("CONNECTOR_DROP_WRITES_FILE")
         return LossyEngine(engine, Path(switch)) if switch else engine
 

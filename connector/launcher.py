@@ -4,6 +4,7 @@ On SIGTERM or SIGINT it leaves etcd first, lets running requests finish within S
 When vLLM ends by itself the launcher says so and exits with vLLM's code.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -48,9 +49,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, on_signal)
 
     # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
-    instance_id = f"{settings.role}-{settings.host}-{settings.port}-{uuid.uuid4().hex[:8]}"
-    for control in vllm_command.control_addresses(settings):
-        forget_old_segments(settings.mooncake.metadata_server, control.removeprefix("tcp://"))
+    name = f"{settings.role}-{settings.host}-{settings.port}"
+    instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
+    forget_old_segments(settings.mooncake.metadata_server, name)
     log.info("starting vLLM as %s: %s on port %d", instance_id, settings.served_name, settings.port)
     vllm = subprocess.Popen(
         vllm_command.command(settings, instance_id),
@@ -115,10 +116,8 @@ def _stop(vllm: "subprocess.Popen[bytes]") -> None:
             vllm.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             log.warning("vLLM did not end within %g s of SIGTERM: killing it", STOP_TIMEOUT_S)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(vllm.pid, signal.SIGKILL)  # whatever it left behind: engine core, workers
-    except ProcessLookupError:
-        pass
     vllm.wait()
 
 

@@ -27,6 +27,8 @@ EXPOSED_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 class StepStats(KVConnectorStats):
     """One step's counts; `data` is {"counts": {...}, "failures": {cause: n}, "exposed": [seconds, ...]}."""
 
+    data: dict[str, Any]
+
     def reset(self) -> None:
         self.data = {"counts": {}, "failures": {}, "exposed": []}
 

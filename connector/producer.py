@@ -110,9 +110,11 @@ class Producer:
         with self._lock:
             for transfer_id in transfer_ids:
                 held = self._transfers.get(transfer_id)
-                if held is not None:
-                    self._progress.wait_for(lambda state=held.state: not state.writing)
-                    held.state.forget_blocks()
+                if held is None:
+                    continue
+                while held.state.writing:
+                    self._progress.wait()
+                held.state.forget_blocks()
 
     def layer_computed(self, layer: int) -> None:
         """The layer's K and V of this step are written, or enqueued on the GPU."""

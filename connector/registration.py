@@ -73,16 +73,16 @@ class Registration:
             log.warning("could not leave etcd (%s): the lease ends within %d s", type(error).__name__, self._ttl)
 
 
-def forget_old_segments(endpoint: str, prefix: str) -> None:
+def forget_old_segments(endpoint: str, name: str) -> None:
     """Delete what Mooncake left in etcd for earlier processes of this instance; a killed one cannot do it itself.
 
-    `prefix`: `host:port` of a rank's control channel, with which its segment names begin. An etcd that does not answer
-    is no reason not to start: the keys only take space.
+    `name`: what the instance ids of all its incarnations begin with, and so the names of their segments. An etcd that
+    does not answer is no reason not to start: the keys only take space.
     """
     try:
         client = etcd.connect(endpoint)
         for kind in ("ram", "rpc_meta"):
-            client.delete_prefix(f"mooncake/{kind}/{prefix}-")
+            client.delete_prefix(f"mooncake/{kind}/{name}-")
         client.close()
     except ETCD_AWAY as error:
         log.warning("could not clean up Mooncake's old keys in etcd: %s", type(error).__name__)

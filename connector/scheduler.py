@@ -184,7 +184,7 @@ class ConsumerScheduler:
         registered = self._registered.pop(request.request_id, None)
         if registered is not None:
             self._aborted.append(registered.transfer_id)
-        return msgspec.to_builtins(facts) if facts is not None else None
+        return msgspec.structs.asdict(facts) if facts is not None else None
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control, rank in zip(params.producer.control, self._ranks, strict=True):

@@ -93,7 +93,7 @@ class LauncherSettings(Settings):
 
     @property
     def mooncake(self) -> MooncakeConfig:
-        """The seed document's settings: from its file when there is one, else from the variables of the same meaning."""
+        """The seed document's settings: from its file when there is one, else from variables of the same meaning."""
         if self.mooncake_config_path is not None:
             return load_mooncake_config(self.mooncake_config_path)
         host = self.vllm_host_ip or _own_address()

