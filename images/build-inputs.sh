@@ -1,7 +1,7 @@
 #!/bin/sh
-# Finds or makes what the image builds need on this machine beyond the repository, and prints it as export lines.
+# Finds or makes what the image builds need on this machine beyond the repository, and prints it as NAME=value lines.
 #
-# Usage: eval "$(images/build-inputs.sh)"; then docker compose build. Progress goes to stderr; running it again is cheap.
+# `make up` uses it. By hand: export $(images/build-inputs.sh); docker compose build. Progress goes to stderr.
 # A variable that is set already is left alone. On a machine that reaches Docker Hub, PyPI and PyTorch's index directly,
 # it finds nothing to do.
 #   BASE_IMAGE          only where the pinned Debian image is neither here nor to be pulled: made with debootstrap
@@ -15,10 +15,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 state=${STACK_DIR:-$here/../.stack}/build
 debootstrap_base=pd-stack/base:bookworm
 
-offer() { # NAME VALUE: an export line, quoted for the shell
-    printf "export %s='%s'\n" "$1" "$(printf %s "$2" | sed "s/'/'\\\\''/g")"
-}
-
 base=${BASE_IMAGE:-}
 if [ -z "$base" ]; then
     pinned=$(sed -n 's/^ARG BASE_IMAGE=//p' "$here/etcd/Dockerfile")
@@ -31,7 +27,7 @@ if [ -z "$base" ]; then
         "$here/base/make-base.sh" "$debootstrap_base"
         base=$debootstrap_base
     fi
-    offer BASE_IMAGE "$base"
+    echo "BASE_IMAGE=$base"
 fi
 
 if [ "$base" = "$debootstrap_base" ] && [ -z "${BUILD_APT_SOURCES:-}" ]; then
@@ -39,13 +35,13 @@ if [ "$base" = "$debootstrap_base" ] && [ -z "${BUILD_APT_SOURCES:-}" ]; then
     # The archives of this machine's own Debian release, with its suites renamed to the base's.
     apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
         awk '$1 == "Debian" { sub(/^[a-z]+/, "bookworm", $3); print "deb", $2, $3, "main" }' | sort -u >"$state/apt_sources"
-    offer BUILD_APT_SOURCES "$(cd "$state" && pwd)/apt_sources"
+    echo "BUILD_APT_SOURCES=$(cd "$state" && pwd)/apt_sources"
 fi
 
 if [ -z "${BUILD_CA_FILE:-}" ]; then
     for file in "${SSL_CERT_FILE:-}" "${PIP_CERT:-}" "${REQUESTS_CA_BUNDLE:-}"; do
         if [ -s "$file" ]; then
-            offer BUILD_CA_FILE "$file"
+            echo "BUILD_CA_FILE=$file"
             break
         fi
     done
@@ -54,7 +50,7 @@ fi
 if [ -z "${BUILD_PIP_CONF:-}" ]; then
     for file in "${PIP_CONFIG_FILE:-}" "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf" /etc/pip.conf; do
         if [ -s "$file" ] && grep -q '^[[:space:]]*index-url' "$file"; then
-            offer BUILD_PIP_CONF "$file"
+            echo "BUILD_PIP_CONF=$file"
             break
         fi
     done
@@ -70,5 +66,5 @@ if [ -z "${WHEELS_IMAGE:-}" ] && [ -d "$wheels" ]; then
         (cd "$wheels" && find . -maxdepth 1 -name '*.whl' -print0 | tar --null --files-from - -c) |
             docker import - "$image" >/dev/null
     fi
-    offer WHEELS_IMAGE "$image"
+    echo "WHEELS_IMAGE=$image"
 fi
