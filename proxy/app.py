@@ -8,9 +8,10 @@ from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from proxy.completion_request import ENDPOINTS, Endpoint
+from proxy.discovery import Discovery
 from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import Exchange
-from proxy.gateway import Gateway, open_gateway
+from proxy.gateway import Follow, Gateway, open_gateway
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
 
@@ -19,7 +20,7 @@ BODY_TIMEOUT_S = 60  # a client that sends its body slower than this holds a con
 log = structlog.get_logger()
 
 
-def create_app(settings: ProxySettings) -> Quart:
+def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.proxy_max_body_bytes
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
@@ -28,7 +29,7 @@ def create_app(settings: ProxySettings) -> Quart:
 
     @app.while_serving
     async def lifespan() -> AsyncGenerator[None, None]:
-        async with open_gateway(settings) as gateway:
+        async with open_gateway(settings, follow) as gateway:
             app.extensions["gateway"] = gateway
             yield
 

@@ -1,13 +1,13 @@
 """What all requests share: the session to the instances, the fleet, the metrics, and the requests being served."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.discovery import Discovery
 from proxy.errors import ProxyError, ShuttingDown
-from proxy.fleet import Fleet
+from proxy.fleet import Fleet, View
 from proxy.legs import Legs
 from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
@@ -32,12 +32,23 @@ class Gateway:
             exchange.abort(ShuttingDown())
 
 
+class FollowsInstances(Protocol):
+    """Calls back with every new view between `start` and `stop`."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+Follow = Callable[[str, Callable[[View], None]], FollowsInstances]
+
+
 @asynccontextmanager
-async def open_gateway(settings: ProxySettings) -> AsyncIterator[Gateway]:
-    """Follows etcd and keeps the session open while the context is."""
+async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> AsyncIterator[Gateway]:
+    """Follows the instances and keeps the session open while the context is. `follow` gets etcd's endpoint."""
     fleet = Fleet()
     legs = Legs(settings)
-    discovery = Discovery(settings.etcd_endpoint, fleet.update)
+    discovery = follow(settings.etcd_endpoint, fleet.update)
     discovery.start()
     try:
         yield Gateway(settings, fleet, Metrics(fleet), legs)
