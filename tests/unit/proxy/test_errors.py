@@ -1,0 +1,52 @@
+"""Every failure has a status and OpenAI's error form."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from proxy import errors
+from proxy.errors import ProxyError, RejectedByInstance, code, http_error
+
+
+def leaves(base: type[ProxyError]) -> Iterator[type[ProxyError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from leaves(kind)
+
+
+EXAMPLES: list[tuple[ProxyError, int, str | None]] = [
+    (errors.BadRequest("no", "prompt"), 400, None),
+    (errors.ModelNotFound("x"), 404, None),
+    (errors.BodyTooLarge("no"), 413, None),
+    (errors.BodyTooSlow("no"), 408, None),
+    (errors.NoInstance(("decode",), "no"), 503, "5"),
+    (errors.ShuttingDown(), 503, "5"),
+    (errors.InstanceUnreachable("decode", "d0", "is away"), 502, None),
+    (errors.InstanceError("decode", "d0", "answered 500"), 502, None),
+    (errors.AnswerBroken("decode", "d0", "stopped"), 502, None),
+    (errors.DeadlinePassed("The first token", 3), 504, None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "retry_after"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_status_and_form(error: ProxyError, status: int, retry_after: str | None) -> None:
+    answer = http_error(error)
+    assert (answer.status, answer.headers.get("Retry-After")) == (status, retry_after)
+    shown = json.loads(answer.body)["error"]
+    assert shown == {
+        "message": str(error),
+        "type": "invalid_request_error" if status < 500 else "server_error",
+        "param": getattr(error, "param", None),
+        "code": code(error),
+    }
+
+
+def test_no_failure_is_without_an_example() -> None:
+    families = {errors.RequestRefused, errors.Wait, errors.LegFailed}
+    assert set(leaves(ProxyError)) - families == {type(error) for error, _, _ in EXAMPLES} | {RejectedByInstance}
+
+
+def test_an_instances_own_rejection_is_passed_on_as_it_is() -> None:
+    answer = http_error(RejectedByInstance(422, b"{}", "9"))
+    assert (answer.status, answer.body, answer.headers) == (422, b"{}", {"Retry-After": "9"})

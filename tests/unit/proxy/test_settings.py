@@ -1,0 +1,46 @@
+"""A value that cannot work is named in one line; where the proxy listens."""
+
+import pytest
+
+from proxy.settings import ProxySettings
+from stack.environment import ConfigError, load
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PROXY_PORT", "http", "PROXY_PORT='http'"),
+        ("PROXY_PORT", "70000", "PROXY_PORT='70000'"),
+        ("PROXY_TOKEN_TIMEOUT_S", "0", "PROXY_TOKEN_TIMEOUT_S='0'"),
+        ("ETCD_ENDPOINT", "http://", "expected host:port"),
+        ("PROXY_LOG_LEVEL", "loud", "PROXY_LOG_LEVEL='loud'"),
+    ],
+)
+def test_a_bad_variable_is_one_line(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as refusal:
+        load(ProxySettings)
+    [line] = refusal.value.lines
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"BIND_ADDRESS": "10.0.0.1"}, "10.0.0.1"),
+        ({"BIND_ADDRESS": "10.0.0.1", "PROXY_LISTEN_HOST": "0.0.0.0"}, "0.0.0.0"),
+        ({"PROXY_LISTEN_HOST": ""}, "127.0.0.1"),
+    ],
+)
+def test_where_it_listens(variables: dict[str, str], host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BIND_ADDRESS", "PROXY_LISTEN_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load(ProxySettings).host == host
+
+
+def test_the_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert "secret" not in repr(load(ProxySettings))

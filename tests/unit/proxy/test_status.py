@@ -1,0 +1,81 @@
+"""What /ready, /instances and /v1/models say about a view."""
+
+from proxy.discovery import view_of
+from proxy.fleet import Fleet, View
+from proxy.status import describe, readiness, served_models
+from stack.instances import Instance
+from tests.unit.proxy.conftest import StartStack
+from tests.unit.proxy.scripted import MODEL, instance, prefilled
+
+P0 = instance("prefill", "p0", "http://a:1")
+D0 = instance("decode", "d0", "http://b:1")
+OTHER_D = instance("decode", "d1", "http://c:1", fingerprint="x", block_size=16, max_model_len=2048, started_at=900.5)
+
+
+def view(*instances: Instance) -> View:
+    return view_of({each.key: each.model_dump_json().encode() for each in instances}, 7)
+
+
+def test_readiness() -> None:
+    assert readiness(view(P0, D0)) == {"status": "ready", "missing": [], "reason": None, "stale": False}
+    assert readiness(view(P0))["missing"] == ("decode",)
+    assert readiness(view(P0, OTHER_D))["reason"] == (
+        "No prefill and decode instance fit together: different block_size 32 and 16 (p0, d1)."
+    )
+    assert readiness(View())["reason"] == "Discovery has not reached etcd yet."
+
+
+def test_why_an_instance_is_not_paired() -> None:
+    fleet = Fleet()
+    fleet.update(view(P0, D0, OTHER_D))
+    fleet.begin(P0)
+    shown = {each["instance_id"]: each for each in describe(fleet, now=1010.0)["instances"]}
+    assert shown["p0"]["pairs_with"] == ["d0"]
+    assert shown["p0"]["not_paired"] == ["different block_size 32 and 16 (p0, d1)"]
+    assert shown["d1"]["pairs_with"] == []
+    assert (shown["p0"]["age_s"], shown["p0"]["outstanding"]) == (10.0, 1)
+
+
+def test_the_newest_instance_at_a_url_is_the_one() -> None:
+    restarted = instance("decode", "d2", D0.url, started_at=2000.0)
+    seen = view(P0, D0, restarted)
+    assert [each.instance_id for each in seen.usable] == ["d2", "p0"]
+    fleet = Fleet()
+    fleet.update(seen)
+    [old] = [each for each in describe(fleet, 0.0)["instances"] if each["instance_id"] == "d0"]
+    assert old["not_paired"] == ["d2 has taken over http://b:1"]
+
+
+def test_a_record_that_cannot_be_read_is_shown_and_not_used() -> None:
+    seen = view_of({P0.key: P0.model_dump_json().encode(), "/pd/v1/instances/decode/x": b'{"role": "both"}'}, 7)
+    assert seen.usable == (P0,)
+    assert "role: Input should be 'prefill' or 'decode'" in seen.unreadable["/pd/v1/instances/decode/x"]
+
+
+def test_models_are_merged() -> None:
+    adapter = instance("decode", "d3", served_models=(MODEL, "adapter"))
+    models = served_models(view(P0, OTHER_D, adapter))
+    assert list(models) == [MODEL, "adapter"]
+    assert models[MODEL] == {
+        "id": MODEL,
+        "object": "model",
+        "created": 900,
+        "owned_by": "vllm",
+        "root": MODEL,
+        "parent": None,
+        "max_model_len": 2048,
+    }
+
+
+async def test_the_paths_over_a_socket(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [prefilled()])
+    shown = {}
+    for path in ("/health", "/ready", "/instances", "/v1/models", f"/v1/models/{MODEL}"):
+        async with stack.proxy.client.get(stack.proxy.url + path) as answer:
+            assert answer.status == 200, path
+            shown[path] = await answer.json()
+    assert shown["/health"] == {"status": "alive"}
+    assert [each["pairs_with"] for each in shown["/instances"]["instances"]] == [["d0"], ["p0"]]
+    assert shown["/v1/models"]["data"] == [shown[f"/v1/models/{MODEL}"]]
+    assert await stack.proxy.metric('pd_proxy_instances{role="prefill"}') == 1
+    assert await stack.proxy.metric("pd_proxy_discovery_stale") == 0
