@@ -4,6 +4,7 @@ STACK_ENV_FILE names another file (the tests give /dev/null, so that a developer
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,12 @@ class Entry(NamedTuple):
 
 def path() -> Path:
     return REPOSITORY / os.environ.get("STACK_ENV_FILE", ".env")
+
+
+def known_names() -> frozenset[str]:
+    """Every variable that `.env.example` shows, also those that it shows commented out."""
+    example = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", example, flags=re.MULTILINE))
 
 
 def entries(file: Path) -> Iterator[Entry]:

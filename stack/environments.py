@@ -34,6 +34,8 @@ PROXY = Environment("proxy", REPOSITORY / "images/proxy/requirements.lock", 60)
 LOADTEST = Environment("loadtest", REPOSITORY / "images/loadtest/requirements.lock", 110)
 TESTS = Environment("tests", REPOSITORY / "tests/requirements.lock", 300)
 
+NAMES = ("tools", "vllm", "proxy", "loadtest", "tests")
+
 
 def vllm(settings: StackSettings) -> Environment:
     """The GPU overlay chooses the CUDA builds in the processes-only way too."""

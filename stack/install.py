@@ -1,8 +1,9 @@
 """Makes the Python environments from their locks, with uv; one that is already as its lock says is left alone.
 
-Usage: python -m stack.install [tests]     (no argument: what the services of `.env` need)
+Usage: python -m stack.install services|tests     (the services of `.env`, or all of them and the tests)
 """
 
+import argparse
 import fcntl
 import hashlib
 import subprocess
@@ -89,14 +90,22 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m stack.install", description="Makes the Python environments.")
+    parser.add_argument("what", choices=["services", "tests"], help="services of .env, or all of them and the tests")
+    parser.add_argument("--print-folder", action="store_true", help="only say where the environment `tests` lies")
+    arguments = parser.parse_args()
     env_file.apply()
     settings = load_or_exit(StackSettings)
-    with_tests = sys.argv[1:] == ["tests"]
-    services = SERVICES if with_tests else settings.stack_services
-    libraries = system_libraries.FOR_TESTS if with_tests else system_libraries.FOR_PROCESSES
+    if arguments.print_folder:
+        print(TESTS.folder(settings))
+        return 0
     try:
-        system_libraries.install(libraries)
-        install([*needed_by(services, settings), *([TESTS] if with_tests else [])], settings)
+        if arguments.what == "tests":
+            system_libraries.install(system_libraries.FOR_TESTS)
+            install([*needed_by(SERVICES, settings), TESTS], settings)
+        else:
+            system_libraries.install(system_libraries.FOR_PROCESSES)
+            install(needed_by(settings.stack_services, settings), settings)
     except (InstallError, system_libraries.MissingLibraryError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -36,7 +36,7 @@ class StackSettings(Settings):
     compose_file: str = "compose.yaml"
     stack_mode: Literal["auto", "docker", "processes"] = "auto"
     stack_services: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = SERVICES
-    stack_start_timeout_s: float = Field(default=900, gt=0)
+    stack_start_timeout_s: float = Field(default=900.0, gt=0)
 
     stack_dir: RepositoryPath = REPOSITORY / ".stack"
     stack_venv_dir: RepositoryPath | None = None
@@ -53,12 +53,17 @@ class StackSettings(Settings):
     etcd_port: Port = 2379
     prefill_port: Port = 8100
     decode_port: Port = 8200
+    control_port: int = Field(default=0, ge=0, le=65535)
     prefill_replicas: int = Field(default=1, ge=0, le=16)
     decode_replicas: int = Field(default=1, ge=0, le=16)
-    etcd_listen_host: str = "127.0.0.1"
     etcd_endpoint: str | None = None
+    vllm_host_ip: str = ""
+    listen_host: str = ""
+    prefill_gpu: str = "0"
+    decode_gpu: str = "0"
 
-    shutdown_grace_s: float = Field(default=30, ge=0)
+    shutdown_grace_s: float = Field(default=30.0, ge=0)
+    proxy_shutdown_grace_s: float = Field(default=30.0, gt=0)
 
     @field_validator("stack_dir")
     @classmethod
@@ -93,7 +98,12 @@ class StackSettings(Settings):
 
     @property
     def etcd(self) -> str:
-        return self.etcd_endpoint or f"127.0.0.1:{self.etcd_port}"
+        return self.etcd_endpoint or f"{self.host_ip}:{self.etcd_port}"
+
+    @property
+    def host_ip(self) -> str:
+        """The address at which other instances reach those of this machine."""
+        return self.vllm_host_ip or "127.0.0.1"
 
     @property
     def overlays(self) -> tuple[str, ...]:
@@ -107,4 +117,13 @@ class StackSettings(Settings):
     @property
     def client_host(self) -> str:
         """The address at which this machine reaches what listens on BIND_ADDRESS."""
-        return "127.0.0.1" if self.bind_address in ("0.0.0.0", "::", "localhost") else self.bind_address
+        return _reachable(self.bind_address)
+
+    @property
+    def instance_host(self) -> str:
+        """The address at which this machine reaches its own instances."""
+        return _reachable(self.listen_host or self.host_ip)
+
+
+def _reachable(listening: str) -> str:
+    return "127.0.0.1" if listening in ("0.0.0.0", "::", "localhost") else listening

@@ -1,0 +1,61 @@
+# The whole stack from one command. `make up` and `make test` do all the set-up they need; `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS := .stack/venv/tools/bin/python
+STACK := $(TOOLS) -m stack
+# Where set-up put the tests' environment (STACK_VENV_DIR and STACK_DIR may move it).
+TESTS = $$($(TOOLS) -m stack.install --print-folder tests)/bin/python -m
+
+.PHONY: help up down status logs doctor test load lock lint format clean tools tests-environment
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+up: tools ## set up what is missing, start the stack, wait until it answers
+	$(STACK) up
+
+down: tools ## end what `make up` started
+	$(STACK) down
+
+status: tools ## a table of the services
+	$(STACK) status
+
+logs: tools ## the last lines of all logs; SERVICE=decode for one, FOLLOW=1 to go on
+	$(STACK) logs $(if $(FOLLOW),--follow) $(SERVICE)
+
+doctor: tools ## look whether the stack can run here
+	$(TOOLS) -m stack.doctor
+
+load: tools ## a headless load test: 10 users for a minute, or ARGS="--users 4 --run-time 30s"
+	$(STACK) load $(or $(ARGS),--users 10 --spawn-rate 2 --run-time 1m)
+
+test: lint ## every check; tests/compose too where a Docker engine answers, and always in CI
+	$(TESTS) pytest tests/unit tests/integration tests/browser $(COMPOSE_TESTS)
+
+# Asked only when `test` runs. A CI without an engine fails there, in tests/compose.
+COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1; then echo tests/compose; \
+	else echo 'no Docker engine answers: tests/compose is left out' >&2; fi)
+
+lint: tests-environment ## ruff and mypy
+	$(TESTS) ruff check .
+	$(TESTS) ruff format --check .
+	$(TESTS) mypy stack connector proxy loadtest tests
+
+format: tests-environment ## let ruff rewrite what it can
+	$(TESTS) ruff check --fix .
+	$(TESTS) ruff format .
+
+lock: tools ## resolve every lock file anew
+	$(TOOLS) -m stack.lock
+
+clean: tools ## `down`, then remove environments, model, key and logs
+	$(STACK) clean
+
+tools:
+	@sh stack/bootstrap.sh
+
+tests-environment: tools
+	$(TOOLS) -m stack.install tests

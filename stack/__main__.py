@@ -1,0 +1,206 @@
+"""Starts, shows and stops the stack, with Docker where an engine answers and as processes of this machine otherwise.
+
+Usage: python -m stack up|down|status|logs|load|clean     (`make` calls it; see `make help`)
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stack import compose, doctor, env_file, environments, install, system_libraries
+from stack.compose import Compose
+from stack.environment import load_or_exit
+from stack.processes import Processes, StartError
+from stack.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
+
+READY = """\
+
+The stack is ready after {elapsed:.0f} s.
+
+  API      {api}   (OpenAI's; model {model})
+  Locust   {locust}
+
+Try it:
+
+  curl -s {api}/v1/completions -H "Content-Type: application/json" -d '{{
+    "model": "{model}",
+    "prompt": "San Francisco is a",
+    "max_tokens": 1000
+  }}'
+
+Look at it with `make status` and `make logs`, stop it with `make down`."""
+
+
+def up(settings: StackSettings) -> int:
+    started = time.monotonic()
+    settings.stack_dir.mkdir(parents=True, exist_ok=True)
+    with _one_up_at_a_time(settings.stack_dir / "up.lock"):
+        processes = Processes(settings)
+        with_docker = _uses_docker(settings) and not processes.is_up()
+        print(f"starting {'with Docker' if with_docker else 'as processes of this machine'}", flush=True)
+        if doctor.examine(settings, with_docker=with_docker) != 0:
+            return 1
+        status = Compose(settings).up() if with_docker else _up_as_processes(settings, processes)
+    if status == 0:
+        api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
+        print(READY.format(elapsed=time.monotonic() - started, api=api, locust=locust, model=settings.model_name))
+    return status
+
+
+def _up_as_processes(settings: StackSettings, processes: Processes) -> int:
+    try:
+        system_libraries.install(system_libraries.FOR_PROCESSES)
+        install.install(environments.needed_by(settings.stack_services, settings), settings)
+        processes.prepare()
+        processes.up()
+    except (install.InstallError, system_libraries.MissingLibraryError, StartError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def down(settings: StackSettings) -> int:
+    """Ends what `up` started, whichever way it was."""
+    status = 0
+    processes = Processes(settings)
+    if processes.has_run():
+        processes.down()
+    elif _uses_docker(settings):
+        status = Compose(settings).call("down", "--remove-orphans")
+    if status == 0:
+        print(f"stopped; kept: environments, model, key and logs in {settings.stack_dir} (`make clean` removes them)")
+    return status
+
+
+def show_status(settings: StackSettings) -> int:
+    processes = Processes(settings)
+    if processes.is_up():
+        _print_table(processes.status())
+        return 0
+    if _uses_docker(settings):
+        return Compose(settings).call("ps", "--all")
+    print("not running; start with `make up`")
+    return 0
+
+
+def logs(settings: StackSettings, services: Sequence[str], mode: str) -> int:
+    """The last 100 lines of each service, or of those named; `mode` "follow" goes on until interrupted."""
+    follow = ["--follow"] if mode == "follow" else []
+    processes = Processes(settings)
+    if not processes.is_up() and _uses_docker(settings) and Compose(settings).is_up():
+        return Compose(settings).call("logs", "--tail", "100", *follow, *services)
+    files = processes.log_files(services)
+    if not files:
+        print(f"no logs in {processes.logs}", file=sys.stderr)
+        return 1
+    # GNU tail's own word for following a file by name, so that rotation does not lose it.
+    tail = ["tail", "--lines=100", *(["-F"] if follow else []), *map(str, files)]
+    return subprocess.run(tail, check=False).returncode
+
+
+def load(settings: StackSettings, arguments: Sequence[str]) -> int:
+    """A headless load test against the running stack; exit status 1 when a request failed."""
+    command = ["python", "-m", "loadtest", "--headless", *arguments]
+    if not Processes(settings).is_up() and _uses_docker(settings):
+        return Compose(settings).call("exec", "--no-TTY", "loadtest", *command, "--host", "http://proxy:8000")
+    install.install([environments.LOADTEST], settings)
+    command[0] = str(environments.LOADTEST.python(settings))
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+
+
+def clean(settings: StackSettings) -> int:
+    """`down`, then removes what set-up made, and nothing else that lies in the same folders."""
+    status = down(settings)
+    if status != 0:
+        return status
+    state = settings.stack_dir
+    made = [settings.venvs / name for name in (*environments.NAMES, ".lock", "tools.lock")]
+    made += [settings.models / EMBEDDED_MODEL, settings.models / f".{EMBEDDED_MODEL}.lock"]
+    made += [settings.key_file, state / "logs", state / "up.lock"]
+    for path in made:
+        if path.is_dir():
+            print(f"removing {path}", flush=True)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for folder in (settings.venvs, settings.models, state):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return 0
+
+
+def _uses_docker(settings: StackSettings) -> bool:
+    if settings.stack_mode == "auto":
+        return compose.is_available()
+    return settings.stack_mode == "docker"
+
+
+def _shown(settings: StackSettings) -> str:
+    return "localhost" if settings.client_host == "127.0.0.1" else settings.client_host
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def _one_up_at_a_time(file: Path) -> Iterator[None]:
+    with file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another `make up` is at work here; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("up", "down", "status", "clean"):
+        commands.add_parser(name)
+    log = commands.add_parser("logs")
+    log.add_argument("--follow", dest="mode", action="store_const", const="follow", default="last")
+    log.add_argument("services", nargs="*", choices=[*SERVICES, []], default=[])
+    commands.add_parser("load")
+    arguments, rest = parser.parse_known_args()
+    if rest and arguments.command != "load":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    return arguments
+
+
+def main() -> int:
+    arguments = _arguments()
+    os.chdir(REPOSITORY)
+    env_file.apply()
+    settings = load_or_exit(StackSettings)
+    match arguments.command:
+        case "up":
+            return up(settings)
+        case "down":
+            return down(settings)
+        case "status":
+            return show_status(settings)
+        case "logs":
+            return logs(settings, arguments.services, arguments.mode)
+        case "load":
+            return load(settings, arguments.rest)
+        case _:
+            return clean(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

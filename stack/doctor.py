@@ -1,0 +1,43 @@
+"""Looks whether the stack can run here, and says in one line for each trouble how to fix it.
+
+Usage: python -m stack.doctor     (`make doctor`; `make up` runs it first)
+Exit status 1 when something keeps the stack from starting; warnings do not.
+"""
+
+import os
+import sys
+
+from stack import compose, env_file
+from stack.environment import ConfigError, load
+from stack.facts import bad_settings, gather
+from stack.findings import Finding, bad_values, judge
+from stack.settings import REPOSITORY, StackSettings
+
+
+def examine(settings: StackSettings, *, with_docker: bool) -> int:
+    """Print the findings. Returns: 1 when one of them is an error, else 0."""
+    return report(judge(gather(settings, with_docker=with_docker)))
+
+
+def report(findings: list[Finding]) -> int:
+    for finding in findings:
+        print(finding, file=sys.stderr if finding.severity == "error" else sys.stdout, flush=True)
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"doctor: {errors} errors, {len(findings) - errors} warnings", flush=True)
+    return 1 if errors else 0
+
+
+def main() -> int:
+    os.chdir(REPOSITORY)
+    env_file.apply()
+    try:
+        settings = load(StackSettings)
+    except ConfigError:
+        # Without settings there is no telling which ports and folders to look at.
+        return report(list(bad_values(bad_settings(), str(env_file.path()))))
+    with_docker = settings.stack_mode == "docker" or (settings.stack_mode == "auto" and compose.is_available())
+    return examine(settings, with_docker=with_docker)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What the doctor looks at, gathered from this machine. Nothing here judges; `findings.py` does, from these alone."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from connector.settings import LauncherSettings
+from stack import compose, env_file, environments, install, system_libraries
+from stack.environment import ConfigError, Settings, load
+from stack.processes import Processes
+from stack.services import Service, services
+from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+
+SETTINGS_MODULES = ("stack.settings", "connector.settings", "proxy.settings", "loadtest.settings")
+# Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
+STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that a service will listen on; `used_by` describes a stranger that has it already."""
+
+    number: int
+    service: str
+    variable: str
+    used_by: str | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sizes in MiB. What does not concern the chosen way is None or empty."""
+
+    with_docker: bool
+    python: tuple[int, int]
+    memory_total: int
+    memory_available: int
+    disk_folder: str
+    disk_free: int
+    disk_needed: int
+    instances: int  # vLLM servers that are still to be started here
+    embedded_model: bool
+    ports: tuple[Port, ...]
+    missing_packages: tuple[system_libraries.SystemPackage, ...]
+    apt_may_install: bool
+    engine: str | None
+    compose: str | None
+    overlays: tuple[str, ...]
+    missing_overlays: tuple[str, ...]
+    gpus: tuple[str, ...]
+    rdma_devices: tuple[str, ...]
+    wants_gpu: bool
+    wants_rdma: bool
+    env_path: str
+    env_entries: tuple[env_file.Entry, ...]
+    known_variables: frozenset[str]
+    bad_settings: tuple[str, ...]  # lines of ConfigError
+
+
+def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
+    processes = Processes(settings)
+    running = processes.is_up() or (with_docker and compose.Compose(settings).is_up())
+    memory = psutil.virtual_memory()
+    needed = environments.needed_by(settings.stack_services, settings)
+    outdated = [environment for environment in needed if not install.is_current(environment, settings)]
+    folder = _existing(settings.stack_dir)
+    protocol = _mooncake_protocol()
+    return Facts(
+        with_docker=with_docker,
+        python=sys.version_info[:2],
+        memory_total=memory.total >> 20,
+        memory_available=memory.available >> 20,
+        disk_folder=str(folder),
+        disk_free=shutil.disk_usage(folder).free >> 20,
+        disk_needed=0 if with_docker else sum(environment.disk_mib for environment in outdated),
+        instances=0 if running else settings.prefill_replicas + settings.decode_replicas,
+        embedded_model=settings.model == EMBEDDED_MODEL,
+        ports=() if running else _ports(settings, with_docker=with_docker),
+        missing_packages=() if with_docker else system_libraries.missing(system_libraries.FOR_PROCESSES),
+        apt_may_install=system_libraries.apt_may_install(),
+        engine=compose.engine_version() if with_docker else None,
+        compose=compose.compose_version() if with_docker else None,
+        overlays=settings.overlays,
+        missing_overlays=tuple(file for file in settings.compose_file.split(":") if not _is_file(file)),
+        gpus=_gpus(),
+        rdma_devices=_rdma_devices(),
+        wants_gpu=settings.uses_gpu,
+        wants_rdma="compose.rdma.yaml" in settings.overlays or protocol == "rdma",
+        env_path=str(env_file.path()),
+        env_entries=tuple(env_file.entries(env_file.path())),
+        known_variables=env_file.known_names(),
+        bad_settings=bad_settings(),
+    )
+
+
+def settings_classes() -> list[type[Settings]]:
+    """The settings of every part."""
+    modules = [importlib.import_module(name) for name in SETTINGS_MODULES]
+    return [
+        member
+        for module in modules
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, Settings) and member.__module__ == module.__name__
+    ]
+
+
+def bad_settings() -> tuple[str, ...]:
+    """A line for each variable of any part whose value cannot work."""
+    lines: list[str] = []
+    for settings in settings_classes():
+        stand_ins = {
+            name: value
+            for name, value in STAND_INS.items()
+            if name in settings.model_fields and not os.environ.get(name.upper())
+        }
+        try:
+            load(settings, **stand_ins)
+        except ConfigError as error:
+            lines += [line for line in error.lines if line not in lines]
+    return tuple(lines)
+
+
+def _ports(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...]:
+    listeners = _listeners()
+    chosen = [s for s in services(settings) if not with_docker or s.name in ("proxy", "loadtest")]
+    http = [(number, service.name, service.port_variable) for service in chosen for number in service.ports]
+    control = [
+        (number, f"{service.name}'s control channel", "CONTROL_PORT")
+        for service in chosen
+        for index in range(service.replicas)
+        for number in _control_port(service, index)
+    ]
+    return tuple(Port(*port, used_by=listeners.get(port[0])) for port in http + control)
+
+
+def _control_port(service: Service, index: int) -> list[int]:
+    """The first port of an instance's control channel; none for a service that has no such channel."""
+    if "VLLM_DISTRIBUTED_KV_ROLE" not in service.environment:
+        return []
+    given = {name.lower(): value for name, value in service.environment.items()}
+    try:
+        settings = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": index})
+    except ConfigError:  # reported through bad_settings
+        return []
+    return [settings.first_control_port]
+
+
+def _listeners() -> dict[int, str]:
+    """Port -> who listens on it; without root, other users' programs have no name here."""
+    found: dict[int, str] = {}
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr:
+            found[connection.laddr.port] = _program(connection.pid)
+    return found
+
+
+def _program(pid: int | None) -> str:
+    if pid is None:
+        return "a program of another user"
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def _gpus() -> tuple[str, ...]:
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    result = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    return tuple(result.stdout.splitlines()) if result.returncode == 0 else ()
+
+
+def _rdma_devices() -> tuple[str, ...]:
+    folder = Path("/sys/class/infiniband")
+    return tuple(sorted(device.name for device in folder.iterdir())) if folder.is_dir() else ()
+
+
+def _mooncake_protocol() -> str:
+    try:
+        return load(LauncherSettings, **STAND_INS).mooncake.protocol
+    except ConfigError:  # reported through bad_settings
+        return ""
+
+
+def _is_file(name: str) -> bool:
+    return (REPOSITORY / name).is_file()
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

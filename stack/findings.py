@@ -1,0 +1,173 @@
+"""What is wrong with a machine or its settings for running the stack: pure functions from facts to findings.
+
+Each finding is one line: what, what was found, what is needed, how to fix it.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from connector.settings import WITHOUT_EFFECT
+from stack import system_libraries
+from stack.environments import LOCKED_PYTHON
+from stack.facts import Facts
+
+# Measured with the embedded model on CPU: an instance at its peak, and etcd, proxy and Locust together.
+INSTANCE_MIB = 2800
+OTHERS_MIB = 500
+SPARE_DISK_MIB = 1500  # model, logs, etcd, uv's unpacking
+OLDEST_COMPOSE = (2, 20)  # `!reset` in the overlays
+# Variables of the programs that we run reach them through .env too.
+OTHERS_VARIABLES = (
+    "COMPOSE_",
+    "DOCKER_",
+    "VLLM_",
+    "HF_",
+    "MC_",
+    "NCCL_",
+    "CUDA_",
+    "OMP_",
+    "LOCUST_",
+    "ETCD_",
+    "UV_",
+    "PIP_",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An error keeps the stack from starting, a warning does not."""
+
+    severity: Literal["error", "warning"]
+    what: str
+    found: str
+    needed: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what}: found {self.found}; needed {self.needed}; fix: {self.fix}"
+
+
+def judge(facts: Facts) -> list[Finding]:
+    return [finding for check in CHECKS for finding in check(facts)]
+
+
+def python_version(facts: Facts) -> Iterator[Finding]:
+    if facts.python < (3, 11):
+        found = ".".join(map(str, facts.python))
+        yield Finding("error", "Python", found, f">= {LOCKED_PYTHON}", "install python3.11 and `make clean up`")
+
+
+def memory(facts: Facts) -> Iterator[Finding]:
+    needed = facts.instances * INSTANCE_MIB + OTHERS_MIB if facts.instances else 0
+    if facts.memory_available >= needed:
+        return
+    model = "this model" if facts.embedded_model else "the embedded model, MODEL may need more"
+    yield Finding(
+        "error" if facts.memory_total < needed else "warning",
+        "memory",
+        f"{facts.memory_available} MiB available of {facts.memory_total}",
+        f"about {needed} MiB for {facts.instances} instances of {model}",
+        "end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+    )
+
+
+def disk(facts: Facts) -> Iterator[Finding]:
+    needed = facts.disk_needed + SPARE_DISK_MIB if facts.disk_needed else 0
+    if facts.disk_free < needed:
+        found, wanted = f"{facts.disk_free} MiB free at {facts.disk_folder}", f"about {needed} MiB for the set-up"
+        yield Finding("error", "disk", found, wanted, "free some, or set STACK_DIR to a folder on a larger disk")
+
+
+def system_packages(facts: Facts) -> Iterator[Finding]:
+    for package in facts.missing_packages:
+        fix = "`make up` installs it" if facts.apt_may_install else system_libraries.install_line([package])
+        severity: Literal["warning", "error"] = "warning" if facts.apt_may_install else "error"
+        needed = f"{package.provides} ({package.purpose})"
+        yield Finding(severity, package.package, f"no {package.provides}", needed, fix)
+
+
+def ports(facts: Facts) -> Iterator[Finding]:
+    for port in facts.ports:
+        if port.used_by is not None:
+            fix = f"end that program, or set {port.variable} to another port"
+            yield Finding("error", f"port {port.number}", f"used by {port.used_by}", f"free for {port.service}", fix)
+
+
+def docker(facts: Facts) -> Iterator[Finding]:
+    if not facts.with_docker:
+        return
+    if facts.engine is None:
+        fix = "start it, or set STACK_MODE=processes"
+        yield Finding("error", "Docker engine", "none that answers `docker info`", "a running engine", fix)
+    oldest = ".".join(map(str, OLDEST_COMPOSE))
+    if facts.compose is None:
+        fix = "install the docker-compose-plugin, or set STACK_MODE=processes"
+        yield Finding("error", "docker compose", "none", f"v{oldest} or newer", fix)
+    elif (version := re.match(r"v?(\d+)\.(\d+)", facts.compose)) and tuple(map(int, version.groups())) < OLDEST_COMPOSE:
+        fix = "update the docker-compose-plugin, or set STACK_MODE=processes"
+        yield Finding("error", "docker compose", facts.compose, f"v{oldest} or newer", fix)
+
+
+def overlays(facts: Facts) -> Iterator[Finding]:
+    for name in facts.missing_overlays:
+        fix = "correct COMPOSE_FILE; files are separated by `:`"
+        yield Finding("error", "COMPOSE_FILE", f"{name!r}, which is no file", "names of files in this folder", fix)
+
+
+def hardware(facts: Facts) -> Iterator[Finding]:
+    if facts.wants_gpu and not facts.gpus:
+        fix = "install the NVIDIA driver, or take compose.gpu.yaml out of COMPOSE_FILE"
+        yield Finding("error", "GPU", "none that nvidia-smi lists", "one for compose.gpu.yaml", fix)
+    if facts.wants_rdma and not facts.rdma_devices:
+        fix = "load the device's driver, or set MOONCAKE_PROTOCOL=tcp and take compose.rdma.yaml out of COMPOSE_FILE"
+        yield Finding("error", "RDMA", "nothing in /sys/class/infiniband", "a device for the protocol rdma", fix)
+
+
+def env_names(facts: Facts) -> Iterator[Finding]:
+    for entry in facts.env_entries:
+        where = f"{facts.env_path}:{entry.line}"
+        if entry.name is None:
+            yield Finding("error", where, repr(entry.text), "NAME=value", "correct or remove the line")
+        elif entry.name in WITHOUT_EFFECT:
+            needed = "nothing: the process group that it configured no longer exists"
+            yield Finding("warning", entry.name, "set, without effect", needed, f"remove it from {where}")
+        elif entry.name not in facts.known_variables:
+            near = difflib.get_close_matches(entry.name, facts.known_variables, n=1, cutoff=0.8)
+            if not near and entry.name.startswith(OTHERS_VARIABLES):
+                continue
+            fix = f"did you mean {near[0]}?" if near else "remove it; .env.example has all names"
+            yield Finding("warning", entry.name, f"in {where}", "a variable of .env.example", fix)
+
+
+def env_values(facts: Facts) -> Iterator[Finding]:
+    return bad_values(facts.bad_settings, facts.env_path)
+
+
+def bad_values(lines: Sequence[str], file: str) -> Iterator[Finding]:
+    """One for each line of a ConfigError."""
+    for line in lines:
+        name, value, needed = _parts(line)
+        yield Finding("error", name, value, needed, f"correct it in {file} or in the environment")
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    """Name, value and what would be right, of a line `NAME='value': what would be right`."""
+    match = re.fullmatch(r"([A-Z0-9_]*)=(.*?): (.*)", line, flags=re.DOTALL)
+    return (match[1], match[2], match[3]) if match else ("settings", line, "other values")
+
+
+CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    python_version,
+    env_names,
+    env_values,
+    overlays,
+    docker,
+    hardware,
+    system_packages,
+    memory,
+    disk,
+    ports,
+)
