@@ -1,0 +1,131 @@
+"""The Locust file: users who stream completions, one after the other. Start it with `python -m loadtest`.
+
+Settings come from the environment; the options below, in Locust's web form and on its command line, override them for
+one test.
+"""
+
+import itertools
+import logging
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any, ClassVar, get_args
+
+import locust.stats
+from locust import User, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.exception import StopTest
+
+from loadtest.client import CompletionClient
+from loadtest.errors import RequestFailed
+from loadtest.measurement import StreamObserver
+from loadtest.settings import LoadTestSettings, WorkloadName
+from loadtest.statistics_table import add_failure, add_measurement, three_digits
+from loadtest.workload import WORKLOADS
+from stack.environment import ConfigError, load, load_or_exit
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_AFTER_FAILURE_S = 1.0  # a target that refuses at once would otherwise be asked thousands of times a second
+
+_FORM = ("workload", "model", "seed", "input_tokens", "output_tokens")  # LOADTEST_<these> can be changed for one test
+
+locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # annotated int, but any number will do
+
+
+@events.init_command_line_parser.add_listener
+def _offer_options(parser: LocustArgumentParser) -> None:
+    settings = load_or_exit(LoadTestSettings)
+    parser.set_defaults(
+        host=settings.target,
+        web_host=settings.web_host,
+        web_port=settings.locust_port,
+        stop_timeout=settings.loadtest_drain_s,
+    )
+    parser.add_argument(
+        "--workload",
+        choices=list(get_args(WorkloadName)),
+        default=settings.loadtest_workload,
+        help="curl: the README's prompt; fixed: prompts of the given length; chat: the same as chat messages",
+    )
+    parser.add_argument(
+        "--model", default=settings.loadtest_model or "", help="empty: the first model that the host lists"
+    )
+    parser.add_argument("--seed", type=int, default=settings.loadtest_seed, help="the same seed gives the same prompts")
+    parser.add_argument(
+        "--input-tokens",
+        type=int,
+        default=settings.loadtest_input_tokens,
+        help="length of a prompt in tokens, about; not used by curl",
+    )
+    parser.add_argument(
+        "--output-tokens", type=int, default=settings.loadtest_output_tokens, help="max_tokens of a request"
+    )
+
+
+@events.test_start.add_listener
+def _begin(environment: Environment, **_: Any) -> None:
+    try:
+        StreamingUser.settings = _settings_of_test(environment.parsed_options)
+    except ConfigError as error:
+        environment.process_exit_code = 2
+        raise StopTest(str(error)) from error
+    StreamingUser.indices = itertools.count()
+
+
+@events.quitting.add_listener
+def _fail_without_answers(environment: Environment, **_: Any) -> None:
+    """A headless run without a single answer has tested nothing, so it must not look like a success."""
+    options = environment.parsed_options
+    if options and options.headless and environment.process_exit_code is None and not environment.stats.num_requests:
+        logger.error("no request was answered during the test")
+        environment.process_exit_code = 1
+
+
+def _settings_of_test(options: Namespace | None) -> LoadTestSettings:
+    chosen = {f"loadtest_{name}": getattr(options, name) for name in _FORM}
+    return load(LoadTestSettings, **{**chosen, "loadtest_model": chosen["loadtest_model"] or None})
+
+
+class StreamingUser(User):
+    """Sends a request, reads its stream to the end, then sends the next: a closed loop."""
+
+    settings: ClassVar[LoadTestSettings]  # of the test that runs; all users of a test share these two
+    indices: ClassVar[Iterator[int]]
+
+    def on_start(self) -> None:
+        key = self.settings.openai_api_key
+        self._client = CompletionClient(
+            self.host or self.settings.target,
+            timeout_s=self.settings.loadtest_timeout_s,
+            api_key=key.get_secret_value() if key else None,
+        )
+        self._model = self.settings.loadtest_model
+        self._pause_s = 0.0
+
+    def on_stop(self) -> None:
+        self._client.close()
+
+    def wait_time(self) -> float:
+        return self._pause_s
+
+    @task
+    def complete(self) -> None:
+        scheduled_at = time.perf_counter()
+        method, path = "GET", "/v1/models"
+        try:
+            model = self._model = self._model or self._client.served_model()
+            request = WORKLOADS[self.settings.loadtest_workload](self.settings, model, next(self.indices))
+            method, path = "POST", request.path
+            scheduled_at = time.perf_counter()
+            observer = StreamObserver(scheduled_at, started_at=scheduled_at)
+            for arrived_at, event in self._client.stream(request):
+                observer.receive(arrived_at, event)
+            measurement = observer.finish()
+        except RequestFailed as failure:
+            add_failure(self.environment, method, path, time.perf_counter() - scheduled_at, failure)
+            self._pause_s = _PAUSE_AFTER_FAILURE_S
+        else:
+            add_measurement(self.environment, path, measurement)
+            self._pause_s = 0.0

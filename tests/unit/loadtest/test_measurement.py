@@ -1,0 +1,148 @@
+import json
+from typing import Any
+
+import pytest
+
+from loadtest.errors import ErrorInStream, RequestFailed, StreamCutOff, UnexpectedAnswer
+from loadtest.measurement import Measurement, StreamObserver
+from loadtest.sse import Event
+
+SCHEDULED, STARTED = 100.0, 100.5
+
+
+def event(payload: Any) -> Event:
+    return Event("message", payload if isinstance(payload, str) else json.dumps(payload))
+
+
+def text(content: str, finish_reason: str | None = None) -> Event:
+    return event({"choices": [{"index": 0, "text": content, "finish_reason": finish_reason}], "usage": None})
+
+
+def delta(finish_reason: str | None = None, **fields: Any) -> Event:
+    return event({"choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]})
+
+
+def usage(completion_tokens: int) -> Event:
+    return event({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": completion_tokens}})
+
+
+DONE = event("[DONE]")
+
+
+def measure(*arrivals: tuple[float, Event]) -> Measurement:
+    """Times are given in seconds after the scheduled start."""
+    observer = StreamObserver(SCHEDULED, STARTED)
+    for at, arrived in arrivals:
+        observer.receive(SCHEDULED + at, arrived)
+    return observer.finish()
+
+
+COMPLETION = ((1, text("a")), (2, text("b")), (4, text("c", "length")), (4.5, usage(3)), (5, DONE))
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "ttft", "itl", "tpot", "end_to_end"),
+    [
+        pytest.param(COMPLETION, 1, [1, 2], 1.5, 5, id="one token a chunk"),
+        pytest.param(
+            ((1, text("a b")), (3, text("c d", "length")), (3, usage(4)), (3, DONE)), 1, [2], 2 / 3, 3, id="two a chunk"
+        ),
+        pytest.param(
+            ((1, text("a")), (2, text("b")), (3, text("", "stop")), (3, usage(3)), (3, DONE)),
+            1,
+            [1],
+            1,
+            3,
+            id="an EOS token has no content but took a step",
+        ),
+        pytest.param(
+            ((1, text("a", "length")), (2, usage(1)), (2, DONE)), 1, [], None, 2, id="one token has no time per token"
+        ),
+        pytest.param(((1, text("", "stop")), (2, usage(1)), (2, DONE)), None, [], None, 2, id="the first token is EOS"),
+        pytest.param(((1, text("a")), (2, text("b", "length")), (3, DONE)), 1, [1], None, 3, id="no usage"),
+        pytest.param(
+            (
+                (1, delta(role="assistant", content="")),
+                (3, delta(content="a")),
+                (4, delta(content="b", finish_reason="length")),
+                (4, usage(2)),
+                (4, DONE),
+            ),
+            3,
+            [1],
+            1,
+            4,
+            id="chat: the chunk with the role is no token",
+        ),
+        pytest.param(
+            ((1, delta(reasoning_content="a")), (2, delta(content="b")), (3, delta("stop")), (3, usage(3)), (3, DONE)),
+            1,
+            [1],
+            1,
+            3,
+            id="chat: reasoning is content",
+        ),
+        pytest.param(
+            ((2, delta(tool_calls=[{"index": 0}])), (3, delta("tool_calls")), (3, DONE)),
+            2,
+            [],
+            None,
+            3,
+            id="chat: a tool call is content",
+        ),
+    ],
+)
+def test_times(
+    arrivals: tuple[tuple[float, Event], ...],
+    ttft: float | None,
+    itl: list[float],
+    tpot: float | None,
+    end_to_end: float,
+) -> None:
+    measured = measure(*arrivals)
+    assert measured.ttft == ttft
+    assert measured.itl == itl
+    assert measured.tpot == (None if tpot is None else pytest.approx(tpot))
+    assert measured.end_to_end == end_to_end
+
+
+def test_what_else_is_kept() -> None:
+    measured = measure(*COMPLETION)
+    assert (measured.scheduled_at, measured.started_at) == (SCHEDULED, STARTED)
+    assert (measured.prompt_tokens, measured.output_tokens) == (4, 3)
+    assert measured.finish_reason == "length"
+    assert measured.received_bytes == sum(len(event.data) for _, event in COMPLETION)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "failure", "message"),
+    [
+        pytest.param((), StreamCutOff, "ended before a finish_reason", id="nothing"),
+        pytest.param((text("a"),), StreamCutOff, "ended before a finish_reason", id="cut off"),
+        pytest.param((text("a"), DONE), StreamCutOff, "ended before a finish_reason", id="[DONE] alone"),
+        pytest.param(
+            (text("a", "stop"),), StreamCutOff, "ended between finish_reason and [DONE]", id="finish_reason alone"
+        ),
+        pytest.param(
+            (text("a"), event({"error": {"message": "decode is gone", "code": 502}}), DONE),
+            ErrorInStream,
+            "decode is gone",
+            id="error object",
+        ),
+        pytest.param(
+            (text("a"), Event("error", '{"error": {"message": "decode is gone"}}')),
+            ErrorInStream,
+            "decode is gone",
+            id="error event",
+        ),
+        pytest.param((Event("error", "[1]"),), ErrorInStream, "[1]", id="error event of another form"),
+        pytest.param((text("a"), text("", "abort")), ErrorInStream, "finish_reason abort", id="vLLM gave up"),
+        pytest.param((event("nonsense"),), UnexpectedAnswer, "no completion chunk: nonsense", id="not JSON"),
+        pytest.param((event("[]"),), UnexpectedAnswer, "no completion chunk: []", id="not an object"),
+        pytest.param((event("{}"),), UnexpectedAnswer, "no completion chunk: {}", id="no choices"),
+    ],
+)
+def test_failures(arrived: tuple[Event, ...], failure: type[RequestFailed], message: str) -> None:
+    with pytest.raises(failure) as raised:
+        measure(*((1, one) for one in arrived))
+    assert str(raised.value) == message

@@ -1,0 +1,58 @@
+import pytest
+
+from loadtest.settings import LoadTestSettings
+from stack.environment import ConfigError, load
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LoadTestSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "target"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"PROXY_PORT": "9000"}, "http://127.0.0.1:9000"),
+        ({"LOADTEST_TARGET": "http://proxy:8000/", "PROXY_PORT": "9000"}, "http://proxy:8000"),
+        ({"LOADTEST_TARGET": ""}, "http://127.0.0.1:8000"),
+    ],
+)
+def test_target(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], target: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load(LoadTestSettings).target == target
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"BIND_ADDRESS": "10.0.0.1"}, "10.0.0.1"),
+        ({"BIND_ADDRESS": "10.0.0.1", "LISTEN_HOST": "0.0.0.0"}, "0.0.0.0"),
+    ],
+)
+def test_web_host(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], host: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load(LoadTestSettings).web_host == host
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOADTEST_TARGET", "proxy:8000"),
+        ("LOADTEST_WORKLOAD", "sharegpt"),
+        ("LOADTEST_INPUT_TOKENS", "0"),
+        ("LOADTEST_OUTPUT_TOKENS", "many"),
+        ("LOADTEST_TIMEOUT_S", "0"),
+        ("LOCUST_PORT", "80890"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as raised:
+        load(LoadTestSettings)
+    (line,) = raised.value.lines
+    assert line.startswith(f"{name}={value!r}: ")
