@@ -26,10 +26,11 @@ from stack.instances import PREFIX, Instance
 
 LIST_TIMEOUT_S = 3.0
 # Without these a silent network cut leaves the watch open and deaf. etcd allows a ping every 5 s.
-KEEPALIVE = (
+CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),  # etcd is in the own network whatever http_proxy says
 )
 
 log = structlog.get_logger()
@@ -63,22 +64,25 @@ class Discovery:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            retrying = Retrying(
-                retry=retry_if_exception_type((grpc.RpcError, WatchEnded)),
-                wait=wait_exponential_jitter(initial=0.2, max=5),
-                sleep=sleep_using_event(self._stopping),
-                stop=stop_when_event_set(self._stopping),
-                before_sleep=self._mark_stale,
-            )
-            try:
-                retrying(self._follow)
-            except RetryError:
-                return  # stopped while etcd was away
+        try:
+            while not self._stopping.is_set():
+                Retrying(
+                    retry=retry_if_exception_type((grpc.RpcError, WatchEnded)),
+                    wait=wait_exponential_jitter(multiplier=0.2, jitter=0.2, max=2),
+                    sleep=sleep_using_event(self._stopping),
+                    stop=stop_when_event_set(self._stopping),
+                    before_sleep=self._failed,
+                )(self._follow)
+        except RetryError:
+            pass  # stopped while etcd was away
+        finally:
+            self._lost(
+                "discovery has ended"
+            )  # a defect: its traceback goes to stderr, and the view must not look fresh
 
     def _follow(self) -> None:
         """List, then watch. Returns when a watch that worked has ended, so that the next try starts without a delay."""
-        channel = grpc.insecure_channel(self._target, options=KEEPALIVE)
+        channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
             records, revision = _list(channel)
@@ -96,7 +100,7 @@ class Discovery:
                     _apply(records, response)
                     self._show(records, response.header.revision)
             except (grpc.RpcError, WatchEnded) as error:
-                self._lost(error)
+                self._lost(_summary(error))
         finally:
             requests.put(None)
             channel.close()
@@ -105,14 +109,13 @@ class Discovery:
         self._view = view_of(records, revision)
         self._loop.call_soon_threadsafe(self._publish, self._view)
 
-    def _mark_stale(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self._lost(error)
+    def _failed(self, state: RetryCallState) -> None:
+        self._lost(_summary(state.outcome.exception() if state.outcome else None))
 
-    def _lost(self, error: BaseException | None) -> None:
+    def _lost(self, reason: str) -> None:
         if self._stopping.is_set() or self._view.stale_since is not None:
             return
-        log.warning("etcd lost, serving the last view", endpoint=self._target, error=_summary(error))
+        log.warning("etcd lost, serving the last view", endpoint=self._target, reason=reason)
         self._view = replace(self._view, stale_since=time.time())
         self._loop.call_soon_threadsafe(self._publish, self._view)
 

