@@ -1,0 +1,214 @@
+"""`python -m proxy` as it is deployed: environment, etcd, logs, signals."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stack import etcd
+from tests.unit.proxy.etcd_process import EtcdProcess
+from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, replies, streams, token
+
+REPOSITORY = Path(__file__).parents[3]
+PATIENCE_S = 30.0
+STREAM = {"model": MODEL, "prompt": "San Francisco is a", "stream": True}
+SEEDS_BODY = """{
+  "model": "SmolLM2-135M-Instruct",
+  "prompt": "San Francisco is a",
+  "max_tokens": 1000
+}"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EtcdProcess]:
+    process = EtcdProcess(tmp_path)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def producer() -> AsyncIterator[ScriptedServer]:
+    started = await ScriptedServer("prefill", "p0", prefilled()).start()
+    yield started
+    await started.stop()
+
+
+@pytest.fixture
+async def consumer() -> AsyncIterator[ScriptedServer]:
+    started = await ScriptedServer("decode", "d0", replies(200, {"choices": [{"text": " city"}]})).start()
+    yield started
+    await started.stop()
+
+
+@dataclass
+class ProxyProcess:
+    url: str
+    process: Process
+    client: aiohttp.ClientSession
+
+    async def ready(self, status: int = 200) -> dict[str, Any]:
+        """Waits until /ready answers `status`."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    async with self.client.get(self.url + "/ready") as answer:
+                        state: dict[str, Any] = await answer.json()
+                        if answer.status == status:
+                            return state
+                except aiohttp.ClientConnectorError:
+                    assert self.process.returncode is None
+                await asyncio.sleep(0.02)
+
+    async def ended(self) -> tuple[int, list[dict[str, Any]]]:
+        """Its status and its log, every line of which is JSON."""
+        output, _ = await asyncio.wait_for(self.process.communicate(), PATIENCE_S)
+        assert self.process.returncode is not None
+        return self.process.returncode, [json.loads(line) for line in output.splitlines()]
+
+
+@asynccontextmanager
+async def proxy_process(server: EtcdProcess, *servers: ScriptedServer, **variables: str) -> AsyncIterator[ProxyProcess]:
+    with etcd.connect(server.endpoint) as registry:
+        for each in servers:
+            registry.put(each.record.key, each.record.model_dump_json())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": str(port)}
+    environment |= {"ETCD_ENDPOINT": server.endpoint} | variables
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environment, stdout=PIPE)
+    try:
+        async with aiohttp.ClientSession() as client:
+            running = ProxyProcess(f"http://127.0.0.1:{port}", process, client)
+            if servers:
+                await running.ready()
+            yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_the_seed_documents_curl(server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer) -> None:
+    async with proxy_process(server, producer, consumer) as proxy:
+        curl = await asyncio.create_subprocess_exec(
+            *("curl", "-s", f"{proxy.url}/v1/completions", "-H", "Content-Type: application/json", "-d", SEEDS_BODY),
+            stdout=PIPE,
+        )
+        output, _ = await asyncio.wait_for(curl.communicate(), PATIENCE_S)
+        assert json.loads(output) == {"choices": [{"text": " city"}]}
+        proxy.process.send_signal(signal.SIGTERM)
+        status, log = await proxy.ended()
+
+    assert status == 0
+    [line] = [each for each in log if each["event"] == "request"]
+    assert line["level"] == "info"
+    assert {name: line[name] for name in ("endpoint", "model", "status", "outcome", "producer", "consumer")} == {
+        "endpoint": "/v1/completions",
+        "model": MODEL,
+        "status": 200,
+        "outcome": "ok",
+        "producer": "p0",
+        "consumer": "d0",
+    }
+
+
+async def test_503_when_an_instance_is_gone_and_back_when_it_is_back(
+    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    body = {"model": MODEL, "prompt": "x"}
+    async with proxy_process(server, producer, consumer) as proxy:
+        with etcd.connect(server.endpoint) as registry:
+            registry.delete(consumer.record.key)
+            assert (await proxy.ready(503))["missing"] == ["decode"]
+            async with proxy.client.post(proxy.url + "/v1/completions", json=body) as answer:
+                assert answer.status == 503
+            registry.put(consumer.record.key, consumer.record.model_dump_json())
+            await proxy.ready()
+            async with proxy.client.post(proxy.url + "/v1/completions", json=body) as answer:
+                assert answer.status == 200
+
+
+async def test_sigterm_lets_a_stream_finish(
+    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    more = asyncio.Event()
+    consumer.script = streams(token(" city"), more, token(" of"), DONE)
+    async with proxy_process(server, producer, consumer) as proxy:
+        async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
+            seen = await answer.content.readuntil(b"\n\n")
+            proxy.process.send_signal(signal.SIGTERM)
+            await _refuses_connections(proxy.url)
+            more.set()
+            seen += await answer.read()
+        assert seen == token(" city") + token(" of") + DONE
+        status, _ = await proxy.ended()
+    assert status == 0
+
+
+async def test_the_grace_ends_with_an_error_event(
+    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    consumer.script = streams(token(" city"), asyncio.Event())
+    async with proxy_process(server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy:
+        async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
+            await answer.content.readuntil(b"\n\n")
+            proxy.process.send_signal(signal.SIGTERM)
+            last = await asyncio.wait_for(answer.read(), PATIENCE_S)
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "shutting_down"
+        status, log = await proxy.ended()
+    assert status == 0
+    assert [each["outcome"] for each in log if each["event"] == "request"] == ["shutting_down"]
+    await asyncio.wait_for(consumer.cancelled.wait(), PATIENCE_S)
+
+
+async def test_it_leaves_although_a_client_does_not_read(
+    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    consumer.script = streams(*[token("x" * 60_000)] * 1000, DONE)
+    async with (
+        proxy_process(server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy,
+        proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer,
+    ):
+        assert answer.status == 200
+        proxy.process.send_signal(signal.SIGTERM)
+        status, log = await proxy.ended()
+    assert status == 1
+    assert log[-1]["event"] == "leaving with connections open"
+
+
+async def test_a_bad_variable_ends_the_start_with_one_line(server: EtcdProcess) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy"),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": "http"},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, output) == (2, b"")
+    assert errors.startswith(b"PROXY_PORT='http': ")
+    assert errors.count(b"\n") == 1
+
+
+async def _refuses_connections(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
