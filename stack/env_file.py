@@ -39,10 +39,12 @@ def entries(file: Path) -> Iterator[Entry]:
         return
     with file.open(encoding="utf-8") as stream:
         for binding in parse_stream(stream):
+            text = binding.original.string
+            line = binding.original.line + len(text) - len(text.lstrip("\n"))  # blank lines come with the next one
             if binding.error:
-                yield Entry(binding.original.line, None, binding.original.string.strip())
+                yield Entry(line, None, text.strip())
             elif binding.key is not None:
-                yield Entry(binding.original.line, binding.key, binding.original.string.strip())
+                yield Entry(line, binding.key, text.strip())
 
 
 def apply() -> None:

@@ -156,7 +156,9 @@ def bad_values(lines: Sequence[str], file: str) -> Iterator[Finding]:
 def _parts(line: str) -> tuple[str, str, str]:
     """Name, value and what would be right, of a line `NAME='value': what would be right`."""
     match = re.fullmatch(r"([A-Z0-9_]*)=(.*?): (.*)", line, flags=re.DOTALL)
-    return (match[1], match[2], match[3]) if match else ("settings", line, "other values")
+    if match is None:
+        return "settings", line, "other values"
+    return match[1], match[2], match[3].removeprefix("Input should be ").removeprefix("expected ")
 
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (

