@@ -7,15 +7,14 @@ one test.
 import itertools
 import logging
 import time
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, get_args
 
 import locust.stats
+from flask import Response, jsonify, request
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.exception import StopTest
 
 from loadtest.client import CompletionClient
 from loadtest.errors import RequestFailed
@@ -64,28 +63,42 @@ def _offer_options(parser: LocustArgumentParser) -> None:
     )
 
 
+@events.init.add_listener
+def _check_options(environment: Environment, **_: Any) -> None:
+    """Bad options end the program with one line; a bad value in the form gets the line as answer and starts nothing."""
+    load_or_exit(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
+    if environment.web_ui and environment.web_ui.app:
+        environment.web_ui.app.before_request(_refuse_bad_form)
+
+
+def _refuse_bad_form() -> Response | None:
+    if request.endpoint == "locust.swarm":
+        try:
+            load(LoadTestSettings, **_chosen(request.form))
+        except ConfigError as error:
+            return jsonify({"success": False, "message": str(error)})
+    return None
+
+
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
-    try:
-        StreamingUser.settings = _settings_of_test(environment.parsed_options)
-    except ConfigError as error:
-        environment.process_exit_code = 2
-        raise StopTest(str(error)) from error
+    StreamingUser.settings = load(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
     StreamingUser.indices = itertools.count()
 
 
 @events.quitting.add_listener
-def _fail_without_answers(environment: Environment, **_: Any) -> None:
-    """A headless run without a single answer has tested nothing, so it must not look like a success."""
+def _finish(environment: Environment, **_: Any) -> None:
+    environment.stop_timeout = 0  # only a signal gets here with a test still running: do not wait for its streams
     options = environment.parsed_options
     if options and options.headless and environment.process_exit_code is None and not environment.stats.num_requests:
-        logger.error("no request was answered during the test")
+        logger.error("no request was answered during the test")  # so it has tested nothing, which is no success
         environment.process_exit_code = 1
 
 
-def _settings_of_test(options: Namespace | None) -> LoadTestSettings:
-    chosen = {f"loadtest_{name}": getattr(options, name) for name in _FORM}
-    return load(LoadTestSettings, **{**chosen, "loadtest_model": chosen["loadtest_model"] or None})
+def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for one test, by the names of the settings; an empty model means: ask the target."""
+    chosen = {f"loadtest_{name}": options[name] for name in _FORM if name in options}
+    return {name: value for name, value in chosen.items() if (name, value) != ("loadtest_model", "")}
 
 
 class StreamingUser(User):
@@ -116,11 +129,11 @@ class StreamingUser(User):
         method, path = "GET", "/v1/models"
         try:
             model = self._model = self._model or self._client.served_model()
-            request = WORKLOADS[self.settings.loadtest_workload](self.settings, model, next(self.indices))
-            method, path = "POST", request.path
+            completion = WORKLOADS[self.settings.loadtest_workload](self.settings, model, next(self.indices))
+            method, path = "POST", completion.path
             scheduled_at = time.perf_counter()
             observer = StreamObserver(scheduled_at, started_at=scheduled_at)
-            for arrived_at, event in self._client.stream(request):
+            for arrived_at, event in self._client.stream(completion):
                 observer.receive(arrived_at, event)
             measurement = observer.finish()
         except RequestFailed as failure:

@@ -8,6 +8,7 @@ would also be counted as requests in `Aggregated`, in the failure ratio and in e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loadtest.errors import RequestFailed
@@ -49,8 +50,8 @@ def three_digits(response_time: float) -> float:
     return round(response_time, 2 - math.floor(math.log10(response_time)))
 
 
-def _add_values(environment: Environment, name: str, seconds: list[float | None] | list[float]) -> None:
-    row = environment.stats.get(name, METRIC_TYPE)
+def _add_values(environment: Environment, name: str, seconds: Sequence[float | None]) -> None:
     for value in seconds:
         if value is not None:
+            row = environment.stats.get(name, METRIC_TYPE)
             row.log(value * 1000, 0)  # type: ignore[arg-type]  # annotated int, but Locust itself passes floats

@@ -1,0 +1,133 @@
+"""`python -m loadtest --headless` as a process of its own, against a scripted server."""
+
+import json
+import re
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from loadtest.settings import LoadTestSettings
+from loadtest.workload import fixed
+from stack.environment import load
+from tests.unit.loadtest.locust_process import COMMAND, environment
+from tests.unit.loadtest.scripted_server import (
+    MODEL,
+    BreakConnection,
+    Script,
+    ScriptedServer,
+    Step,
+    after,
+    completion,
+    error_answer,
+    in_turn,
+    sse,
+    text,
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    exit_code: int
+    log: str
+    rows: dict[str, dict[str, Any]]  # of the statistics table, by name
+
+    def median(self, row: str) -> float:
+        """In milliseconds."""
+        times = self.rows[row]["response_times"]
+        values = sorted(float(time) for time, count in times.items() for _ in range(count))
+        return values[len(values) // 2]
+
+
+def headless(target: str, *options: str, **variables: str) -> Finished:
+    command = [*COMMAND, "--headless", "--json", *options]
+    settings = environment(LOADTEST_TARGET=target, **variables)
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=False)
+    rows = json.loads(done.stdout or "[]")
+    return Finished(done.returncode, done.stderr, {row["name"]: row for row in rows})
+
+
+def test_table_shows_the_scripted_delays() -> None:
+    """The bounds are wide for busy machines; chunks that some buffer held back would miss them several times over."""
+    with ScriptedServer(lambda _: completion(9, first=after(0.5), gap=after(0.1))).running() as server:
+        run = headless(server.url, "-u", "3", "-r", "3", "-t", "4s", LOADTEST_INPUT_TOKENS="12", LOADTEST_SEED="7")
+
+    assert run.exit_code == 0, run.log
+    answered = run.rows["/v1/completions"]["num_requests"]
+    assert answered == len(server.bodies) > 0
+    assert {name: row["num_requests"] for name, row in run.rows.items()} == {
+        "/v1/completions": answered,
+        "TTFT": answered,
+        "TPOT": answered,
+        "ITL": 8 * answered,
+    }
+    assert 500 <= run.median("TTFT") < 750
+    assert 75 < run.median("ITL") < 150
+    assert 90 < run.median("TPOT") < 150
+    assert 1290 <= run.median("/v1/completions") < 2000
+
+    settings = load(LoadTestSettings, loadtest_input_tokens=12, loadtest_seed=7)
+    expected = [fixed(settings, MODEL, index).body["prompt"] for index in range(answered)]
+    assert sorted(body["prompt"] for body in server.bodies) == sorted(expected)
+
+
+def test_every_kind_of_failure_is_named_and_fails_the_run() -> None:
+    answers = [
+        completion(2),
+        error_answer(503, "no decode instance"),
+        Script([Step(text("a")), Step(sse({"error": {"message": "decode is gone"}})), Step(sse("[DONE]"))]),
+        Script([Step(text("a"))]),
+        Script([Step(text("a")), Step(BreakConnection())]),
+    ]
+    with ScriptedServer(in_turn(answers)).running() as server:
+        run = headless(server.url, "-u", "5", "-r", "5", "-t", "5s")
+
+    assert run.exit_code == 1, run.log
+    assert "POST /v1/completions: HttpError('503: no decode instance')" in run.log
+    assert "POST /v1/completions: ErrorInStream('decode is gone')" in run.log
+    assert "POST /v1/completions: StreamCutOff('ended before a finish_reason')" in run.log
+    assert re.search(r"POST /v1/completions: StreamCutOff\('connection broke: ", run.log)
+    row = run.rows["/v1/completions"]
+    assert row["num_failures"] == row["num_requests"] - run.rows["TTFT"]["num_requests"] >= 4
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as bound_but_not_listening:
+        bound_but_not_listening.bind(("127.0.0.1", 0))
+        run = headless(f"http://127.0.0.1:{bound_but_not_listening.getsockname()[1]}", "-t", "4s")
+    assert run.exit_code == 1, run.log
+    assert "GET /v1/models: ConnectionFailed('Connection refused')" in run.log
+
+
+def test_run_without_an_answer_is_no_success() -> None:
+    with ScriptedServer(lambda _: completion(1, first=after(600))).running() as server:
+        run = headless(server.url, "-t", "1s", LOADTEST_DRAIN_S="0")
+    assert run.exit_code == 1, run.log
+    assert "no request was answered during the test" in run.log
+
+
+def test_open_streams_are_waited_for() -> None:
+    with ScriptedServer(lambda _: completion(1, first=after(5))).running() as server:
+        run = headless(server.url, "-t", "3s")
+    assert run.exit_code == 0, run.log
+    assert run.rows["TTFT"]["num_requests"] == len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "line"),
+    [
+        (("--output-tokens", "0"), {}, "LOADTEST_OUTPUT_TOKENS=0: Input should be greater than or equal to 1"),
+        (
+            (),
+            {"LOADTEST_WORKLOAD": "sharegpt"},
+            "LOADTEST_WORKLOAD='sharegpt': Input should be 'curl', 'fixed' or 'chat'",
+        ),
+    ],
+)
+def test_bad_option_is_one_line(options: tuple[str, ...], variables: dict[str, str], line: str) -> None:
+    run = headless("http://127.0.0.1:8000", "-t", "1s", *options, **variables)
+    assert run.exit_code == 2
+    assert line in run.log
+    assert "Traceback" not in run.log
