@@ -1,0 +1,140 @@
+"""Stand-ins for what surrounds the connector's pure parts: memory with a transfer engine, a GPU's fences, a channel."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from connector.engine import TransferError
+from connector.layout import KVLayout, Piece
+from connector.messages import Message, Outcome
+
+LIMIT_S = 20.0  # for what must happen at all; no verdict depends on how fast
+LAYERS = 2
+BLOCK_TOKENS = 4
+PAGE = 8
+NUM_BLOCKS = 64
+# The consumer's side has another stride, so that mixing the two up cannot go unnoticed.
+SOURCE = KVLayout(tuple(layer * NUM_BLOCKS * PAGE for layer in range(LAYERS)), PAGE, PAGE, NUM_BLOCKS)
+TARGET = KVLayout(tuple(7 + layer * PAGE for layer in range(LAYERS)), LAYERS * PAGE, PAGE, NUM_BLOCKS)
+MEMORY_BYTES = LAYERS * NUM_BLOCKS * PAGE + 7
+
+
+def page_of(memory: bytearray, layout: KVLayout, layer: int, block: int) -> bytes:
+    start = layout.address(layer, block)
+    return bytes(memory[start : start + layout.page])
+
+
+def fill_page(memory: bytearray, layout: KVLayout, layer: int, block: int, content: bytes) -> None:
+    start = layout.address(layer, block)
+    memory[start : start + layout.page] = content
+
+
+@dataclass
+class Gate:
+    """Holds the writes to one segment: `entered` is set when the first has begun, `opened` lets them go on."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+class FakeEngine:
+    """Copies between byte arrays. The copy of a held write is made when its gate opens, as a slow network would."""
+
+    def __init__(self) -> None:
+        self.segment = "here"
+        self.source = bytearray(MEMORY_BYTES)
+        self.targets: dict[str, bytearray] = {}
+        self.writes: list[tuple[str, list[Piece]]] = []
+        self.returned = 0
+        self.gates: dict[str, Gate] = {}
+        self.broken: set[str] = set()
+        self._lock = threading.Lock()
+
+    def hold(self, segment: str) -> Gate:
+        self.gates[segment] = Gate()
+        return self.gates[segment]
+
+    def target(self, segment: str) -> bytearray:
+        return self.targets.setdefault(segment, bytearray(MEMORY_BYTES))
+
+    def register(self, address: int, length: int) -> None:
+        raise NotImplementedError("the connector's class registers memory, not the producer")
+
+    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+        with self._lock:
+            self.writes.append((segment, list(pieces)))
+        gate = self.gates.get(segment)
+        if gate is not None:
+            gate.entered.set()
+            assert gate.opened.wait(LIMIT_S), "the test never opened the gate"
+        with self._lock:
+            self.returned += 1
+            if segment in self.broken:
+                raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code -1")
+            target = self.target(segment)
+            for piece in pieces:
+                target[piece.target : piece.target + piece.length] = self.source[
+                    piece.source : piece.source + piece.length
+                ]
+
+
+class ImmediateFences:
+    """As on a CPU."""
+
+    def after(self, callback: Callable[[], None]) -> None:
+        callback()
+
+    def drain(self) -> None:
+        pass
+
+
+class LateFences:
+    """As on a GPU that has not come further yet: callbacks run when the test says so, or when somebody drains."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], None]] = []
+
+    def after(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def drain(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+class Outbox:
+    """What was sent, in order; `take_next` waits for the next message."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Message]] = []
+        self._taken = 0
+        self._news = threading.Condition()
+
+    def send(self, address: str, message: Message) -> None:
+        with self._news:
+            self.sent.append((address, message))
+            self._news.notify_all()
+
+    def take_next(self) -> Message:
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.sent) > self._taken, LIMIT_S), "nothing was sent"
+            self._taken += 1
+            return self.sent[self._taken - 1][1]
+
+    def untaken(self) -> list[Message]:
+        with self._news:
+            return [message for _, message in self.sent[self._taken :]]
+
+    def answers_to(self, transfer_id: str) -> list[Outcome]:
+        with self._news:
+            return [m for _, m in self.sent if isinstance(m, Outcome) and m.transfer_id == transfer_id]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what no event announces. Raises: AssertionError: after LIMIT_S."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s"
+        time.sleep(0.002)
