@@ -1,0 +1,147 @@
+"""Rules that every service of the compose files keeps, read from the files themselves: no engine is needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from connector.settings import LauncherSettings
+from loadtest.settings import LoadTestSettings
+from proxy.settings import ProxySettings
+from stack.environment import Settings
+from stack.settings import REPOSITORY
+
+FILES = ("compose.yaml", "compose.gpu.yaml", "compose.rdma.yaml")
+SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest")
+LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """YAML with compose's own tags; `!reset` takes away what an earlier file said, so it stands for nothing."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+
+
+def load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load((REPOSITORY / name).read_text(), ComposeLoader)
+    return content
+
+
+def service(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = load("compose.yaml")["services"][name]
+    return found
+
+
+def test_the_services_are_those_of_the_readme() -> None:
+    assert set(load("compose.yaml")["services"]) == set(SERVICES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_overlays_only_change_services_of_the_stack(file: str) -> None:
+    assert set(load(file)["services"]) <= set(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_confined_and_bounded(name: str) -> None:
+    found = service(name)
+    assert found["user"] == "10001:10001"
+    assert found["read_only"] is True
+    assert found["cap_drop"] == ["ALL"]
+    assert found["security_opt"] == ["no-new-privileges:true"]
+    assert found["init"] is True
+    assert found["mem_limit"]
+    assert found["pids_limit"]
+    assert found["stop_grace_period"]
+    assert found["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_every_service_that_stays_is_checked_and_restarted(name: str) -> None:
+    found = service(name)
+    assert {"test", "interval", "timeout", "retries", "start_period"} == set(found["healthcheck"])
+    assert found["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_privileged_and_only_ipc_lock_is_ever_added(file: str) -> None:
+    for found in load(file)["services"].values():
+        assert "privileged" not in found
+        assert found.get("cap_add", ["IPC_LOCK"]) == ["IPC_LOCK"]
+
+
+def test_only_the_proxy_and_locust_publish_a_port_and_bind_address_decides_where() -> None:
+    published = {name: service(name)["ports"] for name in SERVICES if "ports" in service(name)}
+    assert published == {
+        "proxy": ["${BIND_ADDRESS:-127.0.0.1}:${PROXY_PORT:-8000}:8000"],
+        "loadtest": ["${BIND_ADDRESS:-127.0.0.1}:${LOCUST_PORT:-8089}:8089"],
+    }
+
+
+def test_etcd_and_the_instances_are_on_the_internal_network_only() -> None:
+    assert load("compose.yaml")["networks"]["inside"] == {"internal": True}
+    for name in ("etcd", "prefill", "decode"):
+        assert service(name)["networks"] == ["inside"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_images_carry_a_version(file: str) -> None:
+    for found in load(file)["services"].values():
+        if "image" in found:
+            assert re.fullmatch(r"pd-stack/\w+:\d+\.\d+\.\d+(-\w+)?", found["image"])
+
+
+def test_prefill_and_decode_run_the_image_that_prepare_builds() -> None:
+    assert {service(name)["image"] for name in ("prepare", "prefill", "decode")} == {service("prepare")["image"]}
+    assert [name for name in SERVICES if "build" not in service(name)] == ["prefill", "decode"]
+    assert {service(name)["pull_policy"] for name in ("prefill", "decode")} == {"never"}
+
+
+def test_instances_wait_for_etcd_and_for_the_model() -> None:
+    for name in ("prefill", "decode"):
+        assert service(name)["depends_on"] == {
+            "etcd": {"condition": "service_healthy"},
+            "prepare": {"condition": "service_completed_successfully"},
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("prefill", LauncherSettings),
+        ("decode", LauncherSettings),
+        ("proxy", ProxySettings),
+        ("loadtest", LoadTestSettings),
+    ],
+)
+def test_every_variable_of_a_program_reaches_its_container(name: str, settings: type[Settings]) -> None:
+    # Where a service listens in its container is compose's business; a container holds one instance.
+    decided_by_compose = {"BIND_ADDRESS", "INSTANCE_INDEX", "VLLM_HOST_IP", "CONTROL_PORT", "PROXY_PORT", "LISTEN_HOST"}
+    expected = {field.upper() for field in settings.model_fields} - decided_by_compose
+    assert expected - set(service(name)["environment"]) == set()
+
+
+def test_one_pinned_base_image_everywhere() -> None:
+    dockerfiles = sorted((REPOSITORY / "images").glob("*/Dockerfile"))
+    pins = {_pinned(file) for file in dockerfiles}
+    assert len(dockerfiles) == 4
+    assert len(pins) == 1
+    pin = pins.pop()
+    assert re.fullmatch(r"debian:bookworm-\d{8}-slim@sha256:[0-9a-f]{64}", pin)
+    for name in SERVICES:
+        if "build" in service(name):
+            assert service(name)["build"]["args"]["BASE_IMAGE"] == f"${{BASE_IMAGE:-{pin}}}"
+
+
+def _pinned(dockerfile: Path) -> str:
+    matched = re.search(r"^ARG BASE_IMAGE=(.+)$", dockerfile.read_text(), re.MULTILINE)
+    assert matched, dockerfile
+    return matched[1]
+
+
+def test_every_image_ends_as_the_ordinary_user() -> None:
+    for dockerfile in sorted((REPOSITORY / "images").glob("*/Dockerfile")):
+        last = dockerfile.read_text().split("\nFROM ")[-1]
+        assert "\nUSER 10001:10001\n" in last
