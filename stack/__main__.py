@@ -47,11 +47,19 @@ def up(settings: StackSettings) -> int:
         print(f"starting {'with Docker' if with_docker else 'as processes of this machine'}", flush=True)
         if doctor.examine(settings, with_docker=with_docker) != 0:
             return 1
-        status = Compose(settings).up() if with_docker else _up_as_processes(settings, processes)
+        status = _up_with_docker(settings) if with_docker else _up_as_processes(settings, processes)
     if status == 0:
         api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
         print(READY.format(elapsed=time.monotonic() - started, api=api, locust=locust, model=settings.model_name))
     return status
+
+
+def _up_with_docker(settings: StackSettings) -> int:
+    try:
+        return Compose(settings).up()
+    except subprocess.CalledProcessError as error:
+        print(f"what the images are built from is not to be had: {error}", file=sys.stderr)
+        return 1
 
 
 def _up_as_processes(settings: StackSettings, processes: Processes) -> int:

@@ -3,10 +3,10 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from stack import env_file
+from stack.build_inputs import build_inputs
 from stack.settings import REPOSITORY, SERVICES, StackSettings
 
 PROBE_TIMEOUT_S = 20
@@ -53,7 +53,11 @@ class Compose:
         return result.returncode == 0 and bool(result.stdout.strip())
 
     def up(self) -> int:
-        """Build, start and wait. Returns: compose's exit status."""
+        """Build, start and wait. Returns: compose's exit status.
+
+        Raises: subprocess.CalledProcessError: what the builds need could be neither found nor made.
+        """
+        os.environ.update(build_inputs())
         chosen = [name for name in self.settings.stack_services if set(self.settings.stack_services) != set(SERVICES)]
         scale = {"prefill": self.settings.prefill_replicas, "decode": self.settings.decode_replicas}
         scales = [part for name, number in scale.items() if number != 1 for part in ("--scale", f"{name}={number}")]
@@ -64,9 +68,6 @@ class Compose:
         """Run compose on this terminal. Returns: its exit status."""
         print("+ " + " ".join(["docker", "compose", *arguments]), flush=True)
         return self._run(*arguments, capture_output=False).returncode
-
-    def published_ports(self) -> Sequence[int]:
-        return (self.settings.proxy_port, self.settings.locust_port)
 
     def _run(self, *arguments: str, capture_output: bool) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

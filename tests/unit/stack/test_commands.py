@@ -1,0 +1,116 @@
+"""The command line of `python -m stack`: which way it chooses, what it prints, what it removes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stack import __main__ as commands
+from stack.compose import Compose
+from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+
+
+def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "stack", *arguments],
+        cwd="/",
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_status_and_down_without_a_stack_are_harmless(tmp_path: Path) -> None:
+    status = run("status", STACK_DIR=str(tmp_path))
+    down = run("down", STACK_DIR=str(tmp_path))
+
+    assert (status.returncode, status.stdout) == (0, "not running; start with `make up`\n")
+    assert down.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logs_without_a_run_say_so(tmp_path: Path) -> None:
+    logs = run("logs", "decode", STACK_DIR=str(tmp_path))
+
+    assert (logs.returncode, logs.stderr) == (1, f"no logs in {tmp_path}/logs\n")
+
+
+def test_logs_show_the_services_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "decode-0.log").write_text("a word of decode\n")
+    (folder / "proxy-0.log").write_text("a word of the proxy\n")
+
+    assert run("logs", "decode", STACK_DIR=str(tmp_path)).stdout == "a word of decode\n"
+    assert "a word of the proxy" in run("logs", STACK_DIR=str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"PROXY_PORT": "http"}, "PROXY_PORT='http': "),
+        ({"STACK_MODE": "podman"}, "STACK_MODE='podman': "),
+    ],
+)
+def test_a_bad_value_stops_with_one_line(tmp_path: Path, variables: dict[str, str], line: str) -> None:
+    result = run("up", STACK_DIR=str(tmp_path), **variables)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+
+
+def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) -> None:
+    result = run("up", STACK_DIR=str(tmp_path), MOONCAKE_PROTOCOL="rmda")
+
+    assert result.returncode == 1
+    assert "error: MOONCAKE_PROTOCOL: found 'rmda'; needed 'tcp', 'rdma' or 'nvlink_intra'" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
+
+
+def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path) -> None:
+    state, models = tmp_path / "state", tmp_path / "models"
+    for folder in (state / "logs", state / "venv" / "proxy", models / EMBEDDED_MODEL, models / "my-own-model"):
+        folder.mkdir(parents=True)
+    (state / "stack.key").touch()
+    (state / "notes.txt").touch()
+
+    result = run("clean", STACK_DIR=str(state), MODEL_DIR=str(models))
+
+    assert result.returncode == 0
+    assert [path.name for path in state.iterdir()] == ["notes.txt"]
+    assert [path.name for path in models.iterdir()] == ["my-own-model"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "engine_answers", "docker"),
+    [("auto", True, True), ("auto", False, False), ("docker", False, True), ("processes", True, False)],
+)
+def test_which_way(monkeypatch: pytest.MonkeyPatch, mode: str, engine_answers: bool, docker: bool) -> None:
+    monkeypatch.setattr("stack.compose.is_available", lambda: engine_answers)
+
+    assert commands._uses_docker(StackSettings.model_validate({"stack_mode": mode})) is docker
+
+
+def test_the_last_words_of_up_are_the_seed_documents_curl() -> None:
+    text = commands.READY.format(elapsed=1, api="http://localhost:8000", locust="http://localhost:8089", model="M")
+
+    assert (
+        'curl -s http://localhost:8000/v1/completions -H "Content-Type: application/json" -d \'{\n'
+        '    "model": "M",\n    "prompt": "San Francisco is a",\n    "max_tokens": 1000\n  }\'' in text
+    )
+
+
+def test_compose_reads_the_env_file_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "other.env"
+    monkeypatch.setenv("STACK_ENV_FILE", str(file))
+    compose = Compose(StackSettings())
+
+    assert compose.command("ps") == ["docker", "compose", "--project-directory", str(REPOSITORY), "ps"]
+    file.touch()
+    assert compose.command("ps")[4:] == ["--env-file", str(file), "ps"]

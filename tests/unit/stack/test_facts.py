@@ -1,0 +1,91 @@
+"""The doctor's look at a real machine: listeners, settings of every part, hardware that is asked for."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from stack.facts import bad_settings, gather, settings_classes
+from stack.settings import REPOSITORY, StackSettings
+
+
+@pytest.fixture(autouse=True)
+def _no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK_ENV_FILE", os.devnull)
+
+
+def test_every_part_declares_settings() -> None:
+    assert {settings.__module__ for settings in settings_classes()} == {
+        "stack.settings",
+        "connector.settings",
+        "proxy.settings",
+        "loadtest.settings",
+    }
+
+
+def test_a_port_in_use_names_its_program(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        facts = gather(StackSettings(stack_dir=tmp_path, proxy_port=taken), with_docker=False)
+
+    used = {port.number: port.used_by for port in facts.ports}
+    assert f"(pid {os.getpid()})" in str(used[taken])
+
+
+def test_control_channels_are_among_the_ports(tmp_path: Path) -> None:
+    facts = gather(StackSettings(stack_dir=tmp_path, control_port=30000), with_docker=False)
+
+    control = [port.number for port in facts.ports if port.variable == "CONTROL_PORT"]
+    assert control == [30000, 30500]
+
+
+def test_with_docker_only_published_ports_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.compose.Compose.is_up", lambda _: False)
+    facts = gather(StackSettings(stack_dir=tmp_path), with_docker=True)
+
+    assert [port.number for port in facts.ports] == [8000, 8089]
+
+
+def test_bad_values_of_any_part_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONCAKE_PROTOCOL", "rmda")
+    monkeypatch.setenv("LOADTEST_INPUT_TOKENS", "0")
+    monkeypatch.setenv("PROXY_LOG_LEVEL", "loud")
+    monkeypatch.setenv("PREFILL_REPLICAS", "many")
+
+    names = {line.partition("=")[0] for line in bad_settings()}
+    assert names == {"MOONCAKE_PROTOCOL", "LOADTEST_INPUT_TOKENS", "PROXY_LOG_LEVEL", "PREFILL_REPLICAS"}
+
+
+def test_the_key_that_the_first_start_makes_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACK_KEY", raising=False)
+    monkeypatch.setenv("STACK_KEY_FILE", str(tmp_path / "not yet"))
+
+    assert bad_settings() == ()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "compose_file", "wanted"),
+    [
+        ("tcp", "compose.yaml", False),
+        ("rdma", "compose.yaml", True),
+        ("tcp", "compose.yaml:compose.rdma.yaml", True),
+    ],
+)
+def test_rdma_is_wanted_by_protocol_or_overlay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, compose_file: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("MOONCAKE_PROTOCOL", protocol)
+
+    facts = gather(StackSettings(stack_dir=tmp_path, compose_file=compose_file), with_docker=False)
+
+    assert facts.wants_rdma is wanted
+    assert not facts.missing_overlays
+
+
+def test_an_overlay_that_does_not_exist(tmp_path: Path) -> None:
+    assert not (REPOSITORY / "compose.tpu.yaml").exists()
+
+    facts = gather(StackSettings(stack_dir=tmp_path, compose_file="compose.yaml:compose.tpu.yaml"), with_docker=False)
+
+    assert facts.missing_overlays == ("compose.tpu.yaml",)

@@ -1,0 +1,75 @@
+"""Which services there are, on which ports, and what each is told."""
+
+from pathlib import Path
+
+import pytest
+
+from stack.services import DECODE_CONTROL_OFFSET, Service, services, shared_environment
+from stack.settings import StackSettings
+
+
+def by_name(settings: StackSettings) -> dict[str, Service]:
+    return {service.name: service for service in services(settings)}
+
+
+def test_the_seed_documents_ports() -> None:
+    assert {name: service.ports for name, service in by_name(StackSettings()).items()} == {
+        "etcd": (2379,),
+        "prefill": (8100,),
+        "decode": (8200,),
+        "proxy": (8000,),
+        "loadtest": (8089,),
+    }
+
+
+def test_replicas_take_the_next_ports() -> None:
+    decode = by_name(StackSettings(decode_replicas=3))["decode"]
+
+    assert decode.ports == (8200, 8201, 8202)
+    assert decode.health_url(2) == "http://127.0.0.1:8202/health"
+    assert decode.process(2) == "decode-2"
+
+
+def test_a_host_can_run_a_part_of_the_stack() -> None:
+    assert list(by_name(StackSettings(stack_services=("decode",)))) == ["decode"]
+    assert "prefill" not in by_name(StackSettings(prefill_replicas=0))
+
+
+def test_etcd_listens_for_other_hosts_only_where_they_are_told_of_one() -> None:
+    alone = by_name(StackSettings())["etcd"].command
+    shared = by_name(StackSettings(vllm_host_ip="10.1.2.3"))["etcd"].command
+
+    assert "--listen-client-urls=http://127.0.0.1:2379" in alone
+    assert "--listen-client-urls=http://10.1.2.3:2379,http://127.0.0.1:2379" in shared
+
+
+def test_control_ports_of_both_roles_keep_apart() -> None:
+    chosen = by_name(StackSettings(control_port=20000))
+
+    assert chosen["prefill"].environment["CONTROL_PORT"] == "20000"
+    assert chosen["decode"].environment["CONTROL_PORT"] == str(20000 + DECODE_CONTROL_OFFSET)
+    assert "CONTROL_PORT" not in by_name(StackSettings())["decode"].environment
+
+
+def test_the_gpu_overlay_gives_each_role_its_gpus() -> None:
+    settings = StackSettings(compose_file="compose.yaml:compose.gpu.yaml", prefill_gpu="0,1", decode_gpu="2")
+    chosen = by_name(settings)
+
+    assert chosen["prefill"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert chosen["decode"].environment["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_locust_aims_at_the_proxy_and_listens_where_env_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOADTEST_TARGET", raising=False)
+    loadtest = by_name(StackSettings(bind_address="10.0.0.5", proxy_port=9000))["loadtest"]
+
+    assert loadtest.environment == {"LOADTEST_TARGET": "http://10.0.0.5:9000", "LISTEN_HOST": "10.0.0.5"}
+
+
+def test_every_service_gets_absolute_folders_and_one_etcd(tmp_path: Path) -> None:
+    shared = shared_environment(StackSettings(stack_dir=tmp_path, etcd_port=4000))
+
+    assert shared["STACK_DIR"] == str(tmp_path)
+    assert shared["MODEL_DIR"] == str(tmp_path / "models")
+    assert shared["STACK_KEY_FILE"] == str(tmp_path / "stack.key")
+    assert shared["ETCD_ENDPOINT"] == "127.0.0.1:4000"
