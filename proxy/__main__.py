@@ -1,17 +1,22 @@
 """`python -m proxy`: reads the environment, serves until SIGTERM."""
 
 import asyncio
+import sys
 
 from proxy import logs
 from proxy.server import serve
 from proxy.settings import ProxySettings
-from stack.environment import load_or_exit
+from stack.environment import ConfigError, load_or_exit
 
 
 def main() -> None:
     settings = load_or_exit(ProxySettings)
     logs.configure(settings.proxy_log_level)
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

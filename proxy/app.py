@@ -1,4 +1,7 @@
-"""The Quart application: which path does what. All state is in the `Gateway` that lives while the app serves."""
+"""The Quart application: which path does what. All state is in the `Gateway` that lives while the app serves.
+
+Every function is a coroutine, also those that never wait: Quart runs a plain function in a thread.
+"""
 
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -38,25 +41,25 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
         return running
 
     @app.before_request
-    def take_or_make_request_id() -> None:
+    async def take_or_make_request_id() -> None:
         given = request.headers.get("X-Request-Id", "")
         # It becomes part of log lines and of vLLM's request ids.
         g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else uuid.uuid4().hex
 
     @app.after_request
-    def return_request_id(response: Response) -> Response:
+    async def return_request_id(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
         return response
 
     @app.errorhandler(HTTPException)
-    def refused_by_quart(error: HTTPException) -> Response:
+    async def refused_by_quart(error: HTTPException) -> Response:
         status = error.code or 500
         name = error.name.lower().replace(" ", "_")
         what = f"{request.method} {request.path}: {error.name}."
         return Response(error_body(status, what, name), status, mimetype="application/json")
 
     @app.errorhandler(Exception)
-    def broken(error: Exception) -> Response:
+    async def broken(error: Exception) -> Response:
         log.error("internal error", request_id=g.request_id, path=request.path, exc_info=error)
         body = error_body(500, "The proxy has a defect; its log has the details.", "internal_error")
         return Response(body, 500, mimetype="application/json")

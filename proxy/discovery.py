@@ -115,7 +115,7 @@ class Discovery:
     def _lost(self, reason: str) -> None:
         if self._stopping.is_set() or self._view.stale_since is not None:
             return
-        log.warning("etcd lost, serving the last view", endpoint=self._target, reason=reason)
+        log.warning("etcd unreachable, the last view is served", endpoint=self._target, reason=reason)
         self._view = replace(self._view, stale_since=time.time())
         self._loop.call_soon_threadsafe(self._publish, self._view)
 

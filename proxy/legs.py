@@ -168,9 +168,9 @@ async def _first_chunk(call: Call, response: aiohttp.ClientResponse) -> Answer:
 
 
 def _check_status(call: Call, status: int, body: bytes, retry_after: str | None) -> None:
-    if status < 400:
+    if status < 300:
         return
-    if status >= 500 or status in OUR_FAULT:
+    if status < 400 or status >= 500 or status in OUR_FAULT:
         what = f"answered {status}: {_message(body)}"
         raise InstanceError(call.instance.role, call.instance.instance_id, what)
     raise RejectedByInstance(status, _in_openai_form(status, body), retry_after)

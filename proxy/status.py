@@ -20,11 +20,11 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     routes = Blueprint("status", __name__)
 
     @routes.get("/health")
-    def health() -> Response:
+    async def health() -> Response:
         return jsonify(status="alive")
 
     @routes.get("/ready")
-    def ready() -> Response:
+    async def ready() -> Response:
         state = readiness(gateway().fleet.view)
         response = jsonify(state)
         if state["missing"]:
@@ -33,19 +33,19 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         return response
 
     @routes.get("/instances")
-    def instances() -> Response:
+    async def instances() -> Response:
         return jsonify(describe(gateway().fleet, time.time()))
 
     @routes.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(gateway().metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/v1/models")
-    def models() -> Response:
+    async def models() -> Response:
         return jsonify(object="list", data=list(served_models(gateway().fleet.view).values()))
 
     @routes.get("/v1/models/<path:name>")
-    def model(name: str) -> Response:
+    async def model(name: str) -> Response:
         known = served_models(gateway().fleet.view)
         if name in known:
             return jsonify(known[name])

@@ -71,8 +71,7 @@ async def running_proxy(view: View, **settings: Any) -> AsyncIterator[RunningPro
     app = create_app(configured, lambda _, publish: GivenView(view, publish))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = hypercorn_config(configured)
-    config.bind = [f"fd://{listener.detach()}"]
+    config = hypercorn_config(configured, listener)
     config.graceful_timeout = 0.1
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))

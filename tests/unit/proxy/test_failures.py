@@ -57,6 +57,7 @@ CASES = [
     Case("consumer 500", hangs(), error(500, "engine died"), 502, "instance_error", "d0 answered 500: engine died"),
     Case("consumer 503 whole", hangs(), error(503, "asleep"), 502, "instance_error", "asleep", WHOLE),
     Case("producer refuses our key", error(401, "Unauthorized"), hangs(), 502, "instance_error", "p0 answered 401"),
+    Case("producer redirects", replies(307, b"", Location="/x"), hangs(), 502, "instance_error", "p0 answered 307"),
     Case("producer resets", breaks(), hangs(), 502, "answer_broken", "p0"),
     Case("consumer resets", hangs(), breaks(), 502, "answer_broken", "d0"),
     Case("consumer resets after its headers", hangs(), streams(end=breaks()), 502, "answer_broken", "d0"),
@@ -244,3 +245,17 @@ async def test_a_missing_role_is_503(
         assert (await answer.json())["error"]["message"] == f"No {missing} instance is available."
     async with stack.proxy.client.get(stack.proxy.url + "/ready") as answer:
         assert (answer.status, (await answer.json())["missing"]) == (503, [missing])
+
+
+async def test_a_proxy_that_shuts_down_says_so(start_stack: StartStack) -> None:
+    stack = await start_stack([hangs()], [hangs()])
+    waiting = asyncio.create_task(stack.proxy.status("/v1/completions", json=STREAM))
+    await asyncio.wait_for(stack.consumers[0].arrived.wait(), PATIENCE_S)
+
+    stack.proxy.gateway.draining = True
+    async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (503, "shutting_down")
+
+    stack.proxy.gateway.abort_all()
+    assert await waiting == 503
+    await _settled(stack)

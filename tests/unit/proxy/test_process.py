@@ -189,17 +189,31 @@ async def test_it_leaves_although_a_client_does_not_read(
     assert log[-1]["event"] == "leaving with connections open"
 
 
-async def test_a_bad_variable_ends_the_start_with_one_line(server: EtcdProcess) -> None:
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_a_bad_variable_ends_the_start_with_one_line() -> None:
+    assert (await _start_error("http")).startswith("PROXY_PORT='http': ")
+
+
+async def test_a_port_in_use_ends_the_start_with_one_line(taken_port: int) -> None:
+    expected = f"PROXY_PORT={taken_port}: cannot listen on 127.0.0.1:{taken_port}: Address already in use\n"
+    assert await _start_error(str(taken_port)) == expected
+
+
+async def _start_error(port: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy"),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": "http"},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": port},
         stdout=PIPE,
         stderr=PIPE,
     )
     output, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert (process.returncode, output) == (2, b"")
-    assert errors.startswith(b"PROXY_PORT='http': ")
-    assert errors.count(b"\n") == 1
+    assert (process.returncode, output, errors.count(b"\n")) == (2, b"", 1)
+    return errors.decode()
 
 
 async def _refuses_connections(url: str) -> None:
