@@ -93,28 +93,28 @@ class Producer:
         with self._lock:
             self._stepping = []
             for chunk in step.chunks:
-                held = self._held(chunk.transfer_id)
-                if held is None:  # its end was decided before the request came, e.g. a cancelled registration
+                held = self._owned(chunk.transfer_id, chunk.request_id)
+                if held is None:
                     continue
                 held.request_id = chunk.request_id
                 held.state.schedule(chunk.prompt_tokens, chunk.block_ids)
                 self._stepping.append((held, min(chunk.step_end, chunk.prompt_tokens)))
+                self._settle(held)  # the consumer's prompt may be of another length
             for released in step.released:
                 self._release(released.transfer_id, released.request_id, released.complete)
 
-    def rewrite_blocks_of(self, transfer_ids: list[str]) -> None:
-        """Blocks of these transfers may be overwritten from now on: returns when no write reads them any more."""
-        if not transfer_ids:
+    def rewrite_blocks_of(self, request_ids: list[str]) -> None:
+        """Blocks of these requests may be overwritten from now on: returns when no write reads them any more."""
+        if not request_ids:
             return
         self._fences.drain()  # what an earlier step computed must not be marked after the blocks are gone
         with self._lock:
-            for transfer_id in transfer_ids:
-                held = self._transfers.get(transfer_id)
-                if held is None:
-                    continue
+            rewritten = [held for held in self._transfers.values() if held.request_id in request_ids]
+            for held in rewritten:  # before the wait, so that no other write begins during it
+                held.state.forget_blocks()
+            for held in rewritten:
                 while held.state.writing:
                     self._progress.wait()
-                held.state.forget_blocks()
 
     def layer_computed(self, layer: int) -> None:
         """The layer's K and V of this step are written, or enqueued on the GPU."""
@@ -162,6 +162,8 @@ class Producer:
     def _on_register(self, registration: Register) -> None:
         with self._lock:
             held = self._held(registration.transfer_id)
+            if held is not None and held.state.registration == registration:
+                return  # its answer comes with the end: now it would say that nobody writes any more
             refusal = self._refusal(registration, held)
             if held is None or refusal:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
@@ -190,7 +192,7 @@ class Producer:
     def _on_cancel(self, cancel: Cancel) -> None:
         with self._lock:
             held = self._held(cancel.transfer_id)
-            if held is None:
+            if held is None or held.answered:
                 self._send(cancel.reply_to, Cancelled(cancel.transfer_id))
                 return
             held.reply_to = cancel.reply_to
@@ -279,6 +281,12 @@ class Producer:
             held = self._transfers[transfer_id] = _Held(state, deadline=time.monotonic() + self._patience)
         return held
 
+    def _owned(self, transfer_id: str, request_id: str) -> _Held | None:
+        """The transfer that this request fills. None where its end was decided before the request came, and where
+        another request came first (with n > 1 vLLM makes several requests with the same parameters)."""
+        held = self._held(transfer_id)
+        return held if held is not None and held.request_id in (None, request_id) else None
+
     def _enqueue(self, held: _Held) -> None:
         if not held.queued and not held.state.writing and held.state.has_work():
             held.queued = True
@@ -286,7 +294,7 @@ class Producer:
             self._work.notify()
 
     def _release(self, transfer_id: str, request_id: str, complete: bool) -> None:
-        held = self._held(transfer_id)
+        held = self._owned(transfer_id, request_id)
         if held is None:
             self._finished_requests.add(request_id)
             return

@@ -78,7 +78,8 @@ class ProducerScheduler:
             # num_computed_tokens is still the value before this step (vLLM advances it after this call).
             step_end = request.num_computed_tokens + tokens
             chunks.append(Chunk(transfer_id, request_id, request.num_prompt_tokens, list(block_ids[0]), step_end))
-        preempted = [self._transfers[r][1] for r in output.preempted_req_ids or () if r in self._transfers]
+        # All of them: one that was aborted since is no longer among our transfers, but its blocks may be written out.
+        preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []
         return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released)
 

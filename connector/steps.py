@@ -33,7 +33,7 @@ class Released:
 class ProducerStep:
     idle: bool
     chunks: list[Chunk] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)  # transfer ids whose blocks are rewritten from this step on
+    preempted: list[str] = field(default_factory=list)  # request ids whose blocks are rewritten from this step on
     released: list[Released] = field(default_factory=list)
 
 
