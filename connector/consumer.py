@@ -104,18 +104,18 @@ class Consumer:
             return
         if waiting.aborted:
             return
-        delivered = outcome.delivered_blocks if isinstance(outcome, Failed) else 0
-        self._invalid_blocks.update(load.block_ids[delivered:])
-        if isinstance(outcome, Failed):
-            self._stats.failed(outcome.cause)
-            log.warning(
-                "transfer %s from %s failed after %d of %d blocks: %s",
-                load.transfer_id,
-                load.producers[self._rank],
-                delivered,
-                len(load.block_ids),
-                outcome.cause,
-            )
+        if isinstance(outcome, Cancelled):  # nobody here aborted it, so it was cancelled for its time-out
+            outcome = Failed(load.transfer_id, 0, "timed out: the producer stopped when it was told to")
+        self._invalid_blocks.update(load.block_ids[outcome.delivered_blocks :])
+        self._stats.failed(outcome.cause)
+        log.warning(
+            "transfer %s from %s failed after %d of %d blocks: %s",
+            load.transfer_id,
+            load.producers[self._rank],
+            outcome.delivered_blocks,
+            len(load.block_ids),
+            outcome.cause,
+        )
 
     # --- the control channel's thread ---
 

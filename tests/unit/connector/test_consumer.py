@@ -1,0 +1,214 @@
+"""The consumer's rank: every request that waits is reported once, with exactly the blocks that did not arrive."""
+
+import threading
+
+import pytest
+
+from connector.consumer import Consumer
+from connector.messages import Cancel, Cancelled, Done, Failed, Outcome, Register
+from connector.stats import TransferStats
+from connector.steps import ConsumerStep, Load
+from tests.unit.connector.fakes import LIMIT_S, Outbox, until
+
+LONG_S = 3600.0
+BLOCKS = [7, 8, 3]
+PRODUCERS = ["tcp://p-rank0:1", "tcp://p-rank1:1"]
+DONE = Done("t1", 96, 32, 3, 0.5, 0.1, "tcp")
+
+
+class Rank:
+    def __init__(self, timeout: float = LONG_S, cancel_timeout: float = LONG_S, rank: int = 0) -> None:
+        self.outbox = Outbox()
+        self.stats = TransferStats()
+        self.consumer = Consumer(rank, 4, "tcp://d:1", self.outbox.send, timeout, cancel_timeout, self.stats)
+
+    def load(self, number: int = 1) -> None:
+        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS)
+        self.consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
+
+    def abort(self, number: int = 1) -> None:
+        self.consumer.begin_step(ConsumerStep(idle=True, aborted=[f"t{number}"]))
+
+    def failures(self) -> dict[str, int]:
+        taken = self.stats.take()
+        return dict(taken["failures"]) if taken is not None else {}
+
+    def assert_nothing_left(self) -> None:
+        assert not self.consumer._waiting
+        assert not self.consumer._outcomes
+        assert self.consumer.take_finished(0.0) == set()
+        assert self.consumer.take_invalid_blocks() == set()
+        assert self.consumer.take_done() == {}
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["answered before the load was known", "answered after"])
+@pytest.mark.parametrize(
+    ("outcome", "invalid"),
+    [
+        (DONE, set()),
+        (Failed("t1", 0, "aborted: x"), {7, 8, 3}),
+        (Failed("t1", 1, "aborted: x"), {8, 3}),
+        (Failed("t1", 2, "aborted: x"), {3}),
+        (Failed("t1", 3, "aborted: x"), set()),
+        (Cancelled("t1"), {7, 8, 3}),
+    ],
+    ids=["done", "0 delivered", "1 delivered", "2 delivered", "all delivered", "cancelled"],
+)
+def test_what_did_not_arrive_is_invalid(early: bool, outcome: Outcome, invalid: set[int]) -> None:
+    rank = Rank()
+    if early:
+        rank.consumer.on_message(outcome)
+        assert rank.consumer.take_finished(0.0) == set()
+    rank.load()
+    if not early:
+        assert rank.consumer.take_finished(0.0) == set()
+        rank.consumer.on_message(outcome)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == invalid
+    assert rank.consumer.take_done() == ({"r1": DONE} if outcome is DONE else {})
+    rank.assert_nothing_left()
+
+
+def test_received_bytes_and_failures_are_counted() -> None:
+    rank = Rank()
+    for number, outcome in enumerate([Done("t0", 96, 0, 3, 0.5, 0.1, "tcp"), Failed("t1", 1, "write failed: x")]):
+        rank.load(number)
+        rank.consumer.on_message(outcome)
+    rank.consumer.take_finished(0.0)
+    assert rank.stats.take() == {
+        "counts": {"received_bytes": 96, "received_tokens": 12, "received_transfers": 1},
+        "failures": {"write failed": 1},
+        "exposed": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "outcome", [DONE, Failed("t1", 1, "aborted: x"), Cancelled("t1")], ids=lambda o: type(o).__name__
+)
+def test_an_aborted_wait_is_cancelled_and_ends_without_invalid_blocks(outcome: Outcome) -> None:
+    rank = Rank(rank=1)
+    rank.load()
+    rank.abort()
+    assert rank.outbox.sent == [("tcp://p-rank1:1", Cancel("t1", "tcp://d:1"))]
+    assert rank.consumer.take_finished(0.0) == set()  # the producer may still write
+    rank.consumer.on_message(outcome)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == set()
+    assert rank.failures() == {}
+
+
+def test_an_abort_in_the_step_of_the_load_is_seen() -> None:
+    rank = Rank()
+    load = Load("t1", "r1", BLOCKS, PRODUCERS)
+    rank.consumer.begin_step(ConsumerStep(idle=True, loads=[load], aborted=["t1"]))
+    assert rank.outbox.take_next() == Cancel("t1", "tcp://d:1")
+    rank.consumer.on_message(Cancelled("t1"))
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    rank.assert_nothing_left()
+
+
+def test_an_abort_after_the_end_changes_nothing() -> None:
+    rank = Rank()
+    rank.load()
+    rank.consumer.on_message(DONE)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    rank.abort()
+    assert rank.outbox.sent == []
+    assert rank.consumer.take_finished(0.0) == set()
+
+
+def test_only_the_first_answer_counts() -> None:
+    rank = Rank()
+    rank.load()
+    for outcome in (Failed("t1", 1, "write failed: x"), DONE, Cancelled("t1")):
+        rank.consumer.on_message(outcome)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == {8, 3}
+    rank.consumer.on_message(DONE)
+    assert rank.consumer.take_finished(0.0) == set()
+    rank.assert_nothing_left()
+
+
+def test_a_silent_producer_is_cancelled_once_and_then_given_up() -> None:
+    rank = Rank(timeout=0.0, cancel_timeout=0.0)
+    rank.load()
+    until(lambda: rank.consumer.on_tick() is None and bool(rank.outbox.sent))
+    assert rank.outbox.sent == [("tcp://p-rank0:1", Cancel("t1", "tcp://d:1"))]
+    until(lambda: rank.consumer.on_tick() is None and rank.consumer.take_finished(0.0) == {"r1"})
+    assert rank.consumer.take_invalid_blocks() == set(BLOCKS)
+    assert len(rank.outbox.sent) == 1
+    assert rank.failures() == {"timed out": 1}
+    rank.assert_nothing_left()
+
+
+def test_a_producer_that_stops_in_time_counts_as_timed_out_too() -> None:
+    rank = Rank(timeout=0.0)
+    rank.load()
+    until(lambda: rank.consumer.on_tick() is None and bool(rank.outbox.sent))
+    for _ in range(3):
+        rank.consumer.on_tick()
+    assert rank.consumer.take_finished(0.0) == set()
+    rank.consumer.on_message(Cancelled("t1"))
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == set(BLOCKS)
+    assert rank.failures() == {"timed out": 1}
+    assert len(rank.outbox.sent) == 1
+
+
+def test_an_abort_after_the_cancel_sends_no_second_one() -> None:
+    rank = Rank(timeout=0.0)
+    rank.load()
+    until(lambda: rank.consumer.on_tick() is None and bool(rank.outbox.sent))
+    rank.abort()
+    assert len(rank.outbox.sent) == 1
+    rank.consumer.on_message(Cancelled("t1"))
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == set()
+
+
+def test_answers_that_nobody_asks_for_are_forgotten() -> None:
+    rank = Rank(timeout=0.0)
+    rank.consumer.on_message(DONE)
+    until(lambda: rank.consumer.on_tick() is None and not rank.consumer._early)
+    rank.load()
+    assert rank.consumer.take_finished(0.0) == set()
+
+
+def test_several_transfers_end_on_their_own() -> None:
+    rank = Rank()
+    for number in range(4):
+        rank.load(number)
+    rank.consumer.on_message(Failed("t2", 3, "aborted: x"))
+    rank.consumer.on_message(Done("t0", 96, 0, 3, 0.5, 0.1, "tcp"))
+    assert rank.consumer.take_finished(0.0) == {"r0", "r2"}
+    rank.abort(3)
+    rank.consumer.on_message(Cancelled("t3"))
+    rank.consumer.on_message(Cancelled("t1"))
+    assert rank.consumer.take_finished(0.0) == {"r1", "r3"}
+    rank.consumer.take_invalid_blocks()
+    rank.consumer.take_done()
+    rank.assert_nothing_left()
+
+
+def test_waiting_ends_with_an_answer() -> None:
+    rank = Rank()
+    rank.load()
+    finished: list[set[str]] = []
+    vllm = threading.Thread(target=lambda: finished.append(rank.consumer.take_finished(LIMIT_S * 2)))
+    vllm.start()
+    rank.consumer.on_message(DONE)
+    vllm.join(LIMIT_S)
+    assert finished == [{"r1"}]
+
+
+def test_waiting_for_nothing_returns_at_once() -> None:
+    assert Rank().consumer.take_finished(LONG_S) == set()
+
+
+def test_a_producers_messages_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    rank = Rank()
+    rank.consumer.on_message(Cancel("t1", "tcp://d:1"))
+    rank.consumer.on_message(Register("t1", "f", "d", "s", [], 0, 0, []))
+    assert "ignored a Cancel" in caplog.text
+    assert "ignored a Register" in caplog.text
+    rank.assert_nothing_left()
