@@ -1,0 +1,96 @@
+"""Locust's page as a person uses it: fill in the form, start, look at the table and the charts, stop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support import expected_conditions as expect
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+
+T = TypeVar("T")
+
+# One script, because the page redraws the table between two calls.
+_READ_TABLE = """
+return [...document.querySelectorAll("table tbody tr")].map(
+    row => [...row.querySelectorAll("td")].map(cell => cell.textContent))
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the statistics table; times in milliseconds."""
+
+    requests: int
+    failures: int
+    median: float
+
+
+class LocustPage:
+    """Args: limit_s: how long any one thing may take to appear."""
+
+    def __init__(self, browser: WebDriver, url: str, limit_s: float) -> None:
+        self._browser = browser
+        self._url = url
+        self._limit_s = limit_s
+
+    def open(self) -> None:
+        self._browser.get(self._url)
+        self._wait(expect.visibility_of_element_located((By.NAME, "userCount")), "the form")
+
+    def start(self, users: int, spawn_rate: int, workload: str, **parameters: int) -> None:
+        """`parameters` are fields of the form's custom parameters, such as inputTokens."""
+        self._fill("userCount", users)
+        self._fill("spawnRate", spawn_rate)
+        self._browser.find_element(By.XPATH, "//button[contains(., 'Custom parameters')]").click()
+        for name, value in parameters.items():
+            self._wait(expect.element_to_be_clickable((By.NAME, name)), f"the field {name}")
+            self._fill(name, value)
+        Select(self._browser.find_element(By.NAME, "workload")).select_by_value(workload)
+        self._browser.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
+        self._wait(expect.visibility_of_element_located((By.XPATH, "//button[. = 'Stop']")), "the Stop button")
+
+    def statistics(self) -> dict[str, Row]:
+        """The rows of the statistics table by name; empty before the first numbers."""
+        cells = self._browser.execute_script(_READ_TABLE)
+        return {name: Row(int(count), int(failed), float(median)) for _, name, count, failed, median, *_ in cells}
+
+    def wait_for_rows(self, *names: str) -> dict[str, Row]:
+        def complete(_: WebDriver) -> dict[str, Row] | None:
+            rows = self.statistics()
+            return rows if set(names) <= rows.keys() else None
+
+        rows = self._wait(complete, f"rows {', '.join(names)}")
+        assert rows is not None
+        return rows
+
+    def show(self, tab: str) -> None:
+        self._browser.find_element(By.XPATH, f"//button[@role='tab'][. = '{tab}']").click()
+
+    def wait_for_charts(self, count: int) -> None:
+        self._wait(lambda browser: len(browser.find_elements(By.TAG_NAME, "canvas")) >= count, f"{count} charts")
+
+    def stop(self) -> None:
+        """Click on Stop and wait until the open requests are answered."""
+        self._browser.find_element(By.XPATH, "//button[. = 'Stop']").click()
+        self._wait(expect.visibility_of_element_located((By.XPATH, "//button[. = 'New']")), "the end of the test")
+
+    def screenshot(self, file: Path) -> None:
+        assert self._browser.save_screenshot(str(file)), f"no screenshot in {file}"
+
+    def _fill(self, name: str, value: int) -> None:
+        field = self._browser.find_element(By.NAME, name)
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(str(value))
+
+    def _wait(self, condition: Callable[[WebDriver], T], what: str) -> T:
+        try:
+            return WebDriverWait(self._browser, self._limit_s).until(condition)
+        except TimeoutException as error:
+            text = self._browser.find_element(By.TAG_NAME, "body").text
+            raise AssertionError(f"{what}: not within {self._limit_s:g} s; the page says:\n{text}") from error
