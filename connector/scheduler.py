@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connector.messages import Cancel, Done, Message, Register
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released, sum_of_ranks
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -103,6 +103,7 @@ class ConsumerScheduler:
         self._ranks: list[RankAddress] = []
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
         self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
+        self._abandoned: set[str] = set()  # those of them whose request was aborted
         self._facts: dict[str, Done] = {}
         self._loads: list[Load] = []
         self._aborted: list[str] = []
@@ -171,10 +172,14 @@ class ConsumerScheduler:
 
     def loaded(self, request_ids: set[str], facts: dict[str, Done]) -> None:
         """The workers' word on which requests' transfers are over, and the facts of those that arrived."""
+        for request_id, share in facts.items():  # ranks may end in different steps
+            known = self._facts.get(request_id)
+            self._facts[request_id] = share if known is None else sum_of_ranks(known, share)
         for request_id in request_ids:
             self._registered.pop(request_id, None)
-            if request_id in facts:
-                self._facts[request_id] = facts[request_id]
+            if request_id in self._abandoned:  # nobody will ask for its facts any more
+                self._abandoned.remove(request_id)
+                self._facts.pop(request_id, None)
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
@@ -182,8 +187,9 @@ class ConsumerScheduler:
         asked = self._asked.pop(request.request_id, None)
         if asked is not None:  # aborted before its blocks were allocated
             self._cancel(asked)
-        registered = self._registered.pop(request.request_id, None)
-        if registered is not None:
+        registered = self._registered.get(request.request_id)
+        if registered is not None:  # its transfer id is taken until the workers report the end
+            self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
         return msgspec.structs.asdict(facts) if facts is not None else None
 

@@ -1,0 +1,318 @@
+"""The scheduler's side, with stand-ins for vLLM's requests and step outputs."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from connector.messages import Cancel, Done, Register
+from connector.scheduler import ConsumerScheduler, ProducerScheduler
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released
+from tests.unit.connector.fakes import Outbox
+
+BLOCK = 4
+RANKS = [
+    RankAddress("tcp://d:1", "d-0", (1000, 2000), 64),
+    RankAddress("tcp://d:2", "d-1", (3000, 4000), 64),
+]
+CONTROL = ["tcp://p:1", "tcp://p:2"]
+PRODUCER = {"engine_id": "p0", "control": CONTROL, "transport": "tcp"}
+DONE = Done("t1", 96, 32, 3, 0.5, 0.1, "tcp")
+
+
+def request(number: int = 1, prompt: int = 10, computed: int = 0, **params: Any) -> Any:
+    return SimpleNamespace(
+        request_id=f"r{number}", num_prompt_tokens=prompt, num_computed_tokens=computed, kv_transfer_params=params
+    )
+
+
+def prefill(number: int = 1, prompt: int = 10) -> Any:
+    return request(number, prompt, do_remote_decode=True, transfer_id=f"t{number}")
+
+
+def decode(number: int = 1, prompt: int = 10, transfer: str = "", producer: Any = PRODUCER) -> Any:
+    return request(number, prompt, do_remote_prefill=True, transfer_id=transfer or f"t{number}", producer=producer)
+
+
+def output(
+    tokens: dict[str, int] | None = None, tables: dict[str, list[int]] | None = None, preempted: Sequence[str] = ()
+) -> Any:
+    scheduled = tokens or {}
+    known = {name: (table,) for name, table in (tables or {}).items()}
+    return SimpleNamespace(
+        num_scheduled_tokens=scheduled,
+        total_num_scheduled_tokens=sum(scheduled.values()),
+        preempted_req_ids=set(preempted),
+        kv_connector_block_state=SimpleNamespace(get_block_ids=known.get),
+    )
+
+
+# --- producer ---
+
+
+def test_chunks_say_how_far_the_step_computes() -> None:
+    scheduler = ProducerScheduler()
+    one, plain = prefill(), request(2)
+    scheduler.on_new_request(one)
+    scheduler.on_new_request(plain)
+    table = [5, 6]
+    step = scheduler.build_step(output({"r1": 6, "r2": 3}, {"r1": table, "r2": [9]}))
+    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6)])
+    table.append(7)  # vLLM's own list, which goes on growing: what the workers hold must not
+    assert step.chunks[0].block_ids == [5, 6]
+    one.num_computed_tokens = 6
+    assert scheduler.build_step(output({"r1": 4}, {"r1": table})).chunks == [Chunk("t1", "r1", 10, [5, 6, 7], 10)]
+    assert scheduler.build_step(output()) == ProducerStep(True)
+
+
+def test_a_prefix_hit_counts_as_computed() -> None:
+    scheduler = ProducerScheduler()
+    one = prefill()
+    scheduler.on_new_request(one)
+    one.num_computed_tokens = 8
+    (chunk,) = scheduler.build_step(output({"r1": 2}, {"r1": [1, 2, 3]})).chunks
+    assert chunk.step_end == 10
+
+
+@pytest.mark.parametrize(("computed", "complete"), [(0, False), (9, False), (10, True), (11, True)])
+def test_an_ended_request_is_kept_until_the_workers_report_it(computed: int, complete: bool) -> None:
+    scheduler = ProducerScheduler()
+    one = prefill()
+    scheduler.on_new_request(one)
+    one.num_computed_tokens = computed
+    assert scheduler.request_finished(one) is True
+    assert scheduler.build_step(output()).released == [Released("t1", "r1", complete)]
+    assert scheduler.build_step(output()) == ProducerStep(True)
+    assert not scheduler._transfers
+
+
+def test_preempted_requests_are_named_even_when_they_ended_meanwhile() -> None:
+    scheduler = ProducerScheduler()
+    one = prefill()
+    scheduler.on_new_request(one)
+    scheduler.request_finished(one)
+    step = scheduler.build_step(output(preempted=["r1"]))
+    assert step.preempted == ["r1"]
+    assert step.released == [Released("t1", "r1", complete=False)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"transfer_id": "t1"},
+        {"transfer_id": "t1", "do_remote_decode": False},
+        {"do_remote_decode": True},
+        {"do_remote_decode": True, "transfer_id": 5},
+        {"do_remote_decode": "yes", "transfer_id": "t1"},
+        {"do_remote_prefill": True, "transfer_id": "t1", "producer": PRODUCER},
+    ],
+)
+def test_the_producer_leaves_other_requests_alone(params: dict[str, Any]) -> None:
+    scheduler = ProducerScheduler()
+    other = request(**params)
+    scheduler.on_new_request(other)
+    assert scheduler.build_step(output({"r1": 4}, {"r1": [1]})).chunks == []
+    assert scheduler.request_finished(other) is False
+    assert scheduler.build_step(output()).released == []
+
+
+# --- consumer ---
+
+
+class Consumer:
+    def __init__(self, ranks: Sequence[RankAddress] = RANKS) -> None:
+        self.outbox = Outbox()
+        self.scheduler = ConsumerScheduler("same", BLOCK, self.outbox.send)
+        self.scheduler.set_ranks(list(ranks))
+
+    def add(self, added: Any) -> Any:
+        self.scheduler.on_new_request(added)
+        return added
+
+    def registered(self, number: int = 1) -> Any:
+        """A request whose load is under way."""
+        one = self.add(decode(number))
+        self.scheduler.blocks_allocated(one, [20, 21, 22], 10)
+        return one
+
+    def assert_nothing_left(self) -> None:
+        scheduler = self.scheduler
+        assert not scheduler._asked
+        assert not scheduler._registered
+        assert not scheduler._facts
+        assert not scheduler._abandoned
+        assert scheduler.build_step(output()) == ConsumerStep(True)
+
+
+def cancels(number: int = 1) -> list[tuple[str, Cancel]]:
+    return [(there, Cancel(f"t{number}", rank.control)) for there, rank in zip(CONTROL, RANKS, strict=True)]
+
+
+@pytest.mark.parametrize("computed_here", [0, 4, 8])
+def test_asking_is_free_of_side_effects(computed_here: int) -> None:
+    consumer = Consumer()
+    one = consumer.add(decode())
+    for _ in range(3):
+        assert consumer.scheduler.tokens_from_producer(one, computed_here) == (10 - computed_here, True)
+    assert consumer.outbox.sent == []
+    assert consumer.scheduler.build_step(output()) == ConsumerStep(True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "external", "table", "first", "wanted"),
+    [
+        (10, 10, [20, 21, 22], 0, [20, 21, 22]),
+        (10, 6, [20, 21, 22], 1, [21, 22]),
+        (10, 2, [20, 21, 22], 2, [22]),
+        (8, 4, [20, 21], 1, [21]),
+        (1, 1, [20], 0, [20]),
+        (8, 8, [20, 21, 22], 0, [20, 21]),  # a block more than the prompt needs, for the first generated token
+    ],
+)
+def test_every_rank_registers_the_blocks_that_it_awaits(
+    prompt: int, external: int, table: list[int], first: int, wanted: list[int]
+) -> None:
+    consumer = Consumer()
+    one = consumer.add(decode(prompt=prompt))
+    consumer.scheduler.blocks_allocated(one, table, external)
+    assert consumer.outbox.sent == [
+        (
+            there,
+            Register("t1", "same", rank.control, rank.segment, list(rank.layer_addresses), 64, first, wanted),
+        )
+        for there, rank in zip(CONTROL, RANKS, strict=True)
+    ]
+    assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [Load("t1", "r1", wanted, CONTROL)])
+    assert consumer.scheduler.build_step(output()).loads == []
+
+
+def test_a_load_happens_once() -> None:
+    """vLLM calls the hook again, with nothing left to load, when the load is complete, and after a preemption."""
+    consumer = Consumer()
+    one = consumer.registered()
+    sent = len(consumer.outbox.sent)
+    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
+    assert len(consumer.outbox.sent) == sent
+
+
+def test_a_load_that_vllm_decides_against_is_cancelled() -> None:
+    consumer = Consumer()
+    one = consumer.add(decode())
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (10, True)
+    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    assert consumer.outbox.sent == cancels()
+    assert consumer.scheduler.request_finished(one) is None
+    assert consumer.outbox.sent == cancels()
+    consumer.assert_nothing_left()
+
+
+def test_the_facts_of_the_load_are_in_the_answer() -> None:
+    consumer = Consumer()
+    one = consumer.registered()
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    facts = consumer.scheduler.request_finished(one)
+    assert facts is not None
+    assert (facts["transfer_id"], facts["bytes"], facts["transport"]) == ("t1", 96, "tcp")
+    consumer.assert_nothing_left()
+
+
+def test_facts_of_ranks_that_ended_in_different_steps_add_up() -> None:
+    consumer = Consumer()
+    one = consumer.registered()
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.loaded(set(), {"r1": DONE})
+    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    facts = consumer.scheduler.request_finished(one)
+    assert facts is not None
+    assert facts["bytes"] == 192
+    consumer.assert_nothing_left()
+
+
+def test_a_failed_load_has_no_facts() -> None:
+    consumer = Consumer()
+    one = consumer.registered()
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.loaded({"r1"}, {})
+    assert consumer.scheduler.request_finished(one) is None
+    consumer.assert_nothing_left()
+
+
+def test_an_abort_before_the_blocks_are_allocated_cancels() -> None:
+    consumer = Consumer()
+    assert consumer.scheduler.request_finished(consumer.add(decode())) is None
+    assert consumer.outbox.sent == cancels()
+    consumer.assert_nothing_left()
+
+
+@pytest.mark.parametrize("facts", [{}, {"r1": DONE}], ids=["stopped in time", "arrived all the same"])
+def test_an_abort_while_waiting_goes_to_the_workers_and_leaves_nothing(facts: dict[str, Done]) -> None:
+    consumer = Consumer()
+    one = consumer.registered()
+    sent = len(consumer.outbox.sent)
+    assert consumer.scheduler.request_finished(one) is None
+    assert consumer.scheduler.build_step(output()).aborted == ["t1"]
+    assert len(consumer.outbox.sent) == sent  # the worker cancels: it alone knows whether the end is here already
+    consumer.scheduler.loaded({"r1"}, facts)
+    consumer.assert_nothing_left()
+
+
+def test_an_abort_after_the_load_is_none_of_the_workers_business() -> None:
+    consumer = Consumer()
+    one = consumer.registered()
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.request_finished(one)
+    consumer.assert_nothing_left()
+
+
+def test_a_transfer_serves_one_request_at_a_time() -> None:
+    """Until the workers have reported the first, even an aborted one: they know the transfer by its id alone."""
+    consumer = Consumer()
+    for taken in (consumer.add(decode(1, transfer="t")), None):
+        second = consumer.add(decode(2, transfer="t"))
+        assert consumer.scheduler.tokens_from_producer(second, 0) == (0, False)
+        if taken is not None:
+            consumer.scheduler.blocks_allocated(taken, [20, 21, 22], 10)
+            assert consumer.scheduler.tokens_from_producer(consumer.add(decode(3, transfer="t")), 0) == (0, False)
+            consumer.scheduler.request_finished(taken)
+    consumer.scheduler.loaded({"r1"}, {})
+    assert consumer.scheduler.tokens_from_producer(consumer.add(decode(4, transfer="t")), 0) == (10, True)
+
+
+def test_another_number_of_ranks_is_computed_here(caplog: pytest.LogCaptureFixture) -> None:
+    consumer = Consumer(ranks=RANKS[:1])
+    one = consumer.add(decode())
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
+    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    assert consumer.scheduler.request_finished(one) is None
+    assert consumer.outbox.sent == []
+    assert "producer p0 has 2 ranks and this consumer 1" in caplog.text
+    consumer.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"do_remote_prefill": False, "transfer_id": "t1", "producer": PRODUCER},
+        {"do_remote_prefill": True, "producer": PRODUCER},
+        {"do_remote_prefill": True, "transfer_id": "t1"},
+        {"do_remote_prefill": True, "transfer_id": "t1", "producer": {"engine_id": "p0"}},
+        {"do_remote_prefill": True, "transfer_id": "t1", "producer": {"engine_id": "p0", "control": "tcp://p:1"}},
+        {"do_remote_prefill": True, "transfer_id": "t1", "producer": [1]},
+        {"do_remote_decode": True, "transfer_id": "t1"},
+    ],
+)
+def test_the_consumer_computes_requests_without_usable_parameters(params: dict[str, Any]) -> None:
+    consumer = Consumer()
+    one = consumer.add(request(**params))
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
+    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    assert consumer.scheduler.request_finished(one) is None
+    assert consumer.outbox.sent == []
+    consumer.assert_nothing_left()
