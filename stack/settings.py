@@ -60,7 +60,7 @@ class StackSettings(Settings):
     vllm_host_ip: str = ""
     listen_host: str = ""
     prefill_gpu: str = "0"
-    decode_gpu: str = "0"
+    decode_gpu: str = "1"
 
     shutdown_grace_s: float = Field(default=30.0, ge=0)
     proxy_shutdown_grace_s: float = Field(default=30.0, gt=0)

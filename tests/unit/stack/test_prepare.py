@@ -95,23 +95,38 @@ def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         embedded_gguf()
 
 
-def test_another_model_needs_only_the_key(
+def test_another_model_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STACK_DIR", str(tmp_path))
     monkeypatch.setenv("MODEL", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4")
     for name in ("MODEL_DIR", "STACK_KEY", "STACK_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(prepare, "download", lambda model: Path("/cache", model))
 
     assert prepare.main() == 0
 
     assert [path.name for path in tmp_path.iterdir()] == ["stack.key"]
-    assert "is vLLM's to load" in capsys.readouterr().out
+    assert "complete in /cache/Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4" in capsys.readouterr().out
 
 
-def test_a_given_key_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(model: str) -> Path:
+        raise ConnectionError(f"no hub has {model}")
+
     monkeypatch.setenv("STACK_DIR", str(tmp_path))
     monkeypatch.setenv("MODEL", "some/model")
+    monkeypatch.setattr(prepare, "download", away)
+
+    assert prepare.main() == 1
+    assert capsys.readouterr().err == "prepare: no hub has some/model\n"
+
+
+def test_a_given_key_and_a_model_folder_leave_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MODEL", str(tmp_path))
     monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
 
     assert prepare.main() == 0
