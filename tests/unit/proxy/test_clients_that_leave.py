@@ -73,6 +73,19 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body(start_stack: Start
     assert stack.producers[0].received == []
 
 
+async def test_a_client_that_does_not_finish_its_body(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [prefilled()])
+    stack.proxy.app.config["BODY_TIMEOUT"] = 0.2
+    host, port = stack.proxy.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)  # up to the end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"code": "request_timeout"' in answer
+    writer.close()
+    await eventually(lambda: not stack.proxy.gateway.being_served)
+
+
 class Flood:
     """A consumer that writes events as fast as they are taken, up to `limit` bytes; `written` is how far it got."""
 

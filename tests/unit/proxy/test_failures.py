@@ -88,6 +88,8 @@ async def test_a_failure_before_the_first_chunk_is_a_status(case: Case, start_st
         assert answer.headers["X-PD-Producer"] == "p0"
 
     await _settled(stack)
+    # There is no other instance to try, and a leg may be cancelled before it arrives.
+    assert {len(stack.producers[0].received), len(stack.consumers[0].received)} <= {0, 1}
 
 
 async def _settled(stack: Stack) -> None:
