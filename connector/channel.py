@@ -49,6 +49,7 @@ class Channel:
         self._outbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._stop = threading.Event()
+        self._sending = threading.Lock()  # nobody wakes the thread once `close` has begun
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
@@ -57,13 +58,17 @@ class Channel:
         self._server.linger = 0
         self._server.maxmsgsize = MAX_MESSAGE_BYTES
         key.serve(self._server)
-        if port:
-            self._server.bind(f"tcp://{host}:{port}")
-        else:
-            port = self._server.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
         self._peers: dict[str, tuple[zmq.Socket[bytes], float]] = {}
         self._thread: threading.Thread | None = None
+        try:
+            if port:
+                self._server.bind(f"tcp://{host}:{port}")
+            else:
+                port = self._server.bind_to_random_port(f"tcp://{host}")
+        except zmq.ZMQError:
+            self.close()
+            raise
+        self.address = f"tcp://{host}:{port}"
 
     def serve(self, on_message: Callable[[Message], None], on_tick: Callable[[], None]) -> None:
         """Start the thread; `on_message` and `on_tick` (every `TICK_S` seconds) run on it and must not block."""
@@ -71,14 +76,18 @@ class Channel:
         self._thread.start()
 
     def send(self, address: str, message: Message) -> None:
-        """Queue `message` for the rank at `address` (`tcp://host:port`); never blocks, never raises for a dead peer."""
-        self._outbox.put((address, encode(message)))
-        os.eventfd_write(self._wake, 1)
+        """Queue `message` for the rank at `address` (`tcp://host:port`); never blocks, never raises for a dead peer.
+        After `close` it does nothing."""
+        with self._sending:
+            if not self._stop.is_set():
+                self._outbox.put((address, encode(message)))
+                os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Stop the thread after what is queued was handed to ZeroMQ; messages to dead peers are dropped."""
-        self._stop.set()
-        os.eventfd_write(self._wake, 1)
+        with self._sending:
+            self._stop.set()
+            os.eventfd_write(self._wake, 1)
         if self._thread is not None:
             self._thread.join()
         self._authenticator.stop()
@@ -134,7 +143,11 @@ class Channel:
             socket = self._context.socket(zmq.DEALER)
             socket.linger = 0
             self._key.connect(socket)
-            socket.connect(address)
+            try:
+                socket.connect(address)
+            except zmq.ZMQError:
+                socket.close()
+                raise
         self._peers[address] = (socket, time.monotonic())
         return socket
 

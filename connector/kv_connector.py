@@ -250,10 +250,10 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return StepStats(data=data) if data is not None else None
 
     def shutdown(self) -> None:
+        if isinstance(self._worker, Producer):
+            self._worker.close()  # first: its senders still answer
         if self._channel is not None:
             self._channel.close()
-        if isinstance(self._worker, Producer):
-            self._worker.close()
 
     def _step(self) -> ProducerStep | ConsumerStep:
         metadata = self._get_connector_metadata()

@@ -10,7 +10,12 @@ Exactly one of Done, Failed and Cancelled answers a transfer. After any of them 
 registered blocks again. Bytes themselves never travel here: they go through the transfer engine.
 """
 
+from typing import Annotated
+
 import msgspec
+
+# Addresses, sizes and block numbers: a negative one would be taken for a place counted from the end.
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Register(msgspec.Struct, frozen=True, tag="register"):
@@ -24,10 +29,10 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
     fingerprint: str
     reply_to: str  # control address of the consumer's rank
     segment: str  # name of its memory in the transfer engine
-    layer_addresses: list[int]
-    block_stride: int
-    first_block: int
-    block_ids: list[int]
+    layer_addresses: list[Natural]
+    block_stride: Natural
+    first_block: Natural
+    block_ids: list[Natural]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -52,7 +57,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """`delivered_blocks`: how many blocks of the registration, from its first on, are complete in every layer."""
 
     transfer_id: str
-    delivered_blocks: int
+    delivered_blocks: Natural
     cause: str
 
 

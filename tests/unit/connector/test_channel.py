@@ -1,0 +1,213 @@
+"""Real channels over loopback."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import zmq
+
+from connector.channel import Channel
+from connector.control_key import ControlKey
+from connector.messages import Cancel, Cancelled, Message
+from tests.unit.connector.fakes import LIMIT_S, until
+
+KEY = ControlKey.from_secret("the key of this stack")
+OTHER_KEY = ControlKey.from_secret("the key of another stack")
+
+
+class Listener:
+    """A serving channel and what arrived on it."""
+
+    def __init__(self, key: ControlKey = KEY) -> None:
+        self.channel = Channel("127.0.0.1", 0, key)
+        self.received: list[Message] = []
+        self.ticked = threading.Event()
+        self.channel.serve(self._on_message, self.ticked.set)
+        self.address = self.channel.address
+
+    def _on_message(self, message: Message) -> None:
+        self.received.append(message)
+
+    def until_received(self, *messages: Message) -> None:
+        until(lambda: len(self.received) >= len(messages))
+        assert self.received == list(messages)
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    listeners: list[Listener] = []
+
+    def make(key: ControlKey = KEY) -> Listener:
+        listeners.append(Listener(key))
+        return listeners[-1]
+
+    yield make
+    for listener in listeners:
+        listener.channel.close()
+
+
+Listen = Callable[..., Listener]
+
+
+def numbered(count: int) -> list[Message]:
+    return [Cancelled(f"t{number}") for number in range(count)]
+
+
+def test_messages_arrive_both_ways_and_in_order(listen: Listen) -> None:
+    one, two = listen(), listen()
+    for message in numbered(50):
+        one.channel.send(two.address, message)
+        two.channel.send(one.address, message)
+    one.until_received(*numbered(50))
+    two.until_received(*numbered(50))
+
+
+def test_a_channel_reaches_itself(listen: Listen) -> None:
+    one = listen()
+    one.channel.send(one.address, Cancelled("t"))
+    one.until_received(Cancelled("t"))
+
+
+def test_many_threads_may_send(listen: Listen) -> None:
+    one, two = listen(), listen()
+    threads = [
+        threading.Thread(target=lambda: [one.channel.send(two.address, message) for message in numbered(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(two.received) == 200)
+
+
+def test_a_message_may_be_answered_from_the_callback(listen: Listen) -> None:
+    """Producer and consumer do so with their lock held: `send` must not wait for the channel's thread."""
+    answering = Channel("127.0.0.1", 0, KEY)
+    try:
+        one = listen()
+        answering.serve(lambda message: answering.send(one.address, Cancelled(message.transfer_id)), lambda: None)
+        one.channel.send(answering.address, Cancel("t", one.address))
+        one.until_received(Cancelled("t"))
+    finally:
+        answering.close()
+
+
+def test_ticks_come_without_messages(listen: Listen) -> None:
+    one = listen()
+    for _ in range(2):
+        one.ticked.clear()
+        assert one.ticked.wait(LIMIT_S)
+
+
+def test_another_key_gets_nothing_through(listen: Listen) -> None:
+    one, stranger = listen(), listen(OTHER_KEY)
+    stranger.channel.send(one.address, Cancelled("bad"))
+    one.channel.send(stranger.address, Cancelled("bad"))
+    friend = listen()
+    friend.channel.send(one.address, Cancelled("good"))
+    one.until_received(Cancelled("good"))
+    assert stranger.received == []
+
+
+def test_a_peer_that_knows_only_our_public_key_is_refused(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
+    """It can encrypt to us; the authenticator looks at whose key it proves."""
+    one = listen()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    public, secret = zmq.curve_keypair()
+    with context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.curve_publickey, dealer.curve_secretkey, dealer.curve_serverkey = public, secret, KEY.public
+        dealer.connect(one.address)
+        dealer.send(b"\x80")
+        until(lambda: "refused a peer whose stack key differs" in caplog.text)
+    assert one.received == []
+
+
+def test_garbage_is_dropped_and_the_next_message_arrives(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
+    one, friend = listen(), listen()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        KEY.connect(dealer)
+        dealer.connect(one.address)
+        dealer.send(b"no message at all")
+        until(lambda: "dropped 17 bytes that are no message" in caplog.text)
+    with socket.create_connection(("127.0.0.1", int(one.address.rpartition(":")[2]))) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    friend.channel.send(one.address, Cancelled("t"))
+    one.until_received(Cancelled("t"))
+
+
+def test_a_dead_address_holds_up_nobody(listen: Listen) -> None:
+    one, two = listen(), listen()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        for dead in (f"tcp://127.0.0.1:{silent.getsockname()[1]}", "tcp://127.0.0.1:1"):
+            for message in numbered(2000):  # more than ZeroMQ queues for one peer
+                one.channel.send(dead, message)
+        one.channel.send(two.address, Cancelled("t"))
+        two.until_received(Cancelled("t"))
+
+
+def test_an_unusable_address_is_logged_and_costs_no_socket(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = listen(), listen()
+    for _ in range(1100):  # more than a ZeroMQ context has sockets
+        one.channel.send("not an address", Cancelled("bad"))
+    one.channel.send(two.address, Cancelled("t"))
+    two.until_received(Cancelled("t"))
+    assert "cannot send to not an address" in caplog.text
+    assert len(one.channel._peers) == 1
+
+
+def test_idle_peers_are_dropped_and_found_again(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = listen(), listen()
+    one.channel.send(two.address, Cancelled("t0"))
+    two.until_received(Cancelled("t0"))
+    monkeypatch.setattr("connector.channel.IDLE_PEER_S", 0.0)
+    until(lambda: not one.channel._peers)
+    monkeypatch.undo()
+    one.channel.send(two.address, Cancelled("t1"))
+    two.until_received(Cancelled("t0"), Cancelled("t1"))
+
+
+def test_what_was_sent_before_the_close_arrives(listen: Listen) -> None:
+    one = listen()
+    leaving = Channel("127.0.0.1", 0, KEY)
+    leaving.serve(lambda _: None, lambda: None)
+    leaving.send(one.address, Cancelled("t0"))
+    one.until_received(Cancelled("t0"))  # the connection stands
+    for message in numbered(20)[1:]:
+        leaving.send(one.address, message)
+    leaving.close()
+    one.until_received(*numbered(20))
+
+
+def test_after_the_close_no_thread_is_left_and_sending_is_harmless() -> None:
+    before = set(threading.enumerate())
+    channel = Channel("127.0.0.1", 0, KEY)
+    channel.serve(lambda _: None, lambda: None)
+    assert {thread.name for thread in set(threading.enumerate()) - before} >= {"kv-control"}
+    channel.send("tcp://127.0.0.1:1", Cancelled("t"))
+    channel.close()
+    assert set(threading.enumerate()) <= before
+    channel.send("tcp://127.0.0.1:1", Cancelled("t"))
+
+
+def test_a_channel_that_never_served_can_be_closed() -> None:
+    before = set(threading.enumerate())
+    Channel("127.0.0.1", 0, KEY).close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_address_in_use_is_an_error_that_leaves_nothing_behind(listen: Listen) -> None:
+    one = listen()
+    before = set(threading.enumerate())
+    with pytest.raises(zmq.ZMQError, match="Address already in use"):
+        Channel("127.0.0.1", int(one.address.rpartition(":")[2]), KEY)
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(autouse=True)
+def every_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "connector")
