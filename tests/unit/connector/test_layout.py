@@ -1,0 +1,36 @@
+import pytest
+
+from connector.layout import KVLayout, Piece, fingerprint, pieces_of_layer
+
+PAGE = 8
+
+
+def test_address() -> None:
+    layout = KVLayout((100, 1000), block_stride=16, page=PAGE, num_blocks=4)
+    assert [layout.address(1, block) for block in range(3)] == [1000, 1016, 1032]
+
+
+@pytest.mark.parametrize(
+    ("strides", "blocks", "pieces"),
+    [
+        ((PAGE, PAGE), [], []),
+        ((PAGE, PAGE), [(2, 5)], [(116, 1040, 8)]),
+        ((PAGE, PAGE), [(2, 5), (3, 6), (4, 7)], [(116, 1040, 24)]),
+        ((PAGE, PAGE), [(2, 5), (3, 7)], [(116, 1040, 8), (124, 1056, 8)]),  # neighbours on one side only
+        ((PAGE, PAGE), [(2, 5), (4, 6)], [(116, 1040, 8), (132, 1048, 8)]),
+        ((PAGE, PAGE), [(3, 6), (2, 5)], [(124, 1048, 8), (116, 1040, 8)]),  # descending: never merged, order kept
+        ((PAGE, PAGE), [(0, 0), (1, 1), (5, 5), (6, 6)], [(100, 1000, 16), (140, 1040, 16)]),
+        ((2 * PAGE, PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (116, 1008, 8)]),  # gaps between the source's pages
+        ((PAGE, 2 * PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (108, 1016, 8)]),
+    ],
+)
+def test_neighbours_merge(
+    strides: tuple[int, int], blocks: list[tuple[int, int]], pieces: list[tuple[int, int, int]]
+) -> None:
+    found = pieces_of_layer(100, strides[0], 1000, strides[1], PAGE, blocks)
+    assert found == [Piece(*piece) for piece in pieces]
+
+
+def test_fingerprint_depends_on_every_fact_and_on_nothing_else() -> None:
+    assert fingerprint(a=1, b="x") == fingerprint(b="x", a=1)
+    assert len({fingerprint(a=1, b="x"), fingerprint(a=2, b="x"), fingerprint(a=1, b="y"), fingerprint(a=1)}) == 4
