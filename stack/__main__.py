@@ -18,6 +18,7 @@ from stack import compose, doctor, env_file, environments, install, system_libra
 from stack.compose import Compose
 from stack.environment import load_or_exit
 from stack.processes import Processes, StartError
+from stack.services import services
 from stack.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
 
 READY = """\
@@ -68,7 +69,7 @@ def _up_as_processes(settings: StackSettings, processes: Processes) -> int:
         install.install(environments.needed_by(settings.stack_services, settings), settings)
         processes.prepare()
         processes.up()
-    except (install.InstallError, system_libraries.MissingLibraryError, StartError) as error:
+    except (install.InstallError, system_libraries.MissingLibraryError, StartError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -101,13 +102,13 @@ def show_status(settings: StackSettings) -> int:
     return 0
 
 
-def logs(settings: StackSettings, services: Sequence[str], mode: str) -> int:
+def logs(settings: StackSettings, names: Sequence[str], mode: str) -> int:
     """The last 100 lines of each service, or of those named; `mode` "follow" goes on until interrupted."""
     follow = ["--follow"] if mode == "follow" else []
     processes = Processes(settings)
     if not processes.is_up() and _uses_docker(settings) and Compose(settings).is_up():
-        return Compose(settings).call("logs", "--tail", "100", *follow, *services)
-    files = processes.log_files(services)
+        return Compose(settings).call("logs", "--tail", "100", *follow, *names)
+    files = processes.log_files(names)
     if not files:
         print(f"no logs in {processes.logs}", file=sys.stderr)
         return 1
@@ -123,7 +124,8 @@ def load(settings: StackSettings, arguments: Sequence[str]) -> int:
         return Compose(settings).call("exec", "--no-TTY", "loadtest", *command, "--host", "http://proxy:8000")
     install.install([environments.LOADTEST], settings)
     command[0] = str(environments.LOADTEST.python(settings))
-    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    (service,) = services(settings.model_copy(update={"stack_services": ("loadtest",)}))
+    return subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **service.environment}, check=False).returncode
 
 
 def clean(settings: StackSettings) -> int:

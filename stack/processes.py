@@ -12,6 +12,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,7 +66,7 @@ class Processes:
         if found:
             self._report_changes(chosen)
         else:
-            self._clear_remains()
+            self._clear(self.supervisor.family())
             self._start_supervisor(chosen)
         try:
             self._start_in_order(chosen)
@@ -76,12 +77,14 @@ class Processes:
 
     def down(self) -> None:
         """Stop every service, and end what is left of them; harmless where nothing runs."""
+        remains = self.supervisor.family()
         if self.is_up():
             self._stop_services()
+            remains = self.supervisor.family()
             pid = self.supervisor.pid
             self.supervisor.shut_down()
             _wait(lambda: not psutil.pid_exists(pid), 30)
-        self._clear_remains()
+        self._clear(remains)
 
     def status(self) -> list[tuple[str, ...]]:
         """Rows of name, state, health, pid, memory, URL; the header first."""
@@ -111,7 +114,7 @@ class Processes:
             old.unlink()
         self.supervisor.configuration_file.write_text(configuration(chosen, self.run, self.logs))
         self._fingerprint_file.write_text(self._fingerprint(chosen))
-        self.supervisor.start(self._environment())
+        self.supervisor.start(self._environment(), self.logs / "supervisord.log")
 
     def _start_in_order(self, chosen: Sequence[Service]) -> None:
         """etcd first: Mooncake's engine needs it in order to start; the others find each other through it."""
@@ -204,12 +207,13 @@ class Processes:
 
         _wait(have_stopped, self.settings.shutdown_grace_s + 60)
 
-    def _clear_remains(self) -> None:
-        """End processes that outlived their supervisor, and remove the run's files."""
-        remains = self.supervisor.family()
+    def _clear(self, remains: Sequence[psutil.Process]) -> None:
+        """End processes that outlived their service, and remove the run's files."""
+        _, remains = psutil.wait_procs(remains, timeout=1)
         for process in remains:
-            print(f"ending {process.name()} (pid {process.pid}), left over from a run", flush=True)
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):
+                print(f"ending {process.name()} (pid {process.pid}), which outlived its service", flush=True)
+                process.terminate()
         _, alive = psutil.wait_procs(remains, timeout=10)
         for process in alive:
             process.kill()

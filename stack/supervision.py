@@ -45,11 +45,10 @@ def configuration(services: Sequence[Service], folder: Path, logs: Path) -> str:
     sections = [
         _section(
             "supervisord",
-            nodaemon="false",
+            nodaemon="true",  # a fork of its own would undo stack/supervisord.py; `setsid --fork` detaches it instead
             pidfile=folder / "supervisord.pid",
-            logfile=logs / "supervisord.log",
-            logfile_maxbytes="1MB",
-            logfile_backups=1,
+            logfile="/dev/null",  # it prints the same, as it stays in the foreground
+            logfile_maxbytes=0,
             childlogdir=logs,
             directory=REPOSITORY,
             user=os.geteuid(),
@@ -113,14 +112,26 @@ class Supervisor:
         self.configuration_file = folder / "supervisord.conf"
         self.url = f"unix://{socket_of(folder)}"
 
-    def start(self, environment: dict[str, str]) -> None:
-        """Start supervisord as a daemon; returns once it answers."""
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration_file)]
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)
+    def start(self, environment: dict[str, str], output: Path) -> None:
+        """Start supervisord as a daemon; returns once it answers.
+
+        Raises: TimeoutError: it does not; `output` has what it printed.
+        """
+        command = ["setsid", "--fork", sys.executable, "-m", "stack.supervisord", "-c", str(self.configuration_file)]
+        with output.open("wb") as file:
+            subprocess.run(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                check=True,
+            )
         deadline = time.monotonic() + 30
         while not self.answers():
             if time.monotonic() > deadline:
-                raise TimeoutError("supervisord does not answer 30 s after its start; see supervisord.log")
+                raise TimeoutError(f"supervisord does not answer 30 s after its start; it printed {output}")
             time.sleep(0.1)
 
     def answers(self) -> bool:
@@ -163,10 +174,12 @@ class Supervisor:
             return cast(object, getattr(proxy.supervisor, method)(*arguments))
 
     def family(self) -> list[psutil.Process]:
-        """supervisord's services and what they started, also when supervisord is no more.
+        """supervisord's services and all that they started.
 
-        Recognised by the variable that supervisord gives to each of its children.
+        When supervisord is no more, they are recognised by the variable that it gives to each of its children.
         """
+        if self.answers():
+            return psutil.Process(self.pid).children(recursive=True)
         return [process for process in psutil.process_iter() if _server_url(process) == self.url]
 
 

@@ -125,6 +125,19 @@ def test_a_service_that_never_answers_is_named_after_the_limit(stack: Processes,
         impatient.up()
 
 
+def test_what_a_killed_service_leaves_behind_ends_with_down(stack: Processes) -> None:
+    stack.up()
+    decode = psutil.Process(pid_of(stack, "decode-0"))
+    (orphan,) = decode.children()
+
+    decode.kill()
+    until(lambda: pid_of(stack, "decode-0") not in (0, decode.pid))
+    assert orphan.is_running()
+    stack.down()
+
+    assert not orphan.is_running()
+
+
 def test_services_end_with_a_killed_supervisor_and_down_clears_what_is_left(stack: Processes) -> None:
     stack.up()
     services = [psutil.Process(pid_of(stack, name)) for name in ("etcd-0", "decode-0")]
