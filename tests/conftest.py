@@ -1,0 +1,33 @@
+"""The stack that the integration and browser tests share: started once, as a user would start it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real_stack import PlainVllm, RealStack
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, stack: RealStack) -> Iterator[PlainVllm]:
+    """A plain vLLM server, to compare answers with."""
+    server = PlainVllm(tmp_path_factory.mktemp("plain"))
+    process = server.start()
+    try:
+        server.wait(process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
+    """The processes-only stack; what it printed and logged is in the report when it does not start."""
+    started = RealStack(tmp_path_factory.mktemp("stack"))
+    up = started.make("up")
+    try:
+        assert up.returncode == 0, f"make up failed:\n{up.stdout}\n{up.stderr}\n{started.logs()}"
+        yield started
+    finally:
+        down = started.make("down")
+        assert down.returncode == 0, f"make down failed:\n{down.stdout}\n{down.stderr}"

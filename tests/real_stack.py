@@ -1,0 +1,197 @@
+"""The processes-only stack as a user starts it, with state and ports of its own, and a plain vLLM server beside it."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stack.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.supervision import Supervisor
+
+MODEL = EMBEDDED_MODEL
+# Small on purpose: prompts of 3,000 tokens fit, but a few long requests at once make vLLM preempt some.
+KV_CACHE_BYTES = 160 << 20
+MAX_MODEL_LEN = 3200
+CHUNK_TOKENS = 512
+BLOCK_TOKENS = 32
+LEASE_TTL_S = 5
+PATIENCE_S = 20
+START_LIMIT_S = 600
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now; below the range from which the kernel picks ports by itself."""
+    sockets = []
+    for port in range(21000 + os.getpid() % 5000, 32000):
+        candidate = socket.socket()
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            candidate.close()
+            continue
+        sockets.append(candidate)
+        if len(sockets) == count:
+            break
+    ports = [open_socket.getsockname()[1] for open_socket in sockets]
+    for open_socket in sockets:
+        open_socket.close()
+    return ports
+
+
+@dataclass
+class RealStack:
+    """`make up` and `make down` with everything that could meet another stack of this machine moved aside."""
+
+    folder: Path
+    variables: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        proxy, locust, etcd, prefill, decode, control = free_ports(6)
+        self.api_url = f"http://127.0.0.1:{proxy}"
+        self.locust_url = f"http://127.0.0.1:{locust}"
+        self.prefill_url = f"http://127.0.0.1:{prefill}"
+        self.decode_url = f"http://127.0.0.1:{decode}"
+        # While this file exists the producer claims its writes and moves nothing (connector/engine.py).
+        self.drop_writes = self.folder / "drop-writes"
+        self.variables = {
+            "STACK_MODE": "processes",
+            "STACK_DIR": str(self.folder),
+            "STACK_VENV_DIR": str(REPOSITORY / ".stack" / "venv"),
+            "MODEL_DIR": str(REPOSITORY / ".stack" / "models"),
+            "PROXY_PORT": str(proxy),
+            "LOCUST_PORT": str(locust),
+            "ETCD_PORT": str(etcd),
+            "PREFILL_PORT": str(prefill),
+            "DECODE_PORT": str(decode),
+            "CONTROL_PORT": str(control),
+            "DTYPE": "float32",  # in which greedy text does not depend on how requests are batched
+            "BLOCK_SIZE": str(BLOCK_TOKENS),
+            "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
+            "MAX_MODEL_LEN": str(MAX_MODEL_LEN),
+            "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
+            # Lets a prompt start before all of it has room, so that a producer can be made to preempt.
+            "VLLM_EXTRA_ARGS": "--no-scheduler-reserve-full-isl",
+            "LEASE_TTL_S": str(LEASE_TTL_S),
+            "TRANSFER_PATIENCE_S": str(PATIENCE_S),
+            "CONNECTOR_DROP_WRITES_FILE": str(self.drop_writes),
+        }
+
+    def make(self, target: str) -> "subprocess.CompletedProcess[str]":
+        """Run a target of the Makefile for this stack; its output is kept for the test's report."""
+        return subprocess.run(
+            ["make", "--no-print-directory", target],
+            cwd=REPOSITORY,
+            env={**os.environ, **self.variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_LIMIT_S,
+            check=False,
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each service, by name."""
+        return {process.service: process.pid for process in Supervisor(self.folder / "run").processes()}
+
+    def vllm_server(self, service: str) -> psutil.Process:
+        """The vLLM process that the launcher of `service` started."""
+        (server,) = psutil.Process(self.pids[service]).children()
+        return server
+
+    def logs(self) -> str:
+        files = sorted((self.folder / "logs").glob("*.log"))
+        return "\n".join(f"=== {file.name}\n{_tail(file)}" for file in files)
+
+
+@dataclass
+class PlainVllm:
+    """One vLLM server without a connector, of the same model, type and chunk size: what answers are compared with."""
+
+    folder: Path
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self._port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._log = self.folder / "plain.log"
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        command = [
+            *(str(REPOSITORY / ".stack/venv/vllm/bin/python"), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--host", "127.0.0.1", "--port", str(self._port)),
+            *("--model", str(REPOSITORY / ".stack/models" / MODEL), "--served-model-name", MODEL),
+            *("--dtype", "float32", "--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN)),
+            *("--max-num-batched-tokens", str(CHUNK_TOKENS), "--kv-cache-memory-bytes", str(512 << 20)),
+            *("--enforce-eager", "--distributed-executor-backend", "uni"),
+        ]
+        variables = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **variables, "VLLM_NO_USAGE_STATS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait(self, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not answers(self.url + "/health"):
+            assert process.poll() is None, f"the plain vLLM server ended:\n{_tail(self._log)}"
+            assert time.monotonic() < deadline, f"the plain vLLM server is not up:\n{_tail(self._log)}"
+            time.sleep(1)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def metrics(instance_url: str) -> dict[str, float]:
+    """Prometheus counters and gauges of a vLLM instance, summed over their labels."""
+    with urllib.request.urlopen(instance_url + "/metrics", timeout=10) as response:
+        text = response.read().decode()
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            values[name] = values.get(name, 0.0) + float(value)
+    return values
+
+
+def post(url: str, body: dict[str, Any], timeout: float = 120) -> dict[str, Any]:
+    """The JSON answer to a JSON request; an HTTP error is raised."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        answer = json.load(response)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def wait_until(condition: Any, limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.2)
+
+
+def _tail(file: Path, lines: int = 60) -> str:
+    text: Sequence[str] = file.read_text(errors="replace").splitlines()
+    return "\n".join(text[-lines:])
