@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from proxy.completion_request import ENDPOINTS, Endpoint
 from proxy.discovery import Discovery
 from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
-from proxy.exchange import Exchange
+from proxy.exchange import OK, Exchange
 from proxy.gateway import Follow, Gateway, open_gateway
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
@@ -29,6 +29,7 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
     app.config["RESPONSE_TIMEOUT"] = None  # the proxy has deadlines of its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.while_serving
     async def lifespan() -> AsyncGenerator[None, None]:
@@ -83,7 +84,7 @@ def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[
             if answer.is_stream:
                 response = Response(exchange.stream(), answer.status, content_type=answer.content_type)
             else:
-                exchange.close(answer.status, "ok")
+                exchange.close(answer.status, OK)
                 response = Response(answer.first, answer.status, content_type=answer.content_type)
         response.headers.update(exchange.headers)
         return response

@@ -76,9 +76,8 @@ class Discovery:
         except RetryError:
             pass  # stopped while etcd was away
         finally:
-            self._lost(
-                "discovery has ended"
-            )  # a defect: its traceback goes to stderr, and the view must not look fresh
+            # Without a stop that is a defect: its traceback goes to stderr, and the view must not look fresh.
+            self._lost("discovery has ended")
 
     def _follow(self) -> None:
         """List, then watch. Returns when a watch that worked has ended, so that the next try starts without a delay."""

@@ -22,7 +22,7 @@ class Metrics:
         self.in_flight = Gauge("pd_proxy_requests_in_flight", "Client requests being served", registry=registry)
         self.requests = Counter(
             "pd_proxy_requests",
-            "Client requests by status; 499: the client left, 200 with outcome other than ok: failed after first chunk",
+            "Client requests that have ended; status 499: the client left before its answer began",
             ("endpoint", "status", "outcome"),
             registry=registry,
         )

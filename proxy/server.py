@@ -62,7 +62,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError([f"PROXY_PORT={port}: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"]) from error
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError([f"PROXY_PORT={port}: cannot listen on {host}:{port}: {reason}"]) from error
 
 
 def _drain(app: Quart, grace_s: float) -> None:
