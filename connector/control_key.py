@@ -25,7 +25,7 @@ class ControlKey:
     def from_secret(cls, secret: str) -> "ControlKey":
         """Raises: ValueError: when the secret is shorter than 16 characters."""
         if len(secret.strip()) < 16:
-            raise ValueError("the stack key has fewer than 16 characters; make one with `openssl rand -hex 32`")
+            raise ValueError("STACK_KEY has fewer than 16 characters: make one with `openssl rand -hex 32`")
         private = z85.encode(hashlib.sha256(b"pd-stack control channel v1\0" + secret.strip().encode()).digest())
         return cls(public=zmq.curve_public(private), _secret=private)
 

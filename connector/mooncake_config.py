@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -22,7 +22,7 @@ class MooncakeConfig(BaseModel):
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError("expected host:port, e.g. 192.168.0.137:13003")
         return value
 
@@ -33,10 +33,15 @@ def load_mooncake_config(path: Path) -> MooncakeConfig:
         return MooncakeConfig.model_validate(json.loads(path.read_text()))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"is not JSON: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{problem['loc'][0]}={problem['input']!r}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ValueError(problems) from error
+        raise ValueError("; ".join(_problem(dict(problem)) for problem in error.errors())) from error
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    if not problem["loc"]:
+        return "is not a JSON object"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if problem["type"] == "missing" else f"={problem['input']!r}"  # of a missing key: the whole file
+    return f"{problem['loc'][0]}{value}: {message}"

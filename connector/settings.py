@@ -3,9 +3,9 @@
 import shlex
 import socket
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from connector.mooncake_config import MooncakeConfig, load_mooncake_config
 from stack import etcd
@@ -49,7 +49,7 @@ class LauncherSettings(Settings):
     transfer_timeout_s: float = Field(default=60.0, gt=0)
     transfer_patience_s: float = Field(default=30.0, gt=0)
     stack_key: str = ""
-    stack_key_file: Path = Path(".stack/stack.key")
+    stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
@@ -73,14 +73,15 @@ class LauncherSettings(Settings):
             load_mooncake_config(value)
         return value
 
-    @model_validator(mode="after")
-    def _key_is_there(self) -> Self:
-        if not self.stack_key and not self.stack_key_file.is_file():
+    @field_validator("stack_key_file")
+    @classmethod
+    def _key_is_there(cls, value: Path, others: ValidationInfo) -> Path:
+        if not others.data.get("stack_key") and not value.is_file():
             raise ValueError(
-                f"STACK_KEY is unset and STACK_KEY_FILE={str(self.stack_key_file)!r} is no file: "
+                "is no file, and STACK_KEY is unset: "
                 "run `python -m stack.prepare`, or set the same STACK_KEY on every host"
             )
-        return self
+        return value
 
     @property
     def role(self) -> Literal["prefill", "decode"]:

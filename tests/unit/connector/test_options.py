@@ -45,7 +45,7 @@ def test_a_wrong_value_is_named(key: str, value: Any, text: str) -> None:
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ConnectorOptions.from_extra_config(GIVEN)
     monkeypatch.delenv("STACK_KEY", raising=False)
-    with pytest.raises(ValueError, match="stack key has fewer than 16 characters"):
+    with pytest.raises(ValueError, match="STACK_KEY has fewer than 16 characters"):
         options.open_channel(0)
     monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
     channel = options.open_channel(0)

@@ -1,0 +1,28 @@
+"""Settings that no variable of the surrounding shell reaches, and a real etcd."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from tests.unit.proxy.etcd_process import EtcdProcess
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The least that a producer's launcher needs; tests set the rest."""
+    for name in [*LauncherSettings.model_fields, *WITHOUT_EFFECT]:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("VLLM_DISTRIBUTED_KV_ROLE", "producer")
+    monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
+    monkeypatch.setenv("VLLM_HOST_IP", "10.0.0.1")
+    return monkeypatch
+
+
+@pytest.fixture
+def etcd_server(tmp_path: Path) -> Iterator[EtcdProcess]:
+    server = EtcdProcess(tmp_path)
+    server.start()
+    yield server
+    server.stop()

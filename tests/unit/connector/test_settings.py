@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from connector import settings as settings_module
+from connector.settings import LauncherSettings
+from stack.environment import ConfigError, load
+
+SEED = {
+    "prefill_url": "192.168.0.137:13003",
+    "decode_url": "192.168.0.139:13503",
+    "metadata_server": "192.168.0.139:2379",
+    "protocol": "rdma",
+    "device_name": "erdma_0",
+}
+
+
+def settings(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> LauncherSettings:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    return load(LauncherSettings)
+
+
+def error_lines(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        settings(environment, variables)
+    return raised.value.lines
+
+
+@pytest.mark.parametrize(
+    ("variables", "role", "port", "control_port"),
+    [
+        ({}, "prefill", 8100, 13003),
+        ({"INSTANCE_INDEX": "2"}, "prefill", 8102, 13035),
+        ({"PREFILL_PORT": "9000", "DECODE_PORT": "9100"}, "prefill", 9000, 13003),
+        ({"VLLM_DISTRIBUTED_KV_ROLE": "consumer"}, "decode", 8200, 13503),
+        ({"VLLM_DISTRIBUTED_KV_ROLE": "consumer", "DECODE_PORT": "9100", "INSTANCE_INDEX": "1"}, "decode", 9101, 13519),
+        ({"CONTROL_PORT": "14000", "INSTANCE_INDEX": "1"}, "prefill", 8101, 14016),
+    ],
+)
+def test_role_and_ports(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], role: str, port: int, control_port: int
+) -> None:
+    found = settings(environment, variables)
+    assert (found.role, found.port, found.first_control_port) == (role, port, control_port)
+    assert found.host == "10.0.0.1"
+
+
+def test_mooncake_settings_from_variables(environment: pytest.MonkeyPatch) -> None:
+    mooncake = settings(
+        environment,
+        {"ETCD_ENDPOINT": "http://etcd", "MOONCAKE_PROTOCOL": "rdma", "MOONCAKE_DEVICE_NAME": "mlx5_0,mlx5_1"},
+    ).mooncake
+    assert mooncake.model_dump() == {
+        "prefill_url": "10.0.0.1:13003",
+        "decode_url": "10.0.0.1:13503",
+        "metadata_server": "etcd:2379",
+        "protocol": "rdma",
+        "device_name": "mlx5_0,mlx5_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "host", "control_port"),
+    [("producer", "192.168.0.137", 13003), ("consumer", "192.168.0.139", 13503)],
+)
+def test_the_seed_documents_file_wins_over_variables(
+    environment: pytest.MonkeyPatch, tmp_path: Path, role: str, host: str, control_port: int
+) -> None:
+    file = tmp_path / "mooncake.json"
+    file.write_text(json.dumps(SEED))
+    environment.delenv("VLLM_HOST_IP")
+    found = settings(
+        environment,
+        {
+            "VLLM_DISTRIBUTED_KV_ROLE": role,
+            "MOONCAKE_CONFIG_PATH": str(file),
+            "MOONCAKE_PROTOCOL": "tcp",
+            "ETCD_ENDPOINT": "elsewhere:1",
+            "CONTROL_PORT": "1",
+        },
+    )
+    assert found.mooncake.model_dump() == SEED
+    assert (found.host, found.first_control_port) == (host, control_port)
+    environment.setenv("VLLM_HOST_IP", "10.9.9.9")  # an instance's own address is its own
+    assert load(LauncherSettings).host == "10.9.9.9"
+
+
+def test_without_an_address_it_is_the_one_of_the_own_name(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("VLLM_HOST_IP")
+    environment.setattr(settings_module.socket, "gethostbyname", lambda name: "172.17.0.5")
+    assert load(LauncherSettings).host == "172.17.0.5"
+
+
+@pytest.mark.parametrize(
+    ("variables", "path", "served"),
+    [
+        ({"MODEL_DIR": "/models"}, "/models/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"),
+        ({"MODEL": "/models/qwen"}, "/models/qwen", "/models/qwen"),
+        ({"MODEL": "Qwen/Qwen2.5-7B", "SERVED_MODEL_NAME": "qwen"}, "Qwen/Qwen2.5-7B", "qwen"),
+    ],
+)
+def test_model(environment: pytest.MonkeyPatch, variables: dict[str, str], path: str, served: str) -> None:
+    found = settings(environment, variables)
+    assert (found.model_path, found.served_name) == (path, served)
+
+
+def test_the_key_may_lie_in_a_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "stack.key"
+    file.write_text("from the file, long enough\n")
+    assert settings(environment, {"STACK_KEY_FILE": str(file)}).secret == "0123456789abcdef"
+    environment.delenv("STACK_KEY")
+    assert load(LauncherSettings).secret == "from the file, long enough"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("VLLM_DISTRIBUTED_KV_ROLE", "both", "'producer' or 'consumer'"),
+        ("INSTANCE_INDEX", "-1", "greater than or equal to 0"),
+        ("PREFILL_PORT", "80800", "less than or equal to 65535"),
+        ("MOONCAKE_PROTOCOL", "rmda", "'tcp', 'rdma' or 'nvlink_intra'"),
+        ("DTYPE", "int8", "'bfloat16'"),
+        ("GPU_MEMORY_UTILIZATION", "90", "less than or equal to 1"),
+        ("KV_CACHE_BYTES", "4GB", "valid integer"),
+        ("LEASE_TTL_S", "1", "greater than or equal to 2"),
+        ("TRANSFER_TIMEOUT_S", "0", "greater than 0"),
+        ("ETCD_ENDPOINT", "http://:1", "expected host:port"),
+        ("VLLM_EXTRA_ARGS", "--name 'x", "No closing quotation"),
+        ("MOONCAKE_CONFIG_PATH", "/no/mooncake.json", "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_bad_value_is_one_line(environment: pytest.MonkeyPatch, name: str, value: str, right: str) -> None:
+    (line,) = error_lines(environment, {name: value})
+    assert line.startswith(f"{name}={value!r}: ")
+    assert right in line
+
+
+def test_every_bad_value_has_its_line(environment: pytest.MonkeyPatch) -> None:
+    lines = error_lines(environment, {"BLOCK_SIZE": "0", "MAX_MODEL_LEN": "many"})
+    assert [line.partition("=")[0] for line in lines] == ["MAX_MODEL_LEN", "BLOCK_SIZE"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [("VLLM_DISTRIBUTED_KV_ROLE", "VLLM_DISTRIBUTED_KV_ROLE is unset"), ("STACK_KEY", "STACK_KEY_FILE=")],
+)
+def test_what_is_missing_is_named_and_no_secret_is_shown(
+    environment: pytest.MonkeyPatch, tmp_path: Path, missing: str, text: str
+) -> None:
+    environment.delenv(missing)
+    (line,) = error_lines(
+        environment, {"OPENAI_API_KEY": "sk-very-secret", "STACK_KEY_FILE": str(tmp_path / "stack.key")}
+    )
+    assert line.startswith(text)
+    assert "sk-very-secret" not in line
+    assert "0123456789abcdef" not in line
