@@ -4,13 +4,18 @@ etcd being away stops nothing that runs: the record is written again, under a ne
 """
 
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import grpc
-from etcd3.exceptions import Etcd3Exception
 
-from stack import etcd
+from stack import etcd  # before etcd3: it chooses the protobuf that etcd3 works with
 from stack.instances import Instance
+
+with warnings.catch_warnings():
+    # etcd3's generated code is of 2018.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from etcd3.exceptions import Etcd3Exception
 
 if TYPE_CHECKING:
     from etcd3.leases import Lease

@@ -1,0 +1,117 @@
+"""Registration against a real etcd: kept, lapsed, lost and made again."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from connector.registration import Registration, forget_old_segments
+from stack import etcd
+from stack.instances import Instance
+from tests.unit.connector.fakes import until
+from tests.unit.proxy.etcd_process import EtcdProcess
+from tests.unit.proxy.scripted import instance
+
+RECORD = instance("prefill", "p0")
+LONG_S = 3600
+
+
+@pytest.fixture
+def register(etcd_server: EtcdProcess) -> Iterator[Callable[..., Registration]]:
+    made: list[Registration] = []
+
+    def make(ttl: int = LONG_S) -> Registration:
+        made.append(Registration(etcd_server.endpoint, RECORD, ttl))
+        return made[-1]
+
+    yield make
+    for registration in made:
+        registration._client.close()
+
+
+Register = Callable[..., Registration]
+
+
+def record(server: EtcdProcess) -> Instance | None:
+    with etcd.connect(server.endpoint) as client:
+        value, _ = client.get(RECORD.key)
+    return None if value is None else Instance.model_validate_json(value)
+
+
+def test_it_is_there_from_the_first_keep_on_until_it_leaves(etcd_server: EtcdProcess, register: Register) -> None:
+    registration = register()
+    assert record(etcd_server) is None
+    registration.keep()
+    registration.keep()
+    assert record(etcd_server) == RECORD
+    registration.leave()
+    assert record(etcd_server) is None
+
+
+def test_it_disappears_when_nobody_keeps_it(etcd_server: EtcdProcess, register: Register) -> None:
+    register(ttl=1).keep()
+    assert record(etcd_server) == RECORD
+    until(lambda: record(etcd_server) is None)
+
+
+def test_a_lease_that_ended_is_replaced(
+    etcd_server: EtcdProcess, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration = register(ttl=1)
+    registration.keep()
+    until(lambda: record(etcd_server) is None)
+    registration.keep()
+    assert record(etcd_server) == RECORD
+    assert "etcd no longer knows our lease" in caplog.text
+
+
+def test_it_lapses_and_comes_back(etcd_server: EtcdProcess, register: Register) -> None:
+    registration = register()
+    registration.lapse()  # never registered: nothing to do
+    registration.keep()
+    registration.lapse()
+    assert record(etcd_server) is None
+    registration.keep()
+    assert record(etcd_server) == RECORD
+
+
+def test_an_etcd_that_lost_its_data_gets_the_record_again(
+    etcd_server: EtcdProcess, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    registration = register()
+    registration.keep()
+    etcd_server.stop()
+    for _ in range(3):
+        registration.keep()
+    assert caplog.text.count("does not answer") == 1
+    etcd_server.wipe()
+    etcd_server.start()
+    until(lambda: registration.keep() is None and record(etcd_server) == RECORD)
+    assert "answers again" in caplog.text
+
+
+def test_without_etcd_it_can_lapse_and_leave(
+    etcd_server: EtcdProcess, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration = register()
+    registration.keep()
+    etcd_server.stop()
+    registration.leave()
+    assert "could not leave etcd" in caplog.text
+
+
+def test_only_this_instances_old_segments_are_forgotten(etcd_server: EtcdProcess) -> None:
+    mine = ["mooncake/ram/prefill-h-8100-ab12-0", "mooncake/rpc_meta/prefill-h-8100-ab12-0"]
+    others = ["mooncake/ram/prefill-h-81001-cd34-0", "mooncake/ram/decode-h-8200-ef56-0", RECORD.key]
+    with etcd.connect(etcd_server.endpoint) as client:
+        for key in mine + others:
+            client.put(key, "x")
+        forget_old_segments(etcd_server.endpoint, "prefill-h-8100")
+        assert sorted(metadata.key.decode() for _, metadata in client.get_all()) == sorted(others)
+
+
+def test_an_absent_etcd_is_no_reason_not_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    forget_old_segments(EtcdProcess(tmp_path).endpoint, "prefill-h-8100")
+    assert "could not clean up" in caplog.text
