@@ -50,7 +50,7 @@ def headless(target: str, *options: str, **variables: str) -> Finished:
 
 
 def test_table_shows_the_scripted_delays() -> None:
-    """The bounds are wide for busy machines; chunks that some buffer held back would miss them several times over."""
+    """The bounds are wide for busy machines; a client that waits for 1,024 bytes shows a TTFT of 1,300 and an ITL of 0."""
     with ScriptedServer(lambda _: completion(9, first=after(0.5), gap=after(0.1))).running() as server:
         run = headless(server.url, "-u", "3", "-r", "3", "-t", "4s", LOADTEST_INPUT_TOKENS="12", LOADTEST_SEED="7")
 
@@ -63,10 +63,10 @@ def test_table_shows_the_scripted_delays() -> None:
         "TPOT": answered,
         "ITL": 8 * answered,
     }
-    assert 500 <= run.median("TTFT") < 750
-    assert 75 < run.median("ITL") < 150
-    assert 90 < run.median("TPOT") < 150
-    assert 1290 <= run.median("/v1/completions") < 2000
+    assert 500 <= run.median("TTFT") < 1000
+    assert 50 < run.median("ITL") < 200
+    assert 50 < run.median("TPOT") < 200
+    assert 1290 <= run.median("/v1/completions") < 2600
 
     settings = load(LoadTestSettings, loadtest_input_tokens=12, loadtest_seed=7)
     expected = [fixed(settings, MODEL, index).body["prompt"] for index in range(answered)]
