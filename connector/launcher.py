@@ -61,9 +61,9 @@ def main() -> int:
     )
     registration = Registration(settings.etcd_endpoint, _instance(settings, instance_id), settings.lease_ttl_s)
     try:
-        _watch(vllm, settings, registration, stop)
+        served = _watch(vllm, settings, registration, stop)
         registration.leave()
-        if vllm.poll() is None:
+        if served:
             _drain(vllm, settings)
     finally:
         _stop(vllm)
@@ -75,36 +75,43 @@ def main() -> int:
 
 def _watch(
     vllm: "subprocess.Popen[bytes]", settings: LauncherSettings, registration: Registration, stop: threading.Event
-) -> None:
-    """Keep the registration while vLLM is healthy; returns when it has ended or `stop` is set."""
-    healthy = False
+) -> bool:
+    """Keep the registration while vLLM is healthy; returns when it has ended or `stop` is set.
+
+    Returns: whether it was ever healthy, and so may have requests.
+    """
+    served = healthy = False
     while vllm.poll() is None and not stop.is_set():
         if _get(settings, "/health") is not None:
             if not healthy:
                 log.info("vLLM is healthy")
-            healthy = True
+            served = healthy = True
             registration.keep()
         elif healthy:
             log.warning("vLLM does not answer /health: leaving etcd until it does")
             healthy = False
             registration.lapse()
         stop.wait(settings.lease_ttl_s / 3)
+    return served
 
 
 def _drain(vllm: "subprocess.Popen[bytes]", settings: LauncherSettings) -> None:
     """Wait until no request is left, at most the grace period."""
     deadline = time.monotonic() + settings.shutdown_grace_s
     while vllm.poll() is None and time.monotonic() < deadline:
-        requests = _unfinished_requests(settings)
-        if not requests:
+        metrics = _get(settings, "/metrics")
+        if metrics is None:  # e.g. a long step in the server's own process: no sign that it is idle
+            log.info("waiting: /metrics does not answer")
+        elif requests := _unfinished_requests(metrics):
+            log.info("waiting for %d requests to finish", requests)
+        else:
             return
-        log.info("waiting for %d requests to finish", requests)
         time.sleep(0.5)
-    log.warning("stopping with requests unfinished after %g s", settings.shutdown_grace_s)
+    if vllm.poll() is None:
+        log.warning("stopping with requests unfinished after %g s", settings.shutdown_grace_s)
 
 
-def _unfinished_requests(settings: LauncherSettings) -> int:
-    metrics = _get(settings, "/metrics") or ""
+def _unfinished_requests(metrics: str) -> int:
     values = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:{.*})? (\S+)$", metrics, re.MULTILINE)
     return int(sum(map(float, values)))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import connector.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from tests.unit.proxy.etcd_process import EtcdProcess
 

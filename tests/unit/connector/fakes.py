@@ -9,7 +9,7 @@ from connector.engine import TransferError
 from connector.layout import KVLayout, Piece
 from connector.messages import Message, Outcome
 
-LIMIT_S = 20.0  # for what must happen at all; no verdict depends on how fast
+LIMIT_S = 30.0  # for what must happen at all; no verdict depends on how fast
 LAYERS = 2
 BLOCK_TOKENS = 4
 PAGE = 8

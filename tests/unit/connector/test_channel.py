@@ -72,10 +72,12 @@ def test_a_channel_reaches_itself(listen: Listen) -> None:
 
 def test_many_threads_may_send(listen: Listen) -> None:
     one, two = listen(), listen()
-    threads = [
-        threading.Thread(target=lambda: [one.channel.send(two.address, message) for message in numbered(50)])
-        for _ in range(4)
-    ]
+
+    def send() -> None:
+        for message in numbered(50):
+            one.channel.send(two.address, message)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

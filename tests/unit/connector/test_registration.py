@@ -88,8 +88,13 @@ def test_an_etcd_that_lost_its_data_gets_the_record_again(
     assert caplog.text.count("does not answer") == 1
     etcd_server.wipe()
     etcd_server.start()
-    until(lambda: registration.keep() is None and record(etcd_server) == RECORD)
-    assert "answers again" in caplog.text
+
+    def is_back() -> bool:
+        registration.keep()
+        return "answers again" in caplog.text
+
+    until(is_back)
+    assert record(etcd_server) == RECORD
 
 
 def test_without_etcd_it_can_lapse_and_leave(

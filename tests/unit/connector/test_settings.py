@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from connector import settings as settings_module
 from connector.settings import LauncherSettings
 from stack.environment import ConfigError, load
 
@@ -89,7 +88,7 @@ def test_the_seed_documents_file_wins_over_variables(
 
 def test_without_an_address_it_is_the_one_of_the_own_name(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("VLLM_HOST_IP")
-    environment.setattr(settings_module.socket, "gethostbyname", lambda name: "172.17.0.5")
+    environment.setattr("socket.gethostbyname", lambda name: "172.17.0.5")
     assert load(LauncherSettings).host == "172.17.0.5"
 
 

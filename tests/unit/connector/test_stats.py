@@ -44,7 +44,12 @@ def test_what_was_taken_does_not_change_any_more() -> None:
 
 def test_no_count_is_lost_between_threads() -> None:
     stats, total = TransferStats(), 0
-    writers = [threading.Thread(target=lambda: [stats.wrote(1, 1, 0.0) for _ in range(500)]) for _ in range(4)]
+
+    def write() -> None:
+        for _ in range(500):
+            stats.wrote(1, 1, 0.0)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):

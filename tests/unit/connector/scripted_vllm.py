@@ -1,0 +1,59 @@
+"""A program in place of vLLM's server: python scripted_vllm.py PORT
+
+`/health` and `/metrics` answer what the test last said with `POST /set?health=503&running=2`; a status of 0 closes the
+connection without an answer. `POST /exit?code=7` ends it. SIGTERM ends it, unless `sigterm=ignored` was said. It says
+what happened on its output.
+"""
+
+import http.server
+import os
+import signal
+import sys
+import threading
+import urllib.parse
+from types import FrameType
+
+state = {"health": "200", "metrics": "200", "running": "0", "waiting": "0", "sigterm": "obeyed"}
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        match self.path:
+            case "/health":
+                self._answer(int(state["health"]), "")
+            case "/metrics":
+                lines = [f'vllm:num_requests_{kind}{{engine="0"}} {state[kind]}.0' for kind in ("running", "waiting")]
+                self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
+            case "/pid":
+                self._answer(200, str(os.getpid()))
+
+    def do_POST(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        said = dict(urllib.parse.parse_qsl(url.query))
+        if url.path == "/exit":
+            print("exiting", flush=True)
+            os._exit(int(said["code"]))
+        state.update(said)
+        self._answer(200, "")
+
+    def _answer(self, status: int, body: str) -> None:
+        if status:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: the log must hold only what a test looks for."""
+
+
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    print("got SIGTERM", flush=True)
+    if state["sigterm"] == "obeyed":
+        os._exit(0)
+
+
+signal.signal(signal.SIGTERM, on_sigterm)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answers)
+print("listening", flush=True)
+threading.Thread(target=server.serve_forever).start()
+threading.Event().wait()

@@ -1,0 +1,230 @@
+"""The launcher as a process, with a scripted server in place of vLLM and a real etcd."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from stack import etcd
+from stack.instances import PREFIX, Instance
+from tests.unit.connector.fakes import LIMIT_S, until
+from tests.unit.proxy.etcd_process import EtcdProcess
+
+PROGRAM = Path(__file__).with_name("scripted_launcher.py")
+ROOT = Path(__file__).parents[3]
+
+
+class Launcher:
+    def __init__(self, server: EtcdProcess, folder: Path, **variables: str) -> None:
+        self._server = server
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        ours = {name.upper() for name in LauncherSettings.model_fields} | set(WITHOUT_EFFECT)
+        environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+            "VLLM_DISTRIBUTED_KV_ROLE": "producer",
+            "VLLM_HOST_IP": "127.0.0.1",
+            "PREFILL_PORT": str(self.port),
+            "ETCD_ENDPOINT": server.endpoint,
+            "STACK_KEY": "0123456789abcdef",
+            "SERVED_MODEL_NAME": "the-model",
+            "LEASE_TTL_S": "2",
+            "SHUTDOWN_GRACE_S": "600",
+            "PYTHONPATH": str(ROOT),
+        }
+        self._log = folder / "launcher.log"
+        with self._log.open("wb") as log:
+            command = [sys.executable, str(PROGRAM)]
+            self.process = subprocess.Popen(command, env=environment | variables, stdout=log, stderr=log)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def records(self) -> list[Instance]:
+        with etcd.connect(self._server.endpoint) as client:
+            found = [Instance.model_validate_json(value) for value, _ in client.get_prefix(PREFIX)]
+        return [record for record in found if record.url.endswith(f":{self.port}")]
+
+    def until_registered(self) -> Instance:
+        until(lambda: self.process.poll() is not None or bool(self.records()))
+        (record,) = self.records()
+        return record
+
+    def until_gone(self) -> None:
+        until(lambda: not self.records())
+
+    def until_logged(self, text: str) -> None:
+        until(lambda: text in self.log)
+
+    def say(self, request: str) -> None:
+        """Retried until the server is up: it listens some time after the launcher has started."""
+
+        def said() -> bool:
+            url = f"http://127.0.0.1:{self.port}/{request}"
+            try:
+                urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=LIMIT_S).close()
+            except urllib.error.URLError as error:
+                if isinstance(error.reason, ConnectionRefusedError):
+                    return False
+                raise
+            return True
+
+        until(said)
+
+    def end_vllm(self, code: int) -> None:
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            self.say(f"exit?code={code}")
+
+    def vllm(self) -> psutil.Process:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/pid", timeout=LIMIT_S) as answer:
+            return psutil.Process(int(answer.read()))
+
+    def wait(self) -> int:
+        return self.process.wait(LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    server = EtcdProcess(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def launch(shared_etcd: EtcdProcess, tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
+    launched: list[Launcher] = []
+
+    def make(**variables: str) -> Launcher:
+        launched.append(Launcher(shared_etcd, tmp_path, **variables))
+        return launched[-1]
+
+    yield make
+    for launcher in launched:
+        launcher.process.kill()
+        launcher.process.wait()
+
+
+Launch = Callable[..., Launcher]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_it_registers_only_once_vllm_is_healthy(launch: Launch) -> None:
+    launcher = launch(VLLM_PORT="1234")
+    record = launcher.until_registered()
+    assert launcher.log.index("listening") < launcher.log.index("vLLM is healthy") < launcher.log.index("registered ")
+    assert "VLLM_PORT has no effect" in launcher.log
+    assert (record.role, record.url) == ("prefill", f"http://127.0.0.1:{launcher.port}")
+    assert record.served_models == ("the-model",)
+    assert record.kv_transfer["engine_id"] == record.instance_id
+    assert record.kv_transfer["control"] == ["tcp://127.0.0.1:13003"]
+
+
+def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
+    launcher = launch()
+    first = launcher.until_registered()
+    launcher.say("set?health=503")
+    launcher.until_gone()
+    launcher.say("set?health=200")
+    assert launcher.until_registered() == first
+
+
+def test_on_sigterm_it_leaves_etcd_then_waits_for_requests_then_stops_vllm(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    launcher.say("set?running=1&waiting=1")
+    launcher.process.send_signal(signal.SIGTERM)
+    launcher.until_logged("waiting for 2 requests to finish")
+    assert launcher.records() == []
+    assert "got SIGTERM\n" not in launcher.log.replace("launcher: got SIGTERM\n", "")
+    launcher.say("set?running=0&waiting=1")
+    launcher.until_logged("waiting for 1 requests to finish")
+    launcher.say("set?waiting=0")
+    assert launcher.wait() == 0
+    assert launcher.log.endswith("\ngot SIGTERM\n")
+
+
+def test_a_server_too_busy_to_say_how_many_requests_run_is_not_idle(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    launcher.say("set?running=1&metrics=0")
+    launcher.process.send_signal(signal.SIGTERM)
+    launcher.until_logged("/metrics does not answer")
+    launcher.say("set?metrics=200")
+    launcher.until_logged("waiting for 1 requests to finish")
+    launcher.say("set?running=0")
+    assert launcher.wait() == 0
+
+
+def test_the_grace_period_bounds_the_wait(launch: Launch) -> None:
+    launcher = launch(SHUTDOWN_GRACE_S="0.1")
+    launcher.until_registered()
+    launcher.say("set?running=1")
+    launcher.process.send_signal(signal.SIGINT)
+    assert launcher.wait() == 0
+    assert "stopping with requests unfinished" in launcher.log
+
+
+def test_a_server_that_is_still_starting_is_stopped_at_once(launch: Launch) -> None:
+    """There is nothing to drain, however long the grace period."""
+    launcher = launch()
+    launcher.say("set?health=503&metrics=0")
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+    assert "registered" not in launcher.log
+
+
+def test_a_server_that_ignores_sigterm_is_killed(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    vllm = launcher.vllm()
+    launcher.say("set?sigterm=ignored")
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+    assert "killing it" in launcher.log
+    assert is_gone(vllm)
+
+
+def test_when_vllm_ends_by_itself_its_code_is_the_launchers(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    launcher.end_vllm(7)
+    assert launcher.wait() == 7
+    assert "vLLM ended by itself with code 7" in launcher.log
+    assert launcher.records() == []
+
+
+def test_when_vllm_is_killed_the_code_is_a_shells(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    launcher.vllm().kill()
+    assert launcher.wait() == 128 + signal.SIGKILL
+
+
+def test_a_killed_launcher_takes_vllm_with_it(launch: Launch) -> None:
+    launcher = launch()
+    launcher.until_registered()
+    vllm = launcher.vllm()
+    launcher.process.kill()
+    until(lambda: is_gone(vllm))
+    launcher.until_gone()
+
+
+def test_a_bad_variable_is_one_line_and_nothing_starts(launch: Launch) -> None:
+    launcher = launch(MOONCAKE_PROTOCOL="rmda")
+    assert launcher.wait() == 2
+    (line,) = launcher.log.splitlines()
+    assert line.startswith("MOONCAKE_PROTOCOL='rmda': ")
