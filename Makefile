@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TOOLS := .stack/venv/tools/bin/python
 STACK := $(TOOLS) -m stack
 # Where set-up put the tests' environment (STACK_VENV_DIR and STACK_DIR may move it).
-TESTS = $$($(TOOLS) -m stack.install --print-folder tests)/bin/python -m
+TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 
 .PHONY: help up down status logs doctor test load lock lint format clean tools tests-environment
 

@@ -15,7 +15,7 @@ CPU_TORCH_MARK = "+cpu"
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and the lock it is installed from; `disk_mib` is its measured size."""
+    """A virtual environment and the lock it is installed from; `disk_mib` is about its size."""
 
     name: str
     lock: Path
@@ -28,11 +28,11 @@ class Environment:
         return self.folder(settings) / "bin" / "python"
 
 
-VLLM_CPU = Environment("vllm", REPOSITORY / "images/vllm/requirements.cpu.lock", 2200)
+VLLM_CPU = Environment("vllm", REPOSITORY / "images/vllm/requirements.cpu.lock", 2300)
 VLLM_GPU = Environment("vllm", REPOSITORY / "images/vllm/requirements.gpu.lock", 9000)
-PROXY = Environment("proxy", REPOSITORY / "images/proxy/requirements.lock", 60)
-LOADTEST = Environment("loadtest", REPOSITORY / "images/loadtest/requirements.lock", 110)
-TESTS = Environment("tests", REPOSITORY / "tests/requirements.lock", 300)
+PROXY = Environment("proxy", REPOSITORY / "images/proxy/requirements.lock", 40)
+LOADTEST = Environment("loadtest", REPOSITORY / "images/loadtest/requirements.lock", 50)
+TESTS = Environment("tests", REPOSITORY / "tests/requirements.lock", 250)
 
 NAMES = ("tools", "vllm", "proxy", "loadtest", "tests")
 
