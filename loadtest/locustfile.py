@@ -15,6 +15,7 @@ from flask import Response, jsonify, request
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.runners import WorkerRunner
 
 from loadtest.client import CompletionClient
 from loadtest.errors import RequestFailed
@@ -28,7 +29,17 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_AFTER_FAILURE_S = 1.0  # a target that refuses at once would otherwise be asked thousands of times a second
 
-_FORM = ("workload", "model", "seed", "input_tokens", "output_tokens")  # LOADTEST_<these> can be changed for one test
+_REQUESTS_OF_A_WORKER = 10**9  # worker n counts from n times this, so that no two workers send the same prompts
+
+_SETTING_OF_OPTION = {
+    "host": "loadtest_target",
+    "workload": "loadtest_workload",
+    "model": "loadtest_model",
+    "seed": "loadtest_seed",
+    "input_tokens": "loadtest_input_tokens",
+    "output_tokens": "loadtest_output_tokens",
+}
+_EMPTY_MEANS_UNSET = ("host", "model")
 
 locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # annotated int, but any number will do
 
@@ -83,22 +94,28 @@ def _refuse_bad_form() -> Response | None:
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
     StreamingUser.settings = load(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
-    StreamingUser.indices = itertools.count()
+    worker = getattr(environment.runner, "worker_index", 0)
+    StreamingUser.indices = itertools.count(worker * _REQUESTS_OF_A_WORKER)
 
 
 @events.quitting.add_listener
 def _finish(environment: Environment, **_: Any) -> None:
     environment.stop_timeout = 0  # only a signal gets here with a test still running: do not wait for its streams
     options = environment.parsed_options
-    if options and options.headless and environment.process_exit_code is None and not environment.stats.num_requests:
+    reports_to_master = isinstance(environment.runner, WorkerRunner)  # and so has no statistics of its own
+    if options and options.headless and not reports_to_master and not environment.stats.num_requests:
         logger.error("no request was answered during the test")  # so it has tested nothing, which is no success
         environment.process_exit_code = 1
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given for one test, by the names of the settings; an empty model means: ask the target."""
-    chosen = {f"loadtest_{name}": options[name] for name in _FORM if name in options}
-    return {name: value for name, value in chosen.items() if (name, value) != ("loadtest_model", "")}
+    """What was given for one test, by the names of the settings."""
+    given = {name: options[name] for name in _SETTING_OF_OPTION if name in options}
+    return {
+        _SETTING_OF_OPTION[name]: value
+        for name, value in given.items()
+        if value != "" or name not in _EMPTY_MEANS_UNSET
+    }
 
 
 class StreamingUser(User):
@@ -110,7 +127,7 @@ class StreamingUser(User):
     def on_start(self) -> None:
         key = self.settings.openai_api_key
         self._client = CompletionClient(
-            self.host or self.settings.target,
+            self.settings.target,
             timeout_s=self.settings.loadtest_timeout_s,
             api_key=key.get_secret_value() if key else None,
         )

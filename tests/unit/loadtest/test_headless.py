@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,24 +35,33 @@ class Finished:
     log: str
     rows: dict[str, dict[str, Any]]  # of the statistics table, by name
 
-    def median(self, row: str) -> float:
-        """In milliseconds."""
-        times = self.rows[row]["response_times"]
-        values = sorted(float(time) for time, count in times.items() for _ in range(count))
-        return values[len(values) // 2]
+    def total(self, row: str) -> float:
+        """Of all the row's values, in milliseconds."""
+        return float(self.rows[row]["total_response_time"])
+
+    def least(self, row: str) -> float:
+        return float(self.rows[row]["min_response_time"])
 
 
 def headless(target: str, *options: str, **variables: str) -> Finished:
     command = [*COMMAND, "--headless", "--json", *options]
     settings = environment(LOADTEST_TARGET=target, **variables)
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=False)
-    rows = json.loads(done.stdout or "[]")
-    return Finished(done.returncode, done.stderr, {row["name"]: row for row in rows})
+    tables = _json_documents(done.stdout)  # one; with workers also an empty one of each
+    return Finished(done.returncode, done.stderr, {row["name"]: row for table in tables for row in table})
+
+
+def _json_documents(text: str) -> Iterator[Any]:
+    while text := text.lstrip():
+        document, end = json.JSONDecoder().raw_decode(text)
+        yield document
+        text = text[end:]
 
 
 def test_table_shows_the_scripted_delays() -> None:
-    """The bounds are wide for busy machines; a client that waits for 1,024 bytes shows a TTFT of 1,300 and an ITL of 0."""
-    with ScriptedServer(lambda _: completion(9, first=after(0.5), gap=after(0.1))).running() as server:
+    """No upper bounds, which a busy machine would break; a client that waits for 1,024 bytes has no ITL to add up."""
+    first, gap, tokens = 0.5, 0.5, 5
+    with ScriptedServer(lambda _: completion(tokens, after(first), after(gap))).running() as server:
         run = headless(server.url, "-u", "3", "-r", "3", "-t", "4s", LOADTEST_INPUT_TOKENS="12", LOADTEST_SEED="7")
 
     assert run.exit_code == 0, run.log
@@ -61,12 +71,13 @@ def test_table_shows_the_scripted_delays() -> None:
         "/v1/completions": answered,
         "TTFT": answered,
         "TPOT": answered,
-        "ITL": 8 * answered,
+        "ITL": (tokens - 1) * answered,
     }
-    assert 500 <= run.median("TTFT") < 1000
-    assert 50 < run.median("ITL") < 200
-    assert 50 < run.median("TPOT") < 200
-    assert 1290 <= run.median("/v1/completions") < 2600
+    assert run.least("TTFT") >= 1000 * first
+    assert run.least("/v1/completions") >= 1000 * (first + gap * (tokens - 1))
+    assert run.total("TTFT") < 0.8 * run.total("/v1/completions")
+    assert run.total("TTFT") + run.total("ITL") <= run.total("/v1/completions")
+    assert run.total("TPOT") * (tokens - 1) == pytest.approx(run.total("ITL"))
 
     settings = load(LoadTestSettings, loadtest_input_tokens=12, loadtest_seed=7)
     expected = [fixed(settings, MODEL, index).body["prompt"] for index in range(answered)]
@@ -91,6 +102,15 @@ def test_every_kind_of_failure_is_named_and_fails_the_run() -> None:
     assert re.search(r"POST /v1/completions: StreamCutOff\('connection broke: ", run.log)
     row = run.rows["/v1/completions"]
     assert row["num_failures"] == row["num_requests"] - run.rows["TTFT"]["num_requests"] >= 4
+
+
+def test_workers_share_the_load_and_repeat_no_prompt() -> None:
+    with ScriptedServer(lambda _: completion(2, first=after(0.2))).running() as server:
+        run = headless(server.url, "-u", "4", "-r", "4", "-t", "4s", "--processes", "2")
+    assert run.exit_code == 0, run.log
+    assert "no request was answered" not in run.log
+    prompts = [body["prompt"] for body in server.bodies]
+    assert len(prompts) == len(set(prompts)) == run.rows["TTFT"]["num_requests"] == run.rows["ITL"]["num_requests"]
 
 
 def test_nobody_listens() -> None:
@@ -118,6 +138,7 @@ def test_open_streams_are_waited_for() -> None:
 @pytest.mark.parametrize(
     ("options", "variables", "line"),
     [
+        (("--host", "proxy:8000"), {}, "LOADTEST_TARGET='proxy:8000': URL scheme should be 'http' or 'https'"),
         (("--output-tokens", "0"), {}, "LOADTEST_OUTPUT_TOKENS=0: Input should be greater than or equal to 1"),
         (
             (),

@@ -87,16 +87,17 @@ def test_form_overrides_the_environment(page: Page) -> None:
     assert len(body["messages"][0]["content"].split()) == 5
 
 
-def test_empty_model_means_the_one_that_is_served(page: Page) -> None:
-    assert page.start(model="")["success"]
+def test_empty_fields_mean_the_default_target_and_its_model(page: Page) -> None:
+    assert page.start(model="", host="")["success"]
     assert page.asked.wait(LIMIT_S)
     assert page.bodies[0]["model"] == MODEL
 
 
 def test_bad_value_is_answered_and_starts_nothing(page: Page) -> None:
-    answer = page.start(input_tokens="0", output_tokens="many")
+    answer = page.start(host="proxy", input_tokens="0", output_tokens="many")
     assert not answer["success"]
     assert [line.split(":")[0] for line in answer["message"].splitlines()] == [
+        "LOADTEST_TARGET='proxy'",
         "LOADTEST_INPUT_TOKENS='0'",
         "LOADTEST_OUTPUT_TOKENS='many'",
     ]
