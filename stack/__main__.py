@@ -38,6 +38,12 @@ Try it:
 
 Look at it with `make status` and `make logs`, stop it with `make down`."""
 
+# Without the proxy there is no API on this machine to try.
+PART_READY = """\
+
+Ready after {elapsed:.0f} s: {services}. The API is where the proxy of this stack runs.
+Look at it with `make status` and `make logs`, stop it with `make down`."""
+
 
 def up(settings: StackSettings) -> int:
     started = time.monotonic()
@@ -50,9 +56,16 @@ def up(settings: StackSettings) -> int:
             return 1
         status = _up_with_docker(settings) if with_docker else _up_as_processes(settings, processes)
     if status == 0:
-        api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
-        print(READY.format(elapsed=time.monotonic() - started, api=api, locust=locust, model=settings.model_name))
+        print(farewell(settings, time.monotonic() - started))
     return status
+
+
+def farewell(settings: StackSettings, elapsed_s: float) -> str:
+    """What a person does next."""
+    if "proxy" not in settings.stack_services:
+        return PART_READY.format(elapsed=elapsed_s, services=", ".join(settings.stack_services))
+    api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
+    return READY.format(elapsed=elapsed_s, api=api, locust=locust, model=settings.model_name)
 
 
 def _up_with_docker(settings: StackSettings) -> int:

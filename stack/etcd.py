@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 DEFAULT_PORT = 2379
+# etcd is in the own network whatever http_proxy says. gRPC waits up to two minutes before it tries a lost connection
+# again, and lets all clients of a process share that wait: an instance would stay unregistered for so long after etcd
+# is back.
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
 def address(endpoint: str) -> tuple[str, int]:
@@ -29,4 +37,4 @@ def connect(endpoint: str, timeout_s: float = 3.0) -> "etcd3.Etcd3Client":
     import etcd3
 
     host, port = address(endpoint)
-    return etcd3.client(host=host, port=port, timeout=timeout_s)
+    return etcd3.client(host=host, port=port, timeout=timeout_s, grpc_options=CHANNEL_OPTIONS)

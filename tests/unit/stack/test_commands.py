@@ -98,12 +98,21 @@ def test_which_way(monkeypatch: pytest.MonkeyPatch, mode: str, engine_answers: b
 
 
 def test_the_last_words_of_up_are_the_seed_documents_curl() -> None:
-    text = commands.READY.format(elapsed=1, api="http://localhost:8000", locust="http://localhost:8089", model="M")
+    text = commands.farewell(StackSettings(model="M"), 1)
 
     assert (
         'curl -s http://localhost:8000/v1/completions -H "Content-Type: application/json" -d \'{\n'
         '    "model": "M",\n    "prompt": "San Francisco is a",\n    "max_tokens": 1000\n  }\'' in text
     )
+    assert "http://localhost:8089" in text
+    assert "make down" in text
+
+
+def test_a_host_without_the_proxy_promises_no_api() -> None:
+    text = commands.farewell(StackSettings(stack_services=("prefill",)), 1)
+
+    assert "Ready after 1 s: prefill." in text
+    assert "http://" not in text
 
 
 def test_compose_reads_the_env_file_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
