@@ -97,6 +97,15 @@ def test_an_etcd_that_lost_its_data_gets_the_record_again(
     assert record(etcd_server) == RECORD
 
 
+def test_a_new_client_does_not_inherit_another_ones_wait(etcd_server: EtcdProcess, register: Register) -> None:
+    """Without an option of their own, gRPC's channels to one address share a lost connection's back-off."""
+    registration = register()
+    etcd_server.stop()
+    registration.keep()
+    etcd_server.start()
+    assert record(etcd_server) is None
+
+
 def test_without_etcd_it_can_lapse_and_leave(
     etcd_server: EtcdProcess, register: Register, caplog: pytest.LogCaptureFixture
 ) -> None:
