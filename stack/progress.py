@@ -2,23 +2,24 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 LOG_EVERY_S = 15.0
 
 
 class Progress:
-    """Elapsed time since its creation, against a limit in seconds."""
+    """Elapsed time since its creation, against a limit; both in seconds of `clock`."""
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit_s = limit_s
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
         self._last_shown = self._started
         self._rewrites = sys.stdout.isatty()
 
     @property
     def elapsed_s(self) -> float:
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     def is_over(self) -> bool:
         return self.elapsed_s > self.limit_s
@@ -28,11 +29,12 @@ class Progress:
         print(f"{self.elapsed_s:5.0f} s  {what}: ready", flush=True)
 
     def waiting(self, what: Iterable[str]) -> None:
-        line = f"{self.elapsed_s:5.0f} s  waiting for {', '.join(what)}"
+        now = self._clock()
+        line = f"{now - self._started:5.0f} s  waiting for {', '.join(what)}"
         if self._rewrites:
             print(f"\r\033[K{line}", end="", flush=True)
-        elif time.monotonic() - self._last_shown >= LOG_EVERY_S:
-            self._last_shown = time.monotonic()
+        elif now - self._last_shown >= LOG_EVERY_S:
+            self._last_shown = now
             print(line, flush=True)
 
     def clear(self) -> None:
