@@ -9,16 +9,16 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from connector.engine import TransferEngine, TransferError
-from connector.layout import KVLayout, Piece, pieces_of_layer
-from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome, Register
+from connector.held import Held
+from connector.layout import KVLayout
+from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register
 from connector.stats import TransferStats
 from connector.steps import ProducerStep
-from connector.transfer import End, Outgoing, Run
+from connector.transfer import End, Outgoing
 
 if TYPE_CHECKING:
     from connector.fences import Fences
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations are answered at once
-
-
-@dataclass
-class _Held:
-    """A transfer with what the pure state leaves out: the request that holds the blocks, clocks and counts."""
-
-    state: Outgoing
-    deadline: float  # when to give up unless both sides have come; no deadline while both are at work
-    request_id: str | None = None
-    released: bool = False  # the scheduler has given the request up: report it as sent once settled
-    answered: bool = False
-    bytes: int = 0
-    early_bytes: int = 0
-    pieces: int = 0
-    first_write: float = 0.0
-    prefill_end: float = 0.0
-    queued: bool = False
-    reply_to: str = ""  # control address of the consumer's rank
 
 
 class Producer:
@@ -71,10 +53,10 @@ class Producer:
         self._fences = fences
         self._patience = patience
         self._stats = stats
-        self._transfers: dict[str, _Held] = {}
+        self._transfers: dict[str, Held] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
-        self._stepping: list[tuple[_Held, int]] = []  # with the token up to which the step computes the prompt
-        self._queue: deque[_Held] = deque()
+        self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
+        self._queue: deque[Held] = deque()
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -126,7 +108,7 @@ class Producer:
         if self._stepping:
             self._fences.after(partial(self._mark, self._stepping, range(len(self._layout.layer_addresses))))
 
-    def _mark(self, stepped: list[tuple[_Held, int]], layers: Sequence[int]) -> None:
+    def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
         with self._lock:
             for held, end in stepped:
                 for layer in layers:
@@ -175,7 +157,7 @@ class Producer:
             self._enqueue(held)
             self._settle(held)
 
-    def _refusal(self, registration: Register, held: _Held | None) -> str:
+    def _refusal(self, registration: Register, held: Held | None) -> str:
         """Why this registration cannot be served; empty when it can."""
         if registration.fingerprint != self._fingerprint:
             return f"wrong layout: the consumer's is {registration.fingerprint}, ours {self._fingerprint}"
@@ -205,9 +187,7 @@ class Producer:
         with self._lock:
             for held in [held for held in self._transfers.values() if held.deadline < now]:
                 if held.state.registration is None and held.released:
-                    held.state.end(
-                        End.FAILED, f"no consumer: none registered within {self._patience:g} s of the prefill"
-                    )
+                    held.state.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")
                 elif held.request_id is None:
                     held.state.end(End.FAILED, f"no prefill: its request did not come within {self._patience:g} s")
                 self._settle(held)
@@ -225,7 +205,7 @@ class Producer:
                 if held.state.writing or not held.state.has_work():
                     continue
                 runs = held.state.take()
-                pieces = self._pieces(held.state, runs)
+                pieces = held.pieces(runs, self._layout)
                 registration = held.state.registration
                 started = time.monotonic()
                 held.first_write = held.first_write or started
@@ -243,51 +223,32 @@ class Producer:
                 else:
                     held.bytes += size
                     held.early_bytes += size if early else 0
-                    held.pieces += len(pieces)
+                    held.pieces_written += len(pieces)
                     self._stats.wrote(size, len(pieces), time.monotonic() - started)
                     held.state.landed()
                 self._enqueue(held)
                 self._settle(held)
                 self._progress.notify_all()
 
-    def _pieces(self, state: Outgoing, runs: list[Run]) -> list[Piece]:
-        registration, layout = state.registration, self._layout
-        assert registration is not None
-        pieces: list[Piece] = []
-        for run in runs:
-            pairs = [
-                (state.block_ids[block], registration.block_ids[block - registration.first_block])
-                for block in range(run.start, run.stop)
-            ]
-            pieces += pieces_of_layer(
-                layout.layer_addresses[run.layer],
-                layout.block_stride,
-                registration.layer_addresses[run.layer],
-                registration.block_stride,
-                layout.page,
-                pairs,
-            )
-        return pieces
-
     # --- with the lock held ---
 
-    def _held(self, transfer_id: str) -> _Held | None:
+    def _held(self, transfer_id: str) -> Held | None:
         """The transfer, made at its first mention from either side; None once it has ended."""
         if transfer_id in self._ended:
             return None
         held = self._transfers.get(transfer_id)
         if held is None:
             state = Outgoing(transfer_id, len(self._layout.layer_addresses), self._block_size)
-            held = self._transfers[transfer_id] = _Held(state, deadline=time.monotonic() + self._patience)
+            held = self._transfers[transfer_id] = Held(state, deadline=time.monotonic() + self._patience)
         return held
 
-    def _owned(self, transfer_id: str, request_id: str) -> _Held | None:
+    def _owned(self, transfer_id: str, request_id: str) -> Held | None:
         """The transfer that this request fills. None where its end was decided before the request came, and where
         another request came first (with n > 1 vLLM makes several requests with the same parameters)."""
         held = self._held(transfer_id)
         return held if held is not None and held.request_id in (None, request_id) else None
 
-    def _enqueue(self, held: _Held) -> None:
+    def _enqueue(self, held: Held) -> None:
         if not held.queued and not held.state.writing and held.state.has_work():
             held.queued = True
             self._queue.append(held)
@@ -305,14 +266,17 @@ class Producer:
             held.state.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
         self._settle(held)
 
-    def _settle(self, held: _Held) -> None:
+    def _settle(self, held: Held) -> None:
         """Tell the consumer the end as soon as it is final; forget the transfer when nobody waits for it any more."""
         state = held.state
         if not state.settled or state.ending is None:
             return
         if not held.answered and held.reply_to:
             held.answered = True
-            self._send(held.reply_to, self._outcome(held))
+            outcome = held.outcome(self._transport)
+            if isinstance(outcome, Done):
+                self._stats.delivered(outcome.exposed_seconds, outcome.early_bytes)
+            self._send(held.reply_to, outcome)
         if not held.released and held.request_id is not None:
             return  # the request still runs; its release comes with a later step
         if held.request_id is not None:
@@ -326,27 +290,6 @@ class Producer:
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
         self._progress.notify_all()
-
-    def _outcome(self, held: _Held) -> Outcome:
-        assert held.state.ending is not None
-        end, cause = held.state.ending
-        transfer_id = held.state.transfer_id
-        if end is End.FAILED:
-            return Failed(transfer_id, held.state.delivered_blocks, cause)
-        if end is End.CANCELLED:
-            return Cancelled(transfer_id)
-        now = time.monotonic()
-        exposed = now - held.prefill_end if held.prefill_end else 0.0
-        self._stats.delivered(exposed, held.early_bytes)
-        return Done(
-            transfer_id=transfer_id,
-            bytes=held.bytes,
-            early_bytes=held.early_bytes,
-            pieces=held.pieces,
-            seconds=now - held.first_write,
-            exposed_seconds=exposed,
-            transport=self._transport,
-        )
 
     def close(self) -> None:
         with self._lock:

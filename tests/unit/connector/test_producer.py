@@ -485,16 +485,33 @@ def test_a_preemption_waits_for_the_write_under_way_and_then_starts_over(new_ran
     rank.until_released("r1")
 
 
-def test_a_preemption_counts_what_the_gpu_had_still_to_finish(new_rank: NewRank) -> None:
+def test_what_the_gpu_had_still_to_finish_before_a_preemption_says_nothing_of_the_new_blocks(
+    new_rank: NewRank,
+) -> None:
     fences = LateFences()
     rank = new_rank(fences=fences)
-    rank.chunk(1, PROMPT, HERE[:2], 6)
+    rank.chunk(1, PROMPT, HERE[:2], 8)
     rank.preempt("r1")
     rank.register(1, THERE)
+    rank.chunk(1, PROMPT, [40, 41, 42], 4)
+    fences.drain()
+    assert rank.producer._transfers["t1"].state._computed == [4, 4]
     rank.chunk(1, PROMPT, [40, 41, 42], 10)
-    assert rank.engine.writes == []  # the old blocks' marks must not have come after they were given up
     fences.drain()
     assert isinstance(rank.outbox.take_next(), Done)
+    rank.assert_arrived(1, THERE)
+
+
+def test_what_is_computed_during_a_write_follows_it(new_rank: NewRank) -> None:
+    rank = new_rank()
+    gate = rank.engine.hold("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE[:2], 4)
+    assert gate.entered.wait(LIMIT_S)
+    rank.chunk(1, PROMPT, HERE, 10)
+    gate.opened.set()
+    assert isinstance(rank.outbox.take_next(), Done)
+    assert len(rank.engine.writes) > 1
     rank.assert_arrived(1, THERE)
 
 
