@@ -199,7 +199,7 @@ def test_waiting_ends_with_an_answer() -> None:
     rank = Rank()
     rank.load()
     finished: list[set[str]] = []
-    vllm = threading.Thread(target=lambda: finished.append(rank.consumer.take_finished(LIMIT_S * 2)))
+    vllm = threading.Thread(target=lambda: finished.append(rank.consumer.take_finished(LIMIT_S * 2)), daemon=True)
     vllm.start()
     rank.consumer.on_message(DONE)
     vllm.join(LIMIT_S)

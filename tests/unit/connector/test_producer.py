@@ -169,7 +169,7 @@ def consumer_last(rank: Rank) -> None:
 
 
 def both_at_once(rank: Rank) -> None:
-    consumer = threading.Thread(target=rank.register, args=(1, THERE))
+    consumer = threading.Thread(target=rank.register, args=(1, THERE), daemon=True)
     consumer.start()
     rank.chunk(1, PROMPT, HERE[:2], 6)
     rank.chunk(1, PROMPT, HERE, 10)
@@ -467,7 +467,7 @@ def test_a_preemption_waits_for_the_write_under_way_and_then_starts_over(new_ran
         rank.preempt("r1")
         drained.set()
 
-    vllm = threading.Thread(target=preempt)
+    vllm = threading.Thread(target=preempt, daemon=True)
     vllm.start()
     until(lambda: rank.producer._transfers["t1"].state.block_ids == [])
     assert not drained.is_set()
@@ -530,7 +530,7 @@ def test_a_request_preempted_and_aborted_before_the_next_step_is_waited_for(new_
         drained.set()
         rank.producer.begin_step(step)
 
-    vllm = threading.Thread(target=next_step)
+    vllm = threading.Thread(target=next_step, daemon=True)
     vllm.start()
     until(lambda: rank.producer._transfers["t1"].state.block_ids == [])
     assert not drained.is_set()
@@ -590,7 +590,7 @@ def test_waiting_for_a_finished_request_ends_with_the_transfer(new_rank: NewRank
     consumer_first(rank)
     assert gate.entered.wait(LIMIT_S)
     finished: list[set[str]] = []
-    vllm = threading.Thread(target=lambda: finished.append(rank.producer.take_finished(LIMIT_S)))
+    vllm = threading.Thread(target=lambda: finished.append(rank.producer.take_finished(LIMIT_S)), daemon=True)
     vllm.start()
     gate.opened.set()
     vllm.join(LIMIT_S)

@@ -178,7 +178,7 @@ def test_both_sides_at_once(seed: int) -> None:
             if request in cancelled:
                 request.cancel()
 
-    there = threading.Thread(target=consumers)
+    there = threading.Thread(target=consumers, daemon=True)
     try:
         there.start()
         while not all(request.released for request in requests):
