@@ -6,6 +6,9 @@ one test.
 
 import itertools
 import logging
+import os
+import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, get_args
@@ -79,7 +82,18 @@ def _check_options(environment: Environment, **_: Any) -> None:
     """Bad options end the program with one line; a bad value in the form gets the line as answer and starts nothing."""
     load_or_exit(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
     if environment.web_ui and environment.web_ui.app:
+        _check_address(environment.web_ui.host, environment.web_ui.port)
         environment.web_ui.app.before_request(_refuse_bad_form)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Locust itself would show a traceback of its web server."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(f"LOCUST_PORT={port}: cannot listen on {host}: {reason}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _refuse_bad_form() -> Response | None:

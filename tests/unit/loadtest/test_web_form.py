@@ -1,4 +1,4 @@
-"""Locust's web server as `python -m loadtest` starts it: what the form may ask for, and how it ends."""
+"""Locust's web server as `python -m loadtest` starts it: where it listens, what the form may ask for, how it ends."""
 
 import asyncio
 import contextlib
@@ -111,3 +111,19 @@ def test_sigterm_does_not_wait_for_open_streams(page: Page) -> None:
     assert page.asked.wait(LIMIT_S)
     page.process.terminate()
     page.process.wait(LIMIT_S)
+
+
+def test_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        run = subprocess.run(
+            COMMAND,
+            env=environment(LOCUST_PORT=str(port)),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert run.returncode == 2
+    assert f"LOCUST_PORT={port}: cannot listen on 127.0.0.1: Address already in use" in run.stderr.splitlines()
+    assert "Traceback" not in run.stderr
