@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 from connector.control_key import ControlKey
 from connector.messages import Message, decode, encode
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 IDLE_PEER_S = 300.0  # a peer that was not written to for so long has gone, or is cheap to connect to again
 MAX_MESSAGE_BYTES = 16 << 20
+REFUSED_LOG_S = 30.0  # a refused peer tries again ten times a second
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 class _OnlyThisKey:
@@ -32,10 +35,7 @@ class _OnlyThisKey:
         self._key = key
 
     def callback(self, domain: str, key: bytes) -> bool:
-        accepted = key == self._key.public
-        if not accepted:
-            log.warning("control channel: refused a peer whose stack key differs from ours (STACK_KEY)")
-        return accepted
+        return key == self._key.public
 
 
 class Channel:
@@ -58,6 +58,9 @@ class Channel:
         self._server.linger = 0
         self._server.maxmsgsize = MAX_MESSAGE_BYTES
         key.serve(self._server)
+        # A peer with another secret fails before ZAP is asked, so only the handshake's own events tell of it.
+        self._refusals = self._server.get_monitor_socket(REFUSED)
+        self._refusal_logged = -REFUSED_LOG_S
         self._peers: dict[str, tuple[zmq.Socket[bytes], float]] = {}
         self._thread: threading.Thread | None = None
         try:
@@ -98,6 +101,7 @@ class Channel:
         poller = zmq.Poller()
         poller.register(self._server, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        poller.register(self._refusals, zmq.POLLIN)
         next_tick = time.monotonic()
         while not self._stop.is_set():
             ready = dict(poller.poll(max(0, int((next_tick - time.monotonic()) * 1000))))
@@ -105,6 +109,8 @@ class Channel:
                 os.eventfd_read(self._wake)
             if self._server in ready:
                 self._receive(on_message)
+            if self._refusals in ready:
+                self._log_refusal()
             self._send_queued()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
@@ -124,6 +130,14 @@ class Channel:
                 log.warning("control channel: dropped %d bytes that are no message: %s", len(frames[-1]), error)
                 continue
             on_message(message)
+
+    def _log_refusal(self) -> None:
+        recv_monitor_message(self._refusals)
+        if time.monotonic() >= self._refusal_logged + REFUSED_LOG_S:
+            self._refusal_logged = time.monotonic()
+            log.warning(
+                "control channel %s: refused a peer: its STACK_KEY differs, or it is none of ours", self.address
+            )
 
     def _send_queued(self) -> None:
         while True:

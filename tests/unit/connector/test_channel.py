@@ -104,7 +104,7 @@ def test_ticks_come_without_messages(listen: Listen) -> None:
         assert one.ticked.wait(LIMIT_S)
 
 
-def test_another_key_gets_nothing_through(listen: Listen) -> None:
+def test_another_key_gets_nothing_through(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
     one, stranger = listen(), listen(OTHER_KEY)
     stranger.channel.send(one.address, Cancelled("bad"))
     one.channel.send(stranger.address, Cancelled("bad"))
@@ -112,6 +112,10 @@ def test_another_key_gets_nothing_through(listen: Listen) -> None:
     friend.channel.send(one.address, Cancelled("good"))
     one.until_received(Cancelled("good"))
     assert stranger.received == []
+    for address in (one.address, stranger.address):
+        refused = f"control channel {address}: refused a peer: its STACK_KEY differs"
+        until(lambda text=refused: text in caplog.text)  # type: ignore[misc]
+        assert caplog.text.count(refused) == 1  # although the peer goes on trying
 
 
 def test_a_peer_that_knows_only_our_public_key_is_refused(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +128,7 @@ def test_a_peer_that_knows_only_our_public_key_is_refused(listen: Listen, caplog
         dealer.curve_publickey, dealer.curve_secretkey, dealer.curve_serverkey = public, secret, KEY.public
         dealer.connect(one.address)
         dealer.send(b"\x80")
-        until(lambda: "refused a peer whose stack key differs" in caplog.text)
+        until(lambda: "refused a peer: its STACK_KEY differs" in caplog.text)
     assert one.received == []
 
 
