@@ -1,6 +1,7 @@
 """Real channels over loopback."""
 
 import logging
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -95,6 +96,13 @@ def test_a_message_may_be_answered_from_the_callback(listen: Listen) -> None:
         one.until_received(Cancelled("t"))
     finally:
         answering.close()
+
+
+def test_the_thread_sleeps_again_after_a_message(listen: Listen) -> None:
+    one, two = listen(), listen()
+    one.channel.send(two.address, Cancelled("t"))
+    two.until_received(Cancelled("t"))
+    until(lambda: not select.select([one.channel._wake], [], [], 0)[0])
 
 
 def test_ticks_come_without_messages(listen: Listen) -> None:
