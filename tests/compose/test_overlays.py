@@ -1,0 +1,66 @@
+"""compose accepts every combination of files, and the merged result carries what the hardware needs."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from stack.settings import REPOSITORY
+
+GPU = "compose.gpu.yaml"
+RDMA = "compose.rdma.yaml"
+VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
+
+
+def merged(*overlays: str) -> dict[str, Any]:
+    """Service name -> its merged definition."""
+    files = [part for name in ("compose.yaml", *overlays) for part in ("--file", name)]
+    printed = subprocess.run(
+        ["docker", "compose", "--env-file", os.devnull, *files, "config", "--format", "json"],
+        cwd=REPOSITORY,
+        env={**os.environ, **VARIABLES},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    services: dict[str, Any] = json.loads(printed)["services"]
+    return services
+
+
+@pytest.mark.parametrize("overlays", [(), (GPU,), (RDMA,), (GPU, RDMA)], ids="+".join)
+def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) -> None:
+    for service in merged(*overlays).values():
+        assert service["user"] == "10001:10001"
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert not service.get("privileged")
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("overlays", [(GPU,), (GPU, RDMA)], ids="+".join)
+def test_each_role_gets_its_gpus_by_index(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays)
+    for name, index in (("prefill", "2"), ("decode", "3")):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": [index], "capabilities": ["gpu"]}
+        assert services[name]["image"] == services["prepare"]["image"]
+    assert services["prepare"]["build"]["target"] == "gpu"
+    assert services["decode"]["pid"] == "service:prefill"
+
+
+@pytest.mark.parametrize("overlays", [(RDMA,), (GPU, RDMA)], ids="+".join)
+def test_rdma_gets_devices_locked_memory_and_the_hosts_network(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays)
+    for name in ("prefill", "decode"):
+        assert services[name]["cap_add"] == ["IPC_LOCK"]
+        assert services[name]["ulimits"]["memlock"] == {"soft": -1, "hard": -1}
+        assert [device["source"] for device in services[name]["devices"]] == ["/dev/infiniband"]
+        assert services[name]["environment"]["MOONCAKE_PROTOCOL"] == "rdma"
+        assert services[name]["environment"]["LISTEN_HOST"] == "192.0.2.7"
+    for name in ("etcd", "prefill", "decode", "proxy", "loadtest"):
+        assert services[name]["network_mode"] == "host"
+        assert "networks" not in services[name]
+        assert "ports" not in services[name]
+    assert services["proxy"]["environment"]["PROXY_LISTEN_HOST"] == "192.0.2.8"
