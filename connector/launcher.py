@@ -59,7 +59,7 @@ def main() -> int:
         preexec_fn=_die_with_parent,
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
-    registration = Registration(settings.etcd_endpoint, _instance(settings, instance_id), settings.lease_ttl_s)
+    registration = Registration(settings.etcd, _instance(settings, instance_id), settings.lease_ttl_s)
     try:
         served = _watch(vllm, settings, registration, stop)
         registration.leave()

@@ -40,7 +40,7 @@ class LauncherSettings(Settings):
     vllm_extra_args: str = ""
     openai_api_key: str = ""
 
-    etcd_endpoint: str = "127.0.0.1:2379"
+    etcd_endpoint: str = ""
     mooncake_config_path: Path | None = None
     mooncake_protocol: Literal["tcp", "rdma", "nvlink_intra"] = "tcp"
     mooncake_device_name: str = ""
@@ -57,7 +57,8 @@ class LauncherSettings(Settings):
     @field_validator("etcd_endpoint")
     @classmethod
     def _etcd_address(cls, value: str) -> str:
-        etcd.address(value)
+        if value:
+            etcd.address(value)
         return value
 
     @field_validator("vllm_extra_args")
@@ -101,10 +102,15 @@ class LauncherSettings(Settings):
         return MooncakeConfig(
             prefill_url=f"{host}:{self.control_port or 13003}",
             decode_url=f"{host}:{self.control_port or 13503}",
-            metadata_server="{}:{}".format(*etcd.address(self.etcd_endpoint)),
+            metadata_server="{}:{}".format(*etcd.address(self.etcd_endpoint or "127.0.0.1")),
             protocol=self.mooncake_protocol,
             device_name=self.mooncake_device_name,
         )
+
+    @property
+    def etcd(self) -> str:
+        """The etcd to register in: with a `mooncake.json` alone, the one that it names for the metadata."""
+        return self.etcd_endpoint or self.mooncake.metadata_server
 
     @property
     def host(self) -> str:

@@ -82,6 +82,9 @@ def test_the_seed_documents_file_wins_over_variables(
     )
     assert found.mooncake.model_dump() == SEED
     assert (found.host, found.first_control_port) == (host, control_port)
+    assert found.etcd == "elsewhere:1"
+    environment.delenv("ETCD_ENDPOINT")
+    assert load(LauncherSettings).etcd == SEED["metadata_server"]
     environment.setenv("VLLM_HOST_IP", "10.9.9.9")  # an instance's own address is its own
     assert load(LauncherSettings).host == "10.9.9.9"
 
