@@ -135,9 +135,7 @@ class Channel:
         recv_monitor_message(self._refusals)
         if time.monotonic() >= self._refusal_logged + REFUSED_LOG_S:
             self._refusal_logged = time.monotonic()
-            log.warning(
-                "control channel %s: refused a peer: its STACK_KEY differs, or it is none of ours", self.address
-            )
+            log.warning("control channel %s: refused a peer whose stack key differs (STACK_KEY)", self.address)
 
     def _send_queued(self) -> None:
         while True:

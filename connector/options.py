@@ -22,8 +22,8 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     layerwise: bool = False  # push layer by layer inside a step, not only at its end (producers)
     patience: float = 30.0
     timeout: float = 60.0
-    # Longer than Mooncake lets one write take (30 s): a producer that lives answers a cancellation after that write, and
-    # blocks taken back earlier could still be written to.
+    # Longer than Mooncake lets one write take (30 s): a producer that lives answers a cancellation after that write,
+    # and blocks taken back earlier could still be written to.
     cancel_timeout: float = 35.0
     sender_threads: int = 4
 

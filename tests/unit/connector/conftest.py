@@ -1,12 +1,14 @@
-"""Settings that no variable of the surrounding shell reaches, and a real etcd."""
+"""Settings that no variable of the surrounding shell reaches, a real etcd, and a producer's rank."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import connector.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from tests.unit.connector.producer_rank import Rank
 from tests.unit.proxy.etcd_process import EtcdProcess
 
 
@@ -27,3 +29,19 @@ def etcd_server(tmp_path: Path) -> Iterator[EtcdProcess]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def new_rank() -> Iterator[Callable[..., Rank]]:
+    ranks: list[Rank] = []
+
+    def make(**arguments: Any) -> Rank:
+        ranks.append(Rank(**arguments))
+        return ranks[-1]
+
+    yield make
+    for rank in ranks:
+        for gate in rank.engine.gates.values():
+            gate.opened.set()
+        rank.producer.close()
+        assert not any(sender.is_alive() for sender in rank.producer._senders)

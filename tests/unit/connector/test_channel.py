@@ -121,7 +121,7 @@ def test_another_key_gets_nothing_through(listen: Listen, caplog: pytest.LogCapt
     one.until_received(Cancelled("good"))
     assert stranger.received == []
     for address in (one.address, stranger.address):
-        refused = f"control channel {address}: refused a peer: its STACK_KEY differs"
+        refused = f"control channel {address}: refused a peer whose stack key differs"
         until(lambda text=refused: text in caplog.text)  # type: ignore[misc]
         assert caplog.text.count(refused) == 1  # although the peer goes on trying
 
@@ -136,7 +136,7 @@ def test_a_peer_that_knows_only_our_public_key_is_refused(listen: Listen, caplog
         dealer.curve_publickey, dealer.curve_secretkey, dealer.curve_serverkey = public, secret, KEY.public
         dealer.connect(one.address)
         dealer.send(b"\x80")
-        until(lambda: "refused a peer: its STACK_KEY differs" in caplog.text)
+        until(lambda: "refused a peer whose stack key differs" in caplog.text)
     assert one.received == []
 
 

@@ -25,7 +25,7 @@ from tests.unit.connector.fakes import (
     page_of,
     until,
 )
-from tests.unit.connector.test_producer import Rank, content
+from tests.unit.connector.producer_rank import Rank, content
 
 TRANSFERS = 3
 PROMPT = 11
