@@ -15,6 +15,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 state=${STACK_DIR:-$here/../.stack}/build
 debootstrap_base=pd-stack/base:bookworm
 
+docker info >/dev/null 2>&1 || { echo "build-inputs: no Docker engine answers" >&2; exit 1; }
+
 base=${BASE_IMAGE:-}
 if [ -z "$base" ]; then
     pinned=$(sed -n 's/^ARG BASE_IMAGE=//p' "$here/etcd/Dockerfile")
