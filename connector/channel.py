@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 IDLE_PEER_S = 300.0  # a peer that was not written to for so long has gone, or is cheap to connect to again
 MAX_MESSAGE_BYTES = 16 << 20
+HEARTBEAT_MS = 3000
 REFUSED_LOG_S = 30.0  # a refused peer tries again ten times a second
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
@@ -57,6 +58,7 @@ class Channel:
         self._server = self._context.socket(zmq.ROUTER)
         self._server.linger = 0
         self._server.maxmsgsize = MAX_MESSAGE_BYTES
+        _notice_dead_peers(self._server)
         key.serve(self._server)
         # A peer with another secret fails before ZAP is asked, so only the handshake's own events tell of it.
         self._refusals = self._server.get_monitor_socket(REFUSED)
@@ -154,6 +156,7 @@ class Channel:
         if socket is None:
             socket = self._context.socket(zmq.DEALER)
             socket.linger = 0
+            _notice_dead_peers(socket)
             self._key.connect(socket)
             try:
                 socket.connect(address)
@@ -167,3 +170,9 @@ class Channel:
         oldest = time.monotonic() - IDLE_PEER_S
         for address in [address for address, (_, used) in self._peers.items() if used < oldest]:
             self._peers.pop(address)[0].close()
+
+
+def _notice_dead_peers(socket: "zmq.Socket[bytes]") -> None:
+    """A host that is gone without a word closes no connection; what is sent to it would wait for minutes."""
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = 3 * HEARTBEAT_MS

@@ -74,6 +74,10 @@ class Producer:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
         with self._lock:
             self._stepping = []
+            for queued in step.queued:
+                held = self._owned(queued.transfer_id, queued.request_id)
+                if held is not None:
+                    held.request_id = queued.request_id  # from now on it may take its time
             for chunk in step.chunks:
                 held = self._owned(chunk.transfer_id, chunk.request_id)
                 if held is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connector.messages import Cancel, Done, Message, Register
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released, sum_of_ranks
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released, sum_of_ranks
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -60,11 +60,13 @@ class ProducerScheduler:
     def __init__(self) -> None:
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
         self._released: list[Released] = []
+        self._queued: list[Queued] = []
 
     def on_new_request(self, request: "Request") -> None:
         params = _params(request, ProducerParams, "do_remote_decode")
         if params is not None:
             self._transfers[request.request_id] = (request, params.transfer_id)
+            self._queued.append(Queued(params.transfer_id, request.request_id))
 
     def build_step(self, output: "SchedulerOutput") -> ProducerStep:
         blocks = output.kv_connector_block_state
@@ -81,7 +83,8 @@ class ProducerScheduler:
         # All of them: one that was aborted since is no longer among our transfers, but its blocks may be written out.
         preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []
-        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released)
+        queued, self._queued = self._queued, []
+        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued)
 
     def request_finished(self, request: "Request") -> bool:
         """True: keep the blocks until the workers have reported the request as sent, which they always do."""

@@ -10,6 +10,14 @@ from connector.messages import Done
 
 
 @dataclass(frozen=True)
+class Queued:
+    """A prefill request has come; it may wait in vLLM's queue for long before its first chunk."""
+
+    transfer_id: str
+    request_id: str
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A step computes the prompt of `transfer_id` up to token `step_end`; `block_ids` is its whole block table."""
 
@@ -35,6 +43,7 @@ class ProducerStep:
     chunks: list[Chunk] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)  # request ids whose blocks are rewritten from this step on
     released: list[Released] = field(default_factory=list)
+    queued: list[Queued] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from connector.messages import Cancelled, Done, Failed
+from connector.steps import ProducerStep, Queued
 from tests.unit.connector.fakes import (
     LIMIT_S,
     SOURCE,
@@ -121,6 +122,20 @@ def test_a_consumer_that_never_comes_releases_the_blocks(new_rank: NewRank) -> N
     assert isinstance(failed, Failed)
     assert failed.cause.startswith("no consumer: ")
     assert rank.engine.writes == []
+    rank.assert_nothing_left()
+
+
+def test_a_request_that_waits_in_vllms_queue_has_come(new_rank: NewRank) -> None:
+    rank = new_rank(patience=0.0)
+    rank.producer.begin_step(ProducerStep(idle=True, queued=[Queued("t1", "r1")]))
+    rank.register(1, THERE)
+    rank.tick()
+    assert rank.outbox.untaken() == []
+    rank.chunk(1, PROMPT, HERE, 10)
+    assert isinstance(rank.outbox.take_next(), Done)
+    rank.release(1)
+    rank.until_released("r1")
+    rank.assert_arrived(1, THERE)
     rank.assert_nothing_left()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from connector.messages import Cancel, Done, Register
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, RankAddress, Released
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released
 from tests.unit.connector.fakes import Outbox
 
 BLOCK = 4
@@ -58,7 +58,7 @@ def test_chunks_say_how_far_the_step_computes() -> None:
     scheduler.on_new_request(plain)
     table = [5, 6]
     step = scheduler.build_step(output({"r1": 6, "r2": 3}, {"r1": table, "r2": [9]}))
-    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6)])
+    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6)], queued=[Queued("t1", "r1")])
     table.append(7)  # vLLM's own list, which goes on growing: what the workers hold must not
     assert step.chunks[0].block_ids == [5, 6]
     one.num_computed_tokens = 6
