@@ -51,7 +51,7 @@ format: tests-environment ## let ruff rewrite what it can
 lock: tools ## resolve every lock file anew
 	$(TOOLS) -m stack.lock
 
-clean: tools ## `down`, then remove environments, model, key and logs
+clean: tools ## end the stack, then remove environments, images, model, key and logs
 	$(STACK) clean
 
 tools:

@@ -93,14 +93,15 @@ def _up_as_processes(settings: StackSettings, processes: Processes) -> int:
 
 def down(settings: StackSettings) -> int:
     """Ends what `up` started, whichever way it was."""
-    status = 0
     processes = Processes(settings)
-    if processes.has_run():
-        processes.down()
-    elif _uses_docker(settings):
+    if not processes.has_run() and _uses_docker(settings):
         status = Compose(settings).call("down", "--remove-orphans")
+        kept = "images and volumes (model, key, etcd's data)"
+    else:
+        processes.down()
+        status, kept = 0, f"environments, model, key and logs in {settings.stack_dir}"
     if status == 0:
-        print(f"stopped; kept: environments, model, key and logs in {settings.stack_dir} (`make clean` removes them)")
+        print(f"stopped; kept: {kept}; `make clean` removes them")
     return status
 
 
@@ -142,10 +143,12 @@ def load(settings: StackSettings, arguments: Sequence[str]) -> int:
 
 
 def clean(settings: StackSettings) -> int:
-    """`down`, then removes what set-up made, and nothing else that lies in the same folders."""
-    status = down(settings)
-    if status != 0:
-        return status
+    """Ends the stack and removes what set-up made, and nothing else that lies in the same folders."""
+    Processes(settings).down()
+    if _uses_docker(settings):
+        status = Compose(settings).call("down", "--remove-orphans", "--volumes", "--rmi", "local")
+        if status != 0:
+            return status
     state = settings.stack_dir
     made = [settings.venvs / name for name in (*environments.NAMES, ".lock", "tools.lock")]
     made += [settings.models / EMBEDDED_MODEL, settings.models / f".{EMBEDDED_MODEL}.lock"]
