@@ -146,7 +146,7 @@ def clean(settings: StackSettings) -> int:
     """Ends the stack and removes what set-up made, and nothing else that lies in the same folders."""
     Processes(settings).down()
     if _uses_docker(settings):
-        status = Compose(settings).call("down", "--remove-orphans", "--volumes", "--rmi", "local")
+        status = Compose(settings).call("down", "--remove-orphans", "--volumes", "--rmi", "all")
         if status != 0:
             return status
     state = settings.stack_dir
