@@ -162,8 +162,11 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
 
 
 def _die_with_parent() -> None:
-    """In the child: a launcher that is killed must not leave a server behind that nobody registers or drains."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """In the child: a launcher that is killed must not leave a server behind that nobody registers or drains.
+
+    SIGTERM, because a server that is killed leaves its engine core behind, with the control port.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

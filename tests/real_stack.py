@@ -63,6 +63,7 @@ class RealStack:
         self.drop_writes = self.folder / "drop-writes"
         self.variables = {
             "STACK_MODE": "processes",
+            "STACK_ENV_FILE": "/dev/null",
             "STACK_DIR": str(self.folder),
             "STACK_VENV_DIR": str(REPOSITORY / ".stack" / "venv"),
             "MODEL_DIR": str(REPOSITORY / ".stack" / "models"),
