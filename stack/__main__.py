@@ -4,19 +4,17 @@ Usage: python -m stack up|down|status|logs|load|clean     (`make` calls it; see 
 """
 
 import argparse
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from stack import compose, doctor, env_file, environments, install, system_libraries
 from stack.compose import Compose
 from stack.environment import load_or_exit
+from stack.one_at_a_time import one_at_a_time
 from stack.processes import Processes, StartError
 from stack.services import services
 from stack.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
@@ -48,7 +46,7 @@ Look at it with `make status` and `make logs`, stop it with `make down`."""
 def up(settings: StackSettings) -> int:
     started = time.monotonic()
     settings.stack_dir.mkdir(parents=True, exist_ok=True)
-    with _one_up_at_a_time(settings.stack_dir / "up.lock"):
+    with one_at_a_time(settings.stack_dir / "up.lock"):
         processes = Processes(settings)
         with_docker = _uses_docker(settings) and not processes.is_up()
         print(f"starting {'with Docker' if with_docker else 'as processes of this machine'}", flush=True)
@@ -179,17 +177,6 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-@contextmanager
-def _one_up_at_a_time(file: Path) -> Iterator[None]:
-    with file.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another `make up` is at work here; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _arguments() -> argparse.Namespace:

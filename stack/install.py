@@ -4,18 +4,17 @@ Usage: python -m stack.install services|tests     (the services of `.env`, or al
 """
 
 import argparse
-import fcntl
 import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from stack import env_file, package_sources, system_libraries
 from stack.environment import load_or_exit
 from stack.environments import CPU_TORCH_MARK, LOCKED_PYTHON, TESTS, Environment, needed_by
+from stack.one_at_a_time import one_at_a_time
 from stack.settings import SERVICES, StackSettings
 
 STAMP = "installed-from.sha256"
@@ -36,7 +35,7 @@ def install(environments: Sequence[Environment], settings: StackSettings) -> Non
     Raises: InstallError: with uv's own output above it on the terminal.
     """
     settings.venvs.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(settings.venvs / ".lock"):
+    with one_at_a_time(settings.venvs / ".lock"):
         outdated = [environment for environment in environments if not is_current(environment, settings)]
         for number, environment in enumerate(outdated, 1):
             title = f"[{number}/{len(outdated)}] environment {environment.name}"
@@ -80,13 +79,6 @@ def _same_file_system(uv: list[str], variables: dict[str, str], folder: Path) ->
 
 def _digest(lock: Path) -> str:
     return hashlib.sha256(lock.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _one_at_a_time(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

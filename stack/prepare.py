@@ -7,7 +7,6 @@ there is kept, several runs at once are safe, and nothing is written outside MOD
 folder.
 """
 
-import fcntl
 import importlib.util
 import os
 import secrets
@@ -15,12 +14,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from stack.environment import load_or_exit
 from stack.hub import download
+from stack.one_at_a_time import one_at_a_time
 from stack.settings import EMBEDDED_MODEL, StackSettings
 
 KEY_BYTES = 32
@@ -55,7 +54,7 @@ def ensure_model(target: Path, convert: Callable[[Path], None]) -> bool:
     if target.is_dir():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(target.parent / f".{target.name}.lock"):
+    with one_at_a_time(target.parent / f".{target.name}.lock"):
         if target.is_dir():
             return False
         for abandoned in target.parent.glob(f".{target.name}.new.*"):  # an earlier run was killed
@@ -107,13 +106,6 @@ def convert_gguf(source: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.rmtree(folder / ".hf", ignore_errors=True)
-
-
-@contextmanager
-def _one_at_a_time(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:
