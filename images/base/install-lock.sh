@@ -10,6 +10,7 @@ set -eu
 
 environment=$1
 lock=$2
+export UV_CACHE_DIR=/var/cache/uv # where the Dockerfiles mount the builds' shared cache
 here=$(dirname "$0")
 
 if [ -s /run/secrets/ca ]; then

@@ -1,7 +1,6 @@
 """Settings that no variable of the surrounding shell reaches, a real etcd, and a producer's rank."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 import connector.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from tests.unit.connector.producer_rank import Rank
-from tests.unit.proxy.etcd_process import EtcdProcess
 
 
 @pytest.fixture
@@ -21,14 +19,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
     monkeypatch.setenv("VLLM_HOST_IP", "10.0.0.1")
     return monkeypatch
-
-
-@pytest.fixture
-def etcd_server(tmp_path: Path) -> Iterator[EtcdProcess]:
-    server = EtcdProcess(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

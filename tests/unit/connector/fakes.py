@@ -59,7 +59,7 @@ class FakeEngine:
         return self.targets.setdefault(segment, bytearray(MEMORY_BYTES))
 
     def register(self, address: int, length: int) -> None:
-        raise NotImplementedError("the connector's class registers memory, not the producer")
+        raise AssertionError("the connector's class registers memory, not the producer")
 
     def write(self, segment: str, pieces: Sequence[Piece]) -> None:
         with self._lock:

@@ -16,8 +16,8 @@ import pytest
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from stack import etcd
 from stack.instances import PREFIX, Instance
+from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import LIMIT_S, until
-from tests.unit.proxy.etcd_process import EtcdProcess
 
 PROGRAM = Path(__file__).with_name("scripted_launcher.py")
 ROOT = Path(__file__).parents[3]

@@ -9,8 +9,8 @@ import pytest
 from connector.registration import Registration, forget_old_segments
 from stack import etcd
 from stack.instances import Instance
+from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import until
-from tests.unit.proxy.etcd_process import EtcdProcess
 from tests.unit.proxy.scripted import instance
 
 RECORD = instance("prefill", "p0")

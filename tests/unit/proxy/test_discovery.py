@@ -12,7 +12,7 @@ from proxy.discovery import Discovery
 from proxy.fleet import View
 from stack import etcd
 from stack.instances import Instance
-from tests.unit.proxy.etcd_process import EtcdProcess
+from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.scripted import instance
 
 PATIENCE_S = 10.0
@@ -43,23 +43,15 @@ def names(view: View) -> set[str]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EtcdProcess]:
-    process = EtcdProcess(tmp_path)
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def registry(server: EtcdProcess) -> Iterator[Any]:
-    with etcd.connect(server.endpoint) as client:
+def registry(etcd_server: EtcdProcess) -> Iterator[Any]:
+    with etcd.connect(etcd_server.endpoint) as client:
         yield client
 
 
 @asynccontextmanager
-async def following(server: EtcdProcess) -> AsyncIterator[Views]:
+async def following(etcd_server: EtcdProcess) -> AsyncIterator[Views]:
     views = Views()
-    discovery = Discovery(server.endpoint, views.publish)
+    discovery = Discovery(etcd_server.endpoint, views.publish)
     discovery.start()
     try:
         yield views
@@ -77,9 +69,9 @@ def put_all(registry: Any, records: list[Instance]) -> None:
         put(registry, record)
 
 
-async def test_instances_come_and_go(server: EtcdProcess, registry: Any) -> None:
+async def test_instances_come_and_go(etcd_server: EtcdProcess, registry: Any) -> None:
     put(registry, P0)
-    async with following(server) as views:
+    async with following(etcd_server) as views:
         assert (await views.until(lambda view: view.known)).instances == (P0,)
         put(registry, D0)
         await views.until(lambda view: names(view) == {"p0", "d0"})
@@ -89,34 +81,34 @@ async def test_instances_come_and_go(server: EtcdProcess, registry: Any) -> None
         await views.until(lambda view: names(view) == {"d0"})
 
 
-async def test_an_instance_goes_when_its_lease_ends(server: EtcdProcess, registry: Any) -> None:
+async def test_an_instance_goes_when_its_lease_ends(etcd_server: EtcdProcess, registry: Any) -> None:
     put(registry, P0)
     put(registry, D0, registry.lease(1))
-    async with following(server) as views:
+    async with following(etcd_server) as views:
         await views.until(lambda view: names(view) == {"p0", "d0"})
         await views.until(lambda view: names(view) == {"p0"})
 
 
-async def test_no_event_is_lost_while_the_watch_begins(server: EtcdProcess, registry: Any) -> None:
+async def test_no_event_is_lost_while_the_watch_begins(etcd_server: EtcdProcess, registry: Any) -> None:
     many = [instance("decode", f"d{number}") for number in range(100)]
 
-    async with following(server) as views:
+    async with following(etcd_server) as views:
         await asyncio.to_thread(put_all, registry, many)
         await views.until(lambda view: names(view) == {each.instance_id for each in many})
 
 
-async def test_the_last_view_is_served_while_etcd_is_away(server: EtcdProcess, registry: Any) -> None:
+async def test_the_last_view_is_served_while_etcd_is_away(etcd_server: EtcdProcess, registry: Any) -> None:
     put(registry, P0)
-    async with following(server) as views:
+    async with following(etcd_server) as views:
         await views.until(lambda view: names(view) == {"p0"})
-        server.stop()
+        etcd_server.stop()
         stale = await views.until(lambda view: view.stale_since is not None)
         assert names(stale) == {"p0"}
 
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(etcd_server.start)
         fresh = await views.until(lambda view: view.stale_since is None)
         assert names(fresh) == {"p0"}
-        with etcd.connect(server.endpoint) as again:
+        with etcd.connect(etcd_server.endpoint) as again:
             put(again, D0)
             await views.until(lambda view: names(view) == {"p0", "d0"})
             again.delete(P0.key)
@@ -124,28 +116,28 @@ async def test_the_last_view_is_served_while_etcd_is_away(server: EtcdProcess, r
     assert all(names(view) for view in views.all)  # never an empty view in between
 
 
-async def test_what_changed_while_etcd_was_unreachable_is_seen(server: EtcdProcess, registry: Any) -> None:
+async def test_what_changed_while_etcd_was_unreachable_is_seen(etcd_server: EtcdProcess, registry: Any) -> None:
     """The lease ends while etcd is away: after it is back it is not served for ever."""
     put(registry, P0)
     put(registry, D0, registry.lease(1))
-    async with following(server) as views:
+    async with following(etcd_server) as views:
         await views.until(lambda view: names(view) == {"p0", "d0"})
-        server.stop()
+        etcd_server.stop()
         await views.until(lambda view: view.stale_since is not None)
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(etcd_server.start)
         await views.until(lambda view: names(view) == {"p0"})
 
 
 async def test_etcd_may_come_later(tmp_path: Path) -> None:
-    server = EtcdProcess(tmp_path)
-    async with following(server) as views:
+    etcd_server = EtcdProcess(tmp_path)
+    async with following(etcd_server) as views:
         await views.until(lambda view: view.stale_since is not None)
         assert not views.all[-1].known
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(etcd_server.start)
         try:
             await views.until(lambda view: view.known and view.stale_since is None)
         finally:
-            server.stop()
+            etcd_server.stop()
 
 
 async def test_it_can_be_stopped_while_etcd_is_away(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from stack import etcd
-from tests.unit.proxy.etcd_process import EtcdProcess
+from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, replies, streams, token
 
 REPOSITORY = Path(__file__).parents[3]
@@ -28,14 +28,6 @@ SEEDS_BODY = """{
   "prompt": "San Francisco is a",
   "max_tokens": 1000
 }"""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EtcdProcess]:
-    process = EtcdProcess(tmp_path)
-    process.start()
-    yield process
-    process.stop()
 
 
 @pytest.fixture
@@ -79,15 +71,17 @@ class ProxyProcess:
 
 
 @asynccontextmanager
-async def proxy_process(server: EtcdProcess, *servers: ScriptedServer, **variables: str) -> AsyncIterator[ProxyProcess]:
-    with etcd.connect(server.endpoint) as registry:
+async def proxy_process(
+    etcd_server: EtcdProcess, *servers: ScriptedServer, **variables: str
+) -> AsyncIterator[ProxyProcess]:
+    with etcd.connect(etcd_server.endpoint) as registry:
         for each in servers:
             registry.put(each.record.key, each.record.model_dump_json())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": str(port)}
-    environment |= {"ETCD_ENDPOINT": server.endpoint} | variables
+    environment |= {"ETCD_ENDPOINT": etcd_server.endpoint} | variables
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environment, stdout=PIPE)
     try:
         async with aiohttp.ClientSession() as client:
@@ -101,8 +95,10 @@ async def proxy_process(server: EtcdProcess, *servers: ScriptedServer, **variabl
             await process.communicate()
 
 
-async def test_the_seed_documents_curl(server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer) -> None:
-    async with proxy_process(server, producer, consumer) as proxy:
+async def test_the_seed_documents_curl(
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    async with proxy_process(etcd_server, producer, consumer) as proxy:
         curl = await asyncio.create_subprocess_exec(
             *("curl", "-s", f"{proxy.url}/v1/completions", "-H", "Content-Type: application/json", "-d", SEEDS_BODY),
             stdout=PIPE,
@@ -126,11 +122,11 @@ async def test_the_seed_documents_curl(server: EtcdProcess, producer: ScriptedSe
 
 
 async def test_503_when_an_instance_is_gone_and_back_when_it_is_back(
-    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
     body = {"model": MODEL, "prompt": "x"}
-    async with proxy_process(server, producer, consumer) as proxy:
-        with etcd.connect(server.endpoint) as registry:
+    async with proxy_process(etcd_server, producer, consumer) as proxy:
+        with etcd.connect(etcd_server.endpoint) as registry:
             registry.delete(consumer.record.key)
             assert (await proxy.ready(503))["missing"] == ["decode"]
             async with proxy.client.post(proxy.url + "/v1/completions", json=body) as answer:
@@ -142,11 +138,11 @@ async def test_503_when_an_instance_is_gone_and_back_when_it_is_back(
 
 
 async def test_sigterm_lets_a_stream_finish(
-    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
     more = asyncio.Event()
     consumer.script = streams(token(" city"), more, token(" of"), DONE)
-    async with proxy_process(server, producer, consumer) as proxy:
+    async with proxy_process(etcd_server, producer, consumer) as proxy:
         async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
             seen = await answer.content.readuntil(b"\n\n")
             proxy.process.send_signal(signal.SIGTERM)
@@ -159,10 +155,10 @@ async def test_sigterm_lets_a_stream_finish(
 
 
 async def test_the_grace_ends_with_an_error_event(
-    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
     consumer.script = streams(token(" city"), asyncio.Event())
-    async with proxy_process(server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy:
+    async with proxy_process(etcd_server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy:
         async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
             await answer.content.readuntil(b"\n\n")
             proxy.process.send_signal(signal.SIGTERM)
@@ -175,11 +171,11 @@ async def test_the_grace_ends_with_an_error_event(
 
 
 async def test_it_leaves_although_a_client_does_not_read(
-    server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
     consumer.script = streams(*[token("x" * 60_000)] * 1000, DONE)
     async with (
-        proxy_process(server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy,
+        proxy_process(etcd_server, producer, consumer, PROXY_SHUTDOWN_GRACE_S="0.3") as proxy,
         proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer,
     ):
         assert answer.status == 200
