@@ -15,6 +15,7 @@ from connector.layout import Piece
 log = logging.getLogger(__name__)
 
 TRANSPORTS = ("tcp", "rdma", "nvlink_intra")
+AUTO = "auto"  # the best of them that both ends of a transfer have
 # Variables that force a transport, and for TCP those that keep many pieces in flight (GPU memory: 1.6 -> 2.4 GB/s,
 # host memory: 4 -> 17 GB/s at 1 MiB pieces).
 FORCED = {

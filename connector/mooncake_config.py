@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+# auto: the best of the others that both ends of a transfer have.
+Protocol = Literal["auto", "tcp", "rdma", "nvlink_intra"]
+
 
 class MooncakeConfig(BaseModel):
     """`prefill_url` and `decode_url` are host:port of each role's control channel, `metadata_server` is etcd's."""
@@ -15,7 +18,7 @@ class MooncakeConfig(BaseModel):
     prefill_url: str
     decode_url: str
     metadata_server: str
-    protocol: Literal["tcp", "rdma", "nvlink_intra"] = "tcp"
+    protocol: Protocol = "tcp"
     device_name: str = Field(default="")
 
     @field_validator("prefill_url", "decode_url", "metadata_server")

@@ -7,7 +7,7 @@ import msgspec
 
 from connector.channel import Channel
 from connector.control_key import ControlKey
-from connector.engine import TRANSPORTS
+from connector.engine import AUTO, TRANSPORTS
 
 
 class ConnectorOptions(msgspec.Struct, frozen=True):
@@ -16,10 +16,12 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     host: str  # address that peers reach this instance at
     control_port: int  # of rank 0; rank n listens on control_port + n
     metadata_server: str  # host:port of etcd
-    transport: str
+    transport: str  # one of TRANSPORTS, or auto
     pairing: str  # what two instances must have in common beside the layout of their caches
     device_name: str = ""
     layerwise: bool = False  # push layer by layer inside a step, not only at its end (producers)
+    min_stream_tokens: int = 0  # a step that computes fewer prompt tokens pushes all layers at its end
+    checksum: bool = False  # compare what arrived with what was sent
     patience: float = 30.0
     timeout: float = 60.0
     # Longer than Mooncake lets one write take (30 s): a producer that lives answers a cancellation after that write,
@@ -34,8 +36,8 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
             options = msgspec.convert(extra_config, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"kv_connector_extra_config: {error}") from error
-        if options.transport not in TRANSPORTS:
-            raise ValueError(f"transport={options.transport!r}: expected one of {', '.join(TRANSPORTS)}")
+        if options.transport not in (AUTO, *TRANSPORTS):
+            raise ValueError(f"transport={options.transport!r}: expected one of {', '.join((AUTO, *TRANSPORTS))}")
         return options
 
     def open_channel(self, port: int) -> Channel:

@@ -3,16 +3,17 @@
 import shlex
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from connector.mooncake_config import MooncakeConfig, load_mooncake_config
+from connector.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
 from stack import etcd
 from stack.environment import Settings
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 PORTS_PER_INSTANCE = 16  # control ports of neighbouring instances on one host: room for 16 ranks each
+SHORTEST_SECRET = 16  # characters; ControlKey refuses less
 WITHOUT_EFFECT = ("VLLM_PORT", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -35,19 +36,22 @@ class LauncherSettings(Settings):
     block_size: int = Field(default=32, ge=1)
     kv_cache_bytes: int = Field(default=512 << 20, ge=1 << 20)
     max_num_batched_tokens: int = Field(default=2048, ge=32)
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, le=PORTS_PER_INSTANCE)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     vllm_extra_args: str = ""
     openai_api_key: str = ""
 
     etcd_endpoint: str = ""
     mooncake_config_path: Path | None = None
-    mooncake_protocol: Literal["tcp", "rdma", "nvlink_intra"] = "tcp"
+    mooncake_protocol: Protocol = "tcp"
     mooncake_device_name: str = ""
     kv_streaming: Literal["layer", "chunk"] = "layer"
+    kv_stream_min_tokens: int = Field(default=0, ge=0)
     kv_load_failure_policy: Literal["recompute", "fail"] = "recompute"
     transfer_timeout_s: float = Field(default=60.0, gt=0)
     transfer_patience_s: float = Field(default=30.0, gt=0)
+    transfer_cancel_timeout_s: float = Field(default=35.0, gt=0)
+    transfer_checksum: bool = False
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
@@ -83,6 +87,27 @@ class LauncherSettings(Settings):
                 "run `python -m stack.prepare`, or set the same STACK_KEY on every host"
             )
         return value
+
+    @model_validator(mode="after")
+    def _secret_is_long_enough(self) -> Self:
+        if len(self.secret) < SHORTEST_SECRET:
+            name = "STACK_KEY" if self.stack_key else f"STACK_KEY_FILE={str(self.stack_key_file)!r}"
+            raise ValueError(
+                f"{name}: the key has {len(self.secret)} characters, expected {SHORTEST_SECRET} or more: "
+                "make one with `openssl rand -hex 32`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_exist(self) -> Self:
+        last = max(self.port, self.first_control_port + self.tensor_parallel_size - 1)
+        if last > 65535:
+            raise ValueError(
+                f"INSTANCE_INDEX={self.instance_index}: expected ports up to 65535, but with {self.role} on port "
+                f"{self.port - self.instance_index}, control port {self._control[1]} and TENSOR_PARALLEL_SIZE "
+                f"{self.tensor_parallel_size} the last one is {last}"
+            )
+        return self
 
     @property
     def role(self) -> Literal["prefill", "decode"]:
@@ -139,7 +164,7 @@ class LauncherSettings(Settings):
 
     @property
     def secret(self) -> str:
-        return self.stack_key or self.stack_key_file.read_text().strip()
+        return (self.stack_key or self.stack_key_file.read_text()).strip()
 
 
 def _own_address() -> str:

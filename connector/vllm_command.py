@@ -27,13 +27,15 @@ def on_gpu() -> bool:
 
 
 def pairing(settings: LauncherSettings) -> str:
-    """What two instances must share before one may take over the other's cache: model, type, block and TP size."""
+    """What two instances must share before one may take over the other's cache: model, type and block size.
+
+    Not the tensor parallelism: the connector moves heads between any numbers of ranks.
+    """
     config = Path(settings.model_path, "config.json")
     return fingerprint(
         model=json.loads(config.read_text()) if config.is_file() else settings.model,
         dtype=dtype(settings),
         block_size=settings.block_size,
-        tensor_parallel_size=settings.tensor_parallel_size,
     )
 
 
@@ -90,8 +92,11 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
             "device_name": mooncake.device_name,
             "pairing": pairing(settings),
             "layerwise": settings.role == "prefill" and settings.kv_streaming == "layer",
+            "min_stream_tokens": settings.kv_stream_min_tokens,
+            "checksum": settings.transfer_checksum,
             "patience": settings.transfer_patience_s,
             "timeout": settings.transfer_timeout_s,
+            "cancel_timeout": settings.transfer_cancel_timeout_s,
         },
     }
 

@@ -51,6 +51,8 @@ def _line(problem: dict[str, object]) -> str:
     location = problem["loc"]
     name = "_".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if not location:  # of the settings together: its input is all the variables, and its text names those that matter
+        return message
     if problem["type"] == "missing":  # its input is all the other variables, secrets among them
         return f"{name.upper()} is unset and has no default"
     return f"{name.upper()}={problem['input']!r}: {message}"

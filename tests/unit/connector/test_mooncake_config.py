@@ -40,7 +40,7 @@ def test_protocol_and_device_may_be_left_out(file: Path) -> None:
         ({"decode_url": ":13003"}, "decode_url=':13003': expected host:port, e.g. 192.168.0.137:13003"),
         ({"decode_url": "d:65536"}, "decode_url='d:65536': expected host:port, e.g. 192.168.0.137:13003"),
         ({"metadata_server": "m:0"}, "metadata_server='m:0': expected host:port, e.g. 192.168.0.137:13003"),
-        ({"protocol": "roce"}, "protocol='roce': Input should be 'tcp', 'rdma' or 'nvlink_intra'"),
+        ({"protocol": "roce"}, "protocol='roce': Input should be 'auto', 'tcp', 'rdma' or 'nvlink_intra'"),
         ({"prefill_url": 13003}, "prefill_url=13003: Input should be a valid string"),
         ({"device": "erdma_0"}, "device='erdma_0': Extra inputs are not permitted"),
     ],

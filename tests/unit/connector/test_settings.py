@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.settings import LauncherSettings
+from connector.control_key import ControlKey
+from connector.settings import SHORTEST_SECRET, LauncherSettings
 from stack.environment import ConfigError, load
 
 SEED = {
@@ -122,7 +123,10 @@ def test_the_key_may_lie_in_a_file(environment: pytest.MonkeyPatch, tmp_path: Pa
         ("VLLM_DISTRIBUTED_KV_ROLE", "both", "'producer' or 'consumer'"),
         ("INSTANCE_INDEX", "-1", "greater than or equal to 0"),
         ("PREFILL_PORT", "80800", "less than or equal to 65535"),
-        ("MOONCAKE_PROTOCOL", "rmda", "'tcp', 'rdma' or 'nvlink_intra'"),
+        ("MOONCAKE_PROTOCOL", "rmda", "'auto', 'tcp', 'rdma' or 'nvlink_intra'"),
+        ("TENSOR_PARALLEL_SIZE", "17", "less than or equal to 16"),
+        ("TRANSFER_CHECKSUM", "perhaps", "valid boolean"),
+        ("KV_STREAM_MIN_TOKENS", "-1", "greater than or equal to 0"),
         ("DTYPE", "int8", "'bfloat16'"),
         ("GPU_MEMORY_UTILIZATION", "90", "less than or equal to 1"),
         ("KV_CACHE_BYTES", "4GB", "valid integer"),
@@ -158,3 +162,36 @@ def test_what_is_missing_is_named_and_no_secret_is_shown(
     assert line.startswith(text)
     assert "sk-very-secret" not in line
     assert "0123456789abcdef" not in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "last"),
+    [
+        ({"INSTANCE_INDEX": "3284"}, 65547),
+        ({"CONTROL_PORT": "65534", "TENSOR_PARALLEL_SIZE": "3"}, 65536),
+        ({"PREFILL_PORT": "65535", "INSTANCE_INDEX": "1"}, 65536),
+        ({"VLLM_DISTRIBUTED_KV_ROLE": "consumer", "DECODE_PORT": "65530", "INSTANCE_INDEX": "6"}, 65536),
+    ],
+)
+def test_ports_that_do_not_exist(environment: pytest.MonkeyPatch, variables: dict[str, str], last: int) -> None:
+    (line,) = error_lines(environment, variables)
+    assert line.startswith(f"INSTANCE_INDEX={variables.get('INSTANCE_INDEX', '0')}: expected ports up to 65535")
+    assert line.endswith(f"the last one is {last}")
+
+
+def test_the_last_port_that_exists(environment: pytest.MonkeyPatch) -> None:
+    assert settings(environment, {"CONTROL_PORT": "65520", "TENSOR_PARALLEL_SIZE": "16"}).first_control_port == 65520
+
+
+def test_a_short_key_is_not_shown(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (line,) = error_lines(environment, {"STACK_KEY": "sesame"})
+    assert line.startswith("STACK_KEY: the key has 6 characters, expected 16 or more")
+    file = tmp_path / "stack.key"
+    file.write_text("sesame\n")
+    environment.delenv("STACK_KEY")
+    (from_file,) = error_lines(environment, {"STACK_KEY_FILE": str(file)})
+    assert from_file.startswith(f"STACK_KEY_FILE={str(file)!r}: ")
+    assert "sesame" not in line + from_file
+    with pytest.raises(ValueError, match="STACK_KEY"):
+        ControlKey.from_secret("x" * (SHORTEST_SECRET - 1))
+    ControlKey.from_secret("x" * SHORTEST_SECRET)

@@ -71,6 +71,23 @@ def test_kv_transfer_by_role(
 
 
 @pytest.mark.usefixtures("hardware")
+def test_what_may_be_set_of_a_transfer(environment: pytest.MonkeyPatch) -> None:
+    given = settings(
+        environment,
+        MOONCAKE_PROTOCOL="auto",
+        KV_STREAM_MIN_TOKENS="64",
+        TRANSFER_CHECKSUM="true",
+        TRANSFER_TIMEOUT_S="1",
+        TRANSFER_PATIENCE_S="2",
+        TRANSFER_CANCEL_TIMEOUT_S="3",
+    )
+    config = transfer_config(vllm_command.command(given, "i"))
+    read = ConnectorOptions.from_extra_config(config["kv_connector_extra_config"])
+    assert (read.transport, read.min_stream_tokens, read.checksum) == ("auto", 64, True)
+    assert (read.timeout, read.patience, read.cancel_timeout) == (1, 2, 3)
+
+
+@pytest.mark.usefixtures("hardware")
 def test_no_secret_is_in_the_command_line(environment: pytest.MonkeyPatch) -> None:
     """Every user of the machine can read it."""
     given = settings(environment, OPENAI_API_KEY="sk-very-secret")
@@ -171,7 +188,9 @@ def test_instances_pair_when_model_type_and_blocks_are_equal(environment: pytest
     producer = vllm_command.pairing(settings(environment, MODEL=str(tmp_path)))
     consumer = vllm_command.pairing(settings(environment, VLLM_DISTRIBUTED_KV_ROLE="consumer", INSTANCE_INDEX="1"))
     assert producer == consumer
-    others = [{"BLOCK_SIZE": "16"}, {"DTYPE": "float16"}, {"TENSOR_PARALLEL_SIZE": "2"}]
+    others = [{"BLOCK_SIZE": "16"}, {"DTYPE": "float16"}]
+    with pytest.MonkeyPatch.context() as wider:
+        assert vllm_command.pairing(settings(wider, TENSOR_PARALLEL_SIZE="2")) == producer
     prints = {producer}
     for other in others:
         with pytest.MonkeyPatch.context() as changed:

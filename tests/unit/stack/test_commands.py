@@ -69,7 +69,7 @@ def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) ->
     result = run("up", STACK_DIR=str(tmp_path), MOONCAKE_PROTOCOL="rmda")
 
     assert result.returncode == 1
-    assert "error: MOONCAKE_PROTOCOL: found 'rmda'; needed 'tcp', 'rdma' or 'nvlink_intra'" in result.stderr
+    assert "error: MOONCAKE_PROTOCOL: found 'rmda'; needed 'auto', 'tcp', 'rdma' or 'nvlink_intra'" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
 
 
