@@ -1,46 +1,102 @@
-"""Counts of what a rank moved, kept between two engine steps; `metrics` carries them to Prometheus."""
+"""What a rank or a scheduler measured since the last engine step; `metrics` carries it to Prometheus.
+
+Counts and observations are of *shares*: a transfer has one for each pair of ranks between which it moves heads, so
+with one rank on both sides a share is a transfer. Ranks of one instance add up.
+"""
 
 import threading
+from collections import Counter
 from typing import Any
+
+from connector.messages import Done
+
+
+def kind_of(cause: str) -> str:
+    """Of `kind: details` only the kind, so that a metric's labels stay few."""
+    return cause.partition(":")[0]
 
 
 class TransferStats:
-    """Counts since the last `take`; called from several threads."""
+    """Called from several threads; `transport` and `cause` become labels, an unknown transport is empty."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
-        self._exposed: list[float] = []
+        self._counted: Counter[tuple[str, ...]] = Counter()  # by metric and label values
+        self._observed: list[list[str | float]] = []
+        self._gauges: dict[str, float] = {}
 
-    def wrote(self, size: int, pieces: int, seconds: float) -> None:
-        with self._lock:
-            self._add(sent_bytes=size, sent_pieces=pieces, write_seconds=seconds)
+    # --- a producer's rank ---
 
-    def delivered(self, exposed_seconds: float, early_bytes: int) -> None:
-        with self._lock:
-            self._add(delivered_transfers=1, early_bytes=early_bytes)
-            self._exposed.append(exposed_seconds)
+    def wrote(self, transport: Any, size: Any, pieces: Any, seconds: float | None = None) -> None:
+        """One write has returned and its bytes are at the consumer."""
+        if seconds is None:  # a caller that knows no transport yet: (size, pieces, seconds)
+            transport, size, pieces, seconds = "", transport, size, pieces
+        self._count(
+            ("sent_bytes", transport, size), ("sent_pieces", transport, pieces), ("write_seconds", transport, seconds)
+        )
 
-    def received(self, size: int, tokens: int) -> None:
-        with self._lock:
-            self._add(received_bytes=size, received_tokens=tokens, received_transfers=1)
+    def registered(self, refused: str = "") -> None:
+        """A consumer's rank has registered its blocks; `refused`: the cause for which it was turned away."""
+        self._count(("registrations", kind_of(refused) or "accepted", 1))
 
-    def failed(self, cause: str) -> None:
-        """`cause` is `kind: details`; only the kind is counted, so that a metric's labels stay few."""
+    def delivered(self, done: Any, early_bytes: int = 0) -> None:
+        """A share has arrived. One that moves no head (its rank only learns the end with it) counts nowhere."""
+        if not isinstance(done, Done):  # a caller of before: (exposed_seconds, early_bytes)
+            self._count(("delivered_shares", "", 1), ("early_bytes", "", early_bytes))
+            return
+        if not done.bytes:
+            return
+        self._count(("delivered_shares", done.transport, 1), ("early_bytes", done.transport, done.early_bytes))
         with self._lock:
-            kind = cause.partition(":")[0]
-            self._failures[kind] = self._failures.get(kind, 0) + 1
+            self._observed += [
+                ["transfer_seconds", done.transport, done.seconds],
+                ["exposed_seconds", done.transport, done.exposed_seconds],
+                ["early_ratio", done.transport, done.early_bytes / done.bytes],
+            ]
+            if done.seconds:
+                self._observed.append(["transfer_bytes_per_second", done.transport, done.bytes / done.seconds])
+
+    # --- a consumer's rank ---
+
+    def received(self, done: Any, tokens: int) -> None:
+        """A share has arrived. `tokens`: of its prompt, given with one share of a transfer only, 0 with the others."""
+        if not isinstance(done, Done):  # a caller of before: (bytes, tokens)
+            self._count(("received_shares", "", 1), ("received_bytes", "", done), ("received_tokens", "", tokens))
+            return
+        if done.bytes:
+            self._count(("received_shares", done.transport, 1), ("received_bytes", done.transport, done.bytes))
+        self._count(("received_tokens", done.transport, tokens))
+
+    # --- both ---
+
+    def failed(self, cause: str, transport: str = "") -> None:
+        self._count(("failed_shares", kind_of(cause), transport, 1))
+
+    # --- the scheduler's side, which counts a block once, however many ranks have a slice of it ---
+
+    def blocks_held(self, blocks: int) -> None:
+        with self._lock:
+            self._gauges["blocks_held"] = blocks
+
+    def free_blocks(self, blocks: int) -> None:
+        with self._lock:
+            self._gauges["free_blocks"] = blocks
 
     def take(self) -> dict[str, Any] | None:
-        """Plain data: {"counts": {name: n}, "failures": {cause: n}, "exposed": [seconds]}; None when there is none."""
+        """Everything since the last call, as plain data: {"counted": rows, "observed": rows, "gauges": rows} with
+        rows [metric, label value, ..., number]. None when there is nothing."""
         with self._lock:
-            if not self._counts and not self._failures and not self._exposed:
+            if not (self._counted or self._observed or self._gauges):
                 return None
-            data = {"counts": self._counts, "failures": self._failures, "exposed": self._exposed}
-            self._counts, self._failures, self._exposed = {}, {}, []
+            data = {
+                "counted": [[*key, number] for key, number in self._counted.items()],
+                "observed": self._observed,
+                "gauges": [[name, number] for name, number in self._gauges.items()],
+            }
+            self._counted, self._observed, self._gauges = Counter(), [], {}
             return data
 
-    def _add(self, **amounts: float) -> None:
-        for name, amount in amounts.items():
-            self._counts[name] = self._counts.get(name, 0) + amount
+    def _count(self, *rows: tuple[Any, ...]) -> None:
+        with self._lock:
+            for *key, number in rows:
+                self._counted[tuple(key)] += number
