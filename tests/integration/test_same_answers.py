@@ -46,10 +46,10 @@ async def test_every_length(stack: RealStack, plain: PlainVllm, lengths: list[in
 
     blocks = sum(-(-length // BLOCK_TOKENS) for length in lengths)
     grown = {name: after[name] - before.get(name, 0) for name in after}
-    assert grown["pd_kv_received_transfers_total"] == len(lengths)
+    assert grown["pd_kv_received_shares_total"] == len(lengths)
     assert grown["pd_kv_received_tokens_total"] == blocks * BLOCK_TOKENS
     assert grown["pd_kv_received_bytes_total"] == blocks * BLOCK_TOKENS * KV_BYTES_PER_TOKEN
-    assert grown.get("pd_kv_failed_transfers_total", 0) == 0
+    assert grown.get("pd_kv_failed_shares_total", 0) == 0
 
 
 async def test_blocks_leave_while_the_prefill_computes(stack: RealStack, plain: PlainVllm) -> None:
@@ -112,8 +112,8 @@ async def test_producer_short_of_blocks_preempts(stack: RealStack, plain: PlainV
     assert after["vllm:num_preemptions_total"] > before["vllm:num_preemptions_total"]
 
     def orphans_are_given_up() -> bool:
-        failed = metrics(stack.prefill_url).get("pd_kv_failed_transfers_total", 0)
-        return failed >= before.get("pd_kv_failed_transfers_total", 0) + len(orphans)
+        failed = metrics(stack.prefill_url).get("pd_kv_failed_shares_total", 0)
+        return failed >= before.get("pd_kv_failed_shares_total", 0) + len(orphans)
 
     wait_until(orphans_are_given_up, 3 * PATIENCE_S, "blocks of prefills without a consumer are released")
 
