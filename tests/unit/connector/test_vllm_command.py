@@ -129,7 +129,16 @@ def test_flags_on_a_gpu(environment: pytest.MonkeyPatch) -> None:
 def test_several_cpu_ranks_need_vllms_own_executor(environment: pytest.MonkeyPatch) -> None:
     given = settings(environment, TENSOR_PARALLEL_SIZE="2")
     assert "--distributed-executor-backend" not in options(vllm_command.command(given, "i"))
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in vllm_command.environment(given, {})
+    found = vllm_command.environment(given, {})
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in found
+    assert (found["VLLM_CPU_OMP_THREADS_BIND"], found["OMP_NUM_THREADS"]) == ("nobind", "1")
+
+
+@pytest.mark.usefixtures("hardware")
+def test_ranks_meet_on_the_loopback(environment: pytest.MonkeyPatch) -> None:
+    assert "GLOO_SOCKET_IFNAME" not in vllm_command.environment(settings(environment), {})
+    found = vllm_command.environment(settings(environment, TENSOR_PARALLEL_SIZE="2"), {})
+    assert found["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 @pytest.mark.usefixtures("on_cpu")
