@@ -1,0 +1,50 @@
+"""What a run ran on: hardware, versions, commit. Nothing that names the machine."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from stack.settings import REPOSITORY
+
+DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)
+
+
+def hardware() -> dict[str, str]:
+    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    facts = {
+        "CPU": f"{len(os.sched_getaffinity(0))} × {model[1] if model else platform.machine()}",
+        "memory": f"{int(memory[1]) / (1 << 20):.0f} GiB" if memory else "unknown",
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
+    }
+    if gpus := _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
+        names = gpus.splitlines()
+        facts["GPU"] = f"{len(names)} × {names[0]}"
+    return facts
+
+
+def versions(commit: str) -> dict[str, str]:
+    """Of the code and of the environment that runs both it and the servers. `commit`: for a copy without git."""
+    found = {
+        dist.name: dist.version for dist in metadata.distributions() if dist.name and DISTRIBUTIONS.fullmatch(dist.name)
+    }
+    commit = commit or _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
+    changed = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": f"{commit}{' with changes' if changed else ''}" if commit else "unknown",
+        "Linux": platform.release(),
+        "Python": platform.python_version(),
+        **dict(sorted(found.items())),
+    }
+
+
+def _output(*command: str) -> str:
+    """Standard output; empty when the program is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""

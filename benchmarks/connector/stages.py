@@ -1,0 +1,114 @@
+"""Which servers run at the same time, and the run through them.
+
+A stage has the single server, which stays for the whole run, and one or both pairs over one transport. Every ratio is
+between routes of one stage.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.connector import concurrency, latency, routes
+from benchmarks.connector.client import Client, open_client
+from benchmarks.connector.options import Options
+from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
+from benchmarks.connector.run import Run
+from benchmarks.connector.servers import Place
+
+ANSWER_TOKENS = 16
+ANSWER_PROMPT_TOKENS = 500
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    transport: str
+    pairs: tuple[str, ...]
+
+
+def stages(options: Options) -> list[Stage]:
+    pairs = tuple(route for route in options.routes if route != "single")
+    if not pairs:
+        return [Stage("single", "", ())]
+    side_by_side = [pairs] if options.pairs_at_once >= len(pairs) else [(pair,) for pair in pairs]
+    return [
+        Stage(transport if group == pairs else f"{transport}, {group[0]}", transport, group)
+        for transport in options.transports
+        for group in side_by_side
+    ]
+
+
+def measure(run: Run) -> None:
+    """Start and end the servers of each stage and measure on them.
+
+    Raises: CannotStart, OutOfTime; RequestFailed: a route does not answer at all.
+    """
+    single: list[Route] = []
+    for stage in stages(run.options):
+        print(f"{stage.name}: starting servers", flush=True)
+        pairs = _pairs(run, stage)
+        wanted: list[Contender] = [*pairs]
+        if "single" in run.options.routes and not single:
+            wanted.append(_single(run))
+        started = routes.start(wanted, run.processes, run.deadline)
+        single += started[len(pairs) :]
+        asyncio.run(_measure(run, stage.name, single, started[: len(pairs)]))
+        run.processes.end([launch.name for pair in pairs for launch in pair.launches])
+
+
+async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequence[Route]) -> None:
+    async with open_client(run.options.request_timeout, run.deadline) as client:
+        await _compare_answers(run, client, stage, single, pairs)
+        if "latency" in run.options.measurements:
+            await latency.measure(run, client, "latency", stage, [*single, *pairs], run.options.prompt_tokens)
+        if "concurrency" in run.options.measurements:
+            await concurrency.measure(run, client, stage, pairs)
+
+
+async def _compare_answers(
+    run: Run, client: Client, stage: str, single: Sequence[Route], pairs: Sequence[Route]
+) -> None:
+    """Whether a pair says what the single server says; it is each pair's first contact too, which takes longer."""
+    prompt = run.prompts.next(ANSWER_PROMPT_TOKENS)
+    answers = [(await client.stream(route, prompt, ANSWER_TOKENS)).tokens for route in (*single, *pairs)]
+    for expected in answers[: len(single)]:
+        for pair, answer in zip(pairs, answers[len(single) :], strict=True):
+            differing = (at for at in range(ANSWER_TOKENS) if answer[at] != expected[at])
+            equal = next(differing, ANSWER_TOKENS)
+            run.results.add("answers", stage=stage, route=pair.name, equal=equal, tokens=ANSWER_TOKENS)
+
+
+def _single(run: Run) -> Single:
+    place, port = Place(gpus=run.options.single_gpus), next(run.ports)
+    return Single([run.blueprint.single("single", port, place)], f"http://{place.host}:{port}")
+
+
+def _pairs(run: Run, stage: Stage) -> list[OurPair | UpstreamPair]:
+    return [
+        _our_pair(run, stage.transport) if name == "ours" else _upstream_pair(run, stage.transport)
+        for name in stage.pairs
+    ]
+
+
+def _our_pair(run: Run, transport: str) -> OurPair:
+    producer, consumer = Place(gpus=run.options.producer_gpus), Place(gpus=run.options.consumer_gpus)
+    prefill, decode = next(run.ports), next(run.ports)
+    variables = {**run.options.variables_of_ours, "MOONCAKE_PROTOCOL": transport}
+    launches = [
+        run.blueprint.ours(f"{transport}-ours-producer", "producer", prefill, next(run.ports), producer, variables),
+        run.blueprint.ours(f"{transport}-ours-consumer", "consumer", decode, next(run.ports), consumer, variables),
+    ]
+    urls = f"http://{producer.host}:{prefill}", f"http://{consumer.host}:{decode}"
+    return OurPair("ours", launches, *urls, run.etcd)
+
+
+def _upstream_pair(run: Run, transport: str) -> UpstreamPair:
+    producer, consumer = Place(gpus=run.options.producer_gpus), Place(gpus=run.options.consumer_gpus)
+    prefill, decode, bootstrap = (next(run.ports) for _ in range(3))
+    make, name = run.blueprint.upstream, f"{transport}-upstream"
+    launches = [
+        make(f"{name}-producer", "producer", prefill, bootstrap, transport, producer),
+        make(f"{name}-consumer", "consumer", decode, bootstrap, transport, consumer),
+    ]
+    urls = f"http://{producer.host}:{prefill}", f"http://{consumer.host}:{decode}"
+    return UpstreamPair("upstream", launches, *urls, f"http://{producer.host}:{bootstrap}")
