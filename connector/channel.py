@@ -18,15 +18,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from connector.control_key import ControlKey
 from connector.messages import Message, decode, encode
+from connector.peers import REFUSED, Peers, notice_dead_peers
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-IDLE_PEER_S = 300.0  # a peer that was not written to for so long has gone, or is cheap to connect to again
 MAX_MESSAGE_BYTES = 16 << 20
-HEARTBEAT_MS = 3000
 REFUSED_LOG_S = 30.0  # a refused peer tries again ten times a second
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 class _OnlyThisKey:
@@ -47,7 +45,8 @@ class Channel:
 
     def __init__(self, host: str, port: int, key: ControlKey) -> None:
         self._key = key
-        self._outbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        # With an address alone, that peer is watched from now on.
+        self._outbox: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._stop = threading.Event()
         self._sending = threading.Lock()  # nobody wakes the thread once `close` has begun
@@ -58,12 +57,12 @@ class Channel:
         self._server = self._context.socket(zmq.ROUTER)
         self._server.linger = 0
         self._server.maxmsgsize = MAX_MESSAGE_BYTES
-        _notice_dead_peers(self._server)
+        notice_dead_peers(self._server)
         key.serve(self._server)
         # A peer with another secret fails before ZAP is asked, so only the handshake's own events tell of it.
         self._refusals = self._server.get_monitor_socket(REFUSED)
         self._refusal_logged = -REFUSED_LOG_S
-        self._peers: dict[str, tuple[zmq.Socket[bytes], float]] = {}
+        self._peers: Peers | None = None  # kept until the context ends, which lets its sockets send what is queued
         self._thread: threading.Thread | None = None
         try:
             if port:
@@ -75,17 +74,32 @@ class Channel:
             raise
         self.address = f"tcp://{host}:{port}"
 
-    def serve(self, on_message: Callable[[Message], None], on_tick: Callable[[], None]) -> None:
-        """Start the thread; `on_message` and `on_tick` (every `TICK_S` seconds) run on it and must not block."""
-        self._thread = threading.Thread(target=self._run, args=(on_message, on_tick), name="kv-control", daemon=True)
+    def serve(
+        self,
+        on_message: Callable[[Message], None],
+        on_tick: Callable[[], None],
+        on_peer_lost: Callable[[str, bool], None],
+    ) -> None:
+        """Start the thread. All three run on it and must not block: `on_tick` every `TICK_S` seconds,
+        `on_peer_lost(address, gone)` as `Peers` says, for each peer that was sent to or watched."""
+        self._thread = threading.Thread(
+            target=self._run, args=(on_message, on_tick, on_peer_lost), name="kv-control", daemon=True
+        )
         self._thread.start()
 
     def send(self, address: str, message: Message) -> None:
         """Queue `message` for the rank at `address` (`tcp://host:port`); never blocks, never raises for a dead peer.
         After `close` it does nothing."""
+        self._queue(address, encode(message))
+
+    def watch(self, address: str) -> None:
+        """Report the loss of the rank at `address`, even if nothing is ever sent to it."""
+        self._queue(address, None)
+
+    def _queue(self, address: str, payload: bytes | None) -> None:
         with self._sending:
             if not self._stop.is_set():
-                self._outbox.put((address, encode(message)))
+                self._outbox.put((address, payload))
                 os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
@@ -99,11 +113,17 @@ class Channel:
         self._context.destroy(linger=500)
         os.close(self._wake)
 
-    def _run(self, on_message: Callable[[Message], None], on_tick: Callable[[], None]) -> None:
+    def _run(
+        self,
+        on_message: Callable[[Message], None],
+        on_tick: Callable[[], None],
+        on_peer_lost: Callable[[str, bool], None],
+    ) -> None:
         poller = zmq.Poller()
         poller.register(self._server, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._refusals, zmq.POLLIN)
+        peers = self._peers = Peers(self._context, self._key, poller, on_peer_lost)
         next_tick = time.monotonic()
         while not self._stop.is_set():
             ready = dict(poller.poll(max(0, int((next_tick - time.monotonic()) * 1000))))
@@ -113,12 +133,14 @@ class Channel:
                 self._receive(on_message)
             if self._refusals in ready:
                 self._log_refusal()
-            self._send_queued()
+            peers.handle(ready)
+            self._send_queued(peers)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 on_tick()
-                self._drop_idle_peers()
-        self._send_queued()
+                peers.tick()
+        self._send_queued(peers)
+        peers.close()
 
     def _receive(self, on_message: Callable[[Message], None]) -> None:
         while True:
@@ -139,40 +161,17 @@ class Channel:
             self._refusal_logged = time.monotonic()
             log.warning("control channel %s: refused a peer whose stack key differs (STACK_KEY)", self.address)
 
-    def _send_queued(self) -> None:
+    def _send_queued(self, peers: Peers) -> None:
         while True:
             try:
                 address, payload = self._outbox.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._peer(address).send(payload, zmq.NOBLOCK)
+                if payload is None:
+                    peers.connect(address)
+                else:
+                    peers.send(address, payload)
             except zmq.ZMQError as error:
                 # A full queue or an unusable address: the peer's own deadline ends the transfer.
                 log.warning("control channel: cannot send to %s: %s", address, error)
-
-    def _peer(self, address: str) -> "zmq.Socket[bytes]":
-        socket, _ = self._peers.get(address, (None, 0.0))
-        if socket is None:
-            socket = self._context.socket(zmq.DEALER)
-            socket.linger = 0
-            _notice_dead_peers(socket)
-            self._key.connect(socket)
-            try:
-                socket.connect(address)
-            except zmq.ZMQError:
-                socket.close()
-                raise
-        self._peers[address] = (socket, time.monotonic())
-        return socket
-
-    def _drop_idle_peers(self) -> None:
-        oldest = time.monotonic() - IDLE_PEER_S
-        for address in [address for address, (_, used) in self._peers.items() if used < oldest]:
-            self._peers.pop(address)[0].close()
-
-
-def _notice_dead_peers(socket: "zmq.Socket[bytes]") -> None:
-    """A host that is gone without a word closes no connection; what is sent to it would wait for minutes."""
-    socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = 3 * HEARTBEAT_MS

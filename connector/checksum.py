@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from connector.layout import KVLayout
+
 # What one read may copy from a device to the host at most.
 MAX_READ_BYTES = 64 << 20
 
@@ -77,3 +79,12 @@ def _joined(addresses: Iterable[int], length: int) -> Iterator[tuple[int, int]]:
         start, size = address, length
     if size:
         yield start, size
+
+
+def checksum_of_blocks(memory: Memory, layout: KVLayout, block_ids: Sequence[int], first_head: int, heads: int) -> int:
+    """What `LayerChecksums` of the other side must have come to when these blocks arrived whole."""
+    sums = LayerChecksums(len(layout.layer_addresses))
+    for layer in range(len(layout.layer_addresses)):
+        addresses = [layout.address(layer, block, first_head) for block in block_ids]
+        sums.add(layer, memory, addresses, heads * layout.head_bytes)
+    return sums.value()

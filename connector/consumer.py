@@ -8,21 +8,39 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from connector.checksum import Memory, checksum_of_blocks
+from connector.layout import KVLayout
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
 from connector.stats import TransferStats
-from connector.steps import ConsumerStep, Load
+from connector.steps import ConsumerStep, Load, sum_of_shares
 
 log = logging.getLogger(__name__)
+
+# After its producer's process has ended, what it had sent may still lie in this host's receive buffers.
+LAST_BYTES_S = 1.0
 
 
 @dataclass
 class _Waiting:
     load: Load
+    missing: dict[int, str]  # ranks of the producer that have not answered, with their control addresses
     deadline: float
+    answers: list[Outcome] = field(default_factory=list)
+    lost: dict[int, float] = field(default_factory=dict)  # ranks that have ended -> when no byte can come any more
     cancelled: bool = False  # the producer was told to stop
     aborted: bool = False  # nobody waits for the blocks' contents any more
+
+    def outcome(self) -> Outcome:
+        """Of the whole transfer, once every rank has answered."""
+        done = [answer for answer in self.answers if isinstance(answer, Done)]
+        if len(done) == len(self.answers):
+            return sum_of_shares(done)
+        failed = [answer for answer in self.answers if isinstance(answer, Failed)]
+        if len(done) + len(failed) == len(self.answers):
+            return min(failed, key=lambda answer: answer.delivered_blocks)
+        return Cancelled(self.load.transfer_id, 0)
 
 
 class Consumer:
@@ -33,21 +51,27 @@ class Consumer:
         self,
         rank: int,
         block_tokens: int,
+        layout: KVLayout,
+        memory: Memory,
         address: str,
         send: Callable[[str, Message], None],
+        watch: Callable[[str], None],
         timeout: float,
         cancel_timeout: float,
         stats: TransferStats,
     ) -> None:
         self._rank = rank
         self._block_tokens = block_tokens
+        self._layout = layout
+        self._memory = memory
         self._address = address
         self._send = send
+        self._watch = watch
         self._timeout = timeout
         self._cancel_timeout = cancel_timeout
         self._stats = stats
         self._waiting: dict[str, _Waiting] = {}
-        self._early: dict[str, tuple[Outcome, float]] = {}
+        self._early: dict[str, tuple[list[Outcome], float]] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._invalid_blocks: set[int] = set()
         self._done: dict[str, Done] = {}
@@ -60,16 +84,17 @@ class Consumer:
         now = time.monotonic()
         with self._lock:
             for load in step.loads:
-                self._waiting[load.transfer_id] = _Waiting(load, now + self._timeout)
-                early = self._early.pop(load.transfer_id, None)
-                if early is not None:
-                    self._outcomes[load.transfer_id] = early[0]
+                missing = {source.rank: load.producers[source.rank] for source in load.sources[self._rank]}
+                self._waiting[load.transfer_id] = _Waiting(load, missing, now + self._timeout)
+                for address in missing.values():
+                    self._watch(address)
+                for answer in self._early.pop(load.transfer_id, ([], 0.0))[0]:
+                    self._answered(answer)
             for transfer_id in step.aborted:
                 waiting = self._waiting.get(transfer_id)
                 if waiting is not None:
                     waiting.aborted = True
-                    if not waiting.cancelled:
-                        self._cancel(waiting, now)
+                    self._cancel(waiting, now)
 
     def take_finished(self, wait: float) -> set[str]:
         """Request ids whose transfer is over, well or not; waits up to `wait` seconds for one while any is awaited."""
@@ -100,18 +125,20 @@ class Consumer:
         load = waiting.load
         if isinstance(outcome, Done):
             self._done[load.request_id] = outcome
-            self._stats.received(outcome.bytes, len(load.block_ids) * self._block_tokens)
+            for index, answer in enumerate(waiting.answers):
+                first = self._rank == index == 0  # the tokens of one share are those of all
+                self._stats.received(answer, len(load.block_ids) * self._block_tokens if first else 0)
             return
         if waiting.aborted:
             return
         if isinstance(outcome, Cancelled):  # nobody here aborted it, so it was cancelled for its time-out
-            outcome = Failed(load.transfer_id, 0, "timed out: the producer stopped when it was told to")
+            outcome = Failed(load.transfer_id, 0, 0, "timed out: the producer stopped when it was told to")
         self._invalid_blocks.update(load.block_ids[outcome.delivered_blocks :])
         self._stats.failed(outcome.cause)
         log.warning(
             "transfer %s from %s failed after %d of %d blocks: %s",
             load.transfer_id,
-            load.producers[self._rank],
+            load.producers[outcome.rank],
             outcome.delivered_blocks,
             len(load.block_ids),
             outcome.cause,
@@ -125,27 +152,68 @@ class Consumer:
             return
         with self._lock:
             if message.transfer_id in self._waiting:
-                self._outcomes.setdefault(message.transfer_id, message)
-                self._news.notify_all()
+                self._answered(message)
             else:
-                self._early[message.transfer_id] = (message, time.monotonic() + self._timeout)
+                answers, _ = self._early.get(message.transfer_id, ([], 0.0))
+                self._early[message.transfer_id] = ([*answers, message], time.monotonic() + self._timeout)
+
+    def on_peer_lost(self, address: str, gone: bool) -> None:
+        """The producer's rank there has ended (`gone`): it writes nothing more. Else it has been silent for long and
+        may still write: it is told to stop, and its word is awaited."""
+        now = time.monotonic()
+        with self._lock:
+            for waiting in self._waiting.values():
+                for rank in [rank for rank, there in waiting.missing.items() if there == address]:
+                    if gone:
+                        waiting.lost.setdefault(rank, now + LAST_BYTES_S)
+                    else:
+                        self._cancel(waiting, now)
 
     def on_tick(self) -> None:
         now = time.monotonic()
         with self._lock:
             for transfer_id, waiting in self._waiting.items():
-                if waiting.deadline > now or transfer_id in self._outcomes:
+                for rank in [rank for rank in waiting.missing if waiting.lost.get(rank, now) < now]:
+                    cause = f"producer lost: {waiting.missing[rank]} has ended"
+                    self._answered(Failed(transfer_id, rank, 0, cause))
+                if waiting.deadline > now or not waiting.missing:
                     continue
                 if not waiting.cancelled:
                     log.warning("transfer %s: no word for %g s, cancelling it", transfer_id, self._timeout)
                     self._cancel(waiting, now)
                 else:
-                    self._outcomes[transfer_id] = Failed(transfer_id, 0, "timed out: the producer did not answer")
-                    self._news.notify_all()
+                    for rank, address in list(waiting.missing.items()):
+                        cause = f"timed out: {address} did not answer"
+                        self._answered(Failed(transfer_id, rank, 0, cause))
             self._early = {key: value for key, value in self._early.items() if value[1] > now}
 
+    # --- with the lock held ---
+
+    def _answered(self, answer: Outcome) -> None:
+        """The first answer of a rank counts; the last rank's ends the transfer."""
+        waiting = self._waiting[answer.transfer_id]
+        address = waiting.missing.pop(answer.rank, None)
+        if address is None:
+            return
+        if isinstance(answer, Done) and not self._proves(waiting.load, answer):
+            cause = f"checksum: what arrived from {address} is not what it sent"
+            answer = Failed(answer.transfer_id, answer.rank, 0, cause)
+        waiting.answers.append(answer)
+        if not waiting.missing:
+            self._outcomes[answer.transfer_id] = waiting.outcome()
+            self._news.notify_all()
+
+    def _proves(self, load: Load, done: Done) -> bool:
+        if done.checksum is None:
+            return True
+        source = next(source for source in load.sources[self._rank] if source.rank == done.rank)
+        first_head = source.first_head if source.heads else self._layout.first_head
+        return done.checksum == checksum_of_blocks(self._memory, self._layout, load.block_ids, first_head, source.heads)
+
     def _cancel(self, waiting: _Waiting, now: float) -> None:
+        if waiting.cancelled:
+            return
         waiting.cancelled = True
         waiting.deadline = now + self._cancel_timeout
-        transfer_id = waiting.load.transfer_id
-        self._send(waiting.load.producers[self._rank], Cancel(transfer_id, self._address))
+        for address in waiting.missing.values():
+            self._send(address, Cancel(waiting.load.transfer_id, self._address))

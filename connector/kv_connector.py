@@ -4,6 +4,7 @@ vLLM makes one object with role SCHEDULER in the engine core and one with role W
 exists before its KV cache is allocated. What each hook promises is vLLM's `kv_connector/v1/base.py`.
 """
 
+import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from connector.channel import Channel
+from connector.checksum import DeviceMemory, HostMemory, Memory
 from connector.consumer import Consumer
 from connector.engine import LossyEngine, MooncakeEngine, TransferEngine
 from connector.fences import DeviceFences, HostFences
@@ -29,13 +31,15 @@ from connector.layout import KVLayout, fingerprint
 from connector.messages import Done, Message
 from connector.metrics import StepStats, TransferMetrics
 from connector.options import ConnectorOptions
+from connector.parallel import heads_of_rank
 from connector.producer import Producer
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
-from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_ranks
+from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_shares
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -46,6 +50,13 @@ log = logging.getLogger(__name__)
 
 # In a step without tokens the engine core would spin; the end of a transfer wakes it at once, so this only bounds it.
 IDLE_WAIT_S = 0.003
+# Ways of spreading a model over processes that would leave a rank with other layers, tokens or requests than ours know.
+UNSPLIT = (
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Received(KVConnectorWorkerMetadata):
         assert isinstance(other, Received)
         total = dict(self.done)
         for request_id, facts in other.done.items():
-            total[request_id] = sum_of_ranks(total[request_id], facts) if request_id in total else facts
+            total[request_id] = sum_of_shares([total[request_id], facts]) if request_id in total else facts
         return Received(total)
 
 
@@ -83,23 +94,31 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
         self._block_size = _movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
-        self._fingerprint = _fingerprint(vllm_config, kv_cache_config, self._options)
+        self._ranks = vllm_config.parallel_config.tensor_parallel_size
+        self._total_heads = _separable_heads(vllm_config)
+        self._fingerprint = _fingerprint(vllm_config, kv_cache_config, self._options, self._total_heads)
         self._stats = TransferStats()
         self._worker: Producer | Consumer | None = None
         self._address: RankAddress | None = None
         self._channel: Channel | None = None
         self._engine: TransferEngine | None = None  # a consumer's too must live on, or its memory is unregistered
         self._layers: dict[str, int] = {}
+        self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
             self._scheduler = ProducerScheduler() if self._produces else self._consumer_scheduler()
 
     def _consumer_scheduler(self) -> ConsumerScheduler:
         channel = self._channel = self._options.open_channel(port=0)
-        channel.serve(_ignore, _nothing)
-        return ConsumerScheduler(self._fingerprint, self._block_size, channel.send)
+        channel.serve(_ignore, _nothing, _left_to_workers)
+        return ConsumerScheduler(
+            self._fingerprint, self._block_size, self._total_heads, self._options.checksum, channel.send
+        )
 
     # --- scheduler ---
+
+    def bind_gpu_block_pool(self, gpu_block_pool: "BlockPool") -> None:
+        self._block_pool = gpu_block_pool
 
     def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
         if isinstance(self._scheduler, ConsumerScheduler):
@@ -125,6 +144,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return StepMetadata(self._scheduler.build_step(scheduler_output))
 
     def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
+        if isinstance(self._scheduler, ProducerScheduler):
+            self._scheduler.sent(set(connector_output.finished_sending or ()))
         if isinstance(self._scheduler, ConsumerScheduler):
             received = connector_output.kv_connector_worker_meta
             facts = received.done if isinstance(received, Received) else {}
@@ -132,7 +153,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         if isinstance(self._scheduler, ProducerScheduler):
-            return self._scheduler.request_finished(request), None
+            return self._scheduler.request_finished(request, block_ids), None
         assert self._scheduler is not None
         return False, self._scheduler.request_finished(request)
 
@@ -140,21 +161,25 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         self._layers = {name: index for index, name in enumerate(kv_caches)}
-        layout = _layout(kv_caches, self._kv_cache_config.num_blocks)
         rank = get_tensor_model_parallel_rank()
+        layout = _layout(
+            kv_caches, self._kv_cache_config.num_blocks, heads_of_rank(rank, self._ranks, self._total_heads)
+        )
         engine = self._engine = self._open_engine(rank)
         storages = {cache.untyped_storage().data_ptr(): cache.untyped_storage() for cache in kv_caches.values()}
         for address, storage in storages.items():
             engine.register(address, storage.nbytes())
-        channel = self._channel = self._options.open_channel(self._options.control_port + rank)
-        self._address = RankAddress(channel.address, engine.segment, layout.layer_addresses, layout.block_stride)
         device = next(iter(kv_caches.values())).device
+        memory = _memory(list(storages.values()), device)
+        channel = self._channel = self._options.open_channel(self._options.control_port + rank)
+        segments = {self._options.transport: engine.segment}
+        self._address = RankAddress(channel.address, segments, "", layout)
         self._worker = (
-            self._make_producer(engine, layout, channel, device)
+            self._make_producer(rank, engine, layout, memory, channel, device)
             if self._produces
-            else self._make_consumer(rank, channel)
+            else self._make_consumer(rank, layout, memory, channel)
         )
-        channel.serve(self._worker.on_message, self._worker.on_tick)
+        channel.serve(self._worker.on_message, self._worker.on_tick, self._worker.on_peer_lost)
         log.info(
             "KV transfer: %s rank %d at %s, %d layers, %d blocks of %d tokens, %d bytes a block and layer, over %s",
             self._kv_transfer_config.kv_role,
@@ -168,27 +193,41 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         )
 
     def _make_producer(
-        self, engine: TransferEngine, layout: KVLayout, channel: Channel, device: torch.device
+        self,
+        rank: int,
+        engine: TransferEngine,
+        layout: KVLayout,
+        memory: Memory,
+        channel: Channel,
+        device: torch.device,
     ) -> Producer:
         return Producer(
+            engine_id=self._kv_transfer_config.engine_id or "",
+            rank=rank,
             engine=engine,
             layout=layout,
+            memory=memory,
             block_size=self._block_size,
             fingerprint=self._fingerprint,
             transport=self._options.transport,
             send=channel.send,
+            watch=channel.watch,
             fences=DeviceFences(device) if device.type == "cuda" else HostFences(),
             patience=self._options.patience,
+            min_stream_tokens=self._options.min_stream_tokens,
             sender_threads=self._options.sender_threads,
             stats=self._stats,
         )
 
-    def _make_consumer(self, rank: int, channel: Channel) -> Consumer:
+    def _make_consumer(self, rank: int, layout: KVLayout, memory: Memory, channel: Channel) -> Consumer:
         return Consumer(
             rank=rank,
             block_tokens=self._block_size,
+            layout=layout,
+            memory=memory,
             address=channel.address,
             send=channel.send,
+            watch=channel.watch,
             timeout=self._options.timeout,
             cancel_timeout=self._options.cancel_timeout,
             stats=self._stats,
@@ -246,6 +285,9 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return Received(done) if done else None
 
     def get_kv_connector_stats(self) -> StepStats | None:
+        if self._scheduler is not None and self._block_pool is not None:
+            self._stats.free_blocks(self._block_pool.get_num_free_blocks())
+            self._stats.blocks_held(self._scheduler.blocks_held)
         data = self._stats.take()
         return StepStats(data=data) if data is not None else None
 
@@ -261,6 +303,11 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return metadata.step
 
     # --- what vLLM asks the class, also in its API server ---
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: "VllmConfig") -> str | None:
+        """A layout in which a head of a block is contiguous, so that the two sides may split heads differently."""
+        return None if vllm_config.model_config.use_mla else "LBHNC"
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
@@ -289,6 +336,10 @@ def _nothing() -> None:
     pass
 
 
+def _left_to_workers(address: str, gone: bool) -> None:
+    pass
+
+
 def _movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", role: str | None) -> int:
     """Tokens in a block of the one cache group that this connector can move.
 
@@ -297,8 +348,9 @@ def _movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConf
     parallel = vllm_config.parallel_config
     if role not in ("kv_producer", "kv_consumer"):
         raise ValueError(f"kv_role={role!r}: expected kv_producer or kv_consumer")
-    if parallel.pipeline_parallel_size > 1:
-        raise ValueError(f"pipeline_parallel_size={parallel.pipeline_parallel_size}: KV transfer supports only 1")
+    for name in UNSPLIT:
+        if getattr(parallel, name) > 1:
+            raise ValueError(f"{name}={getattr(parallel, name)}: KV transfer supports only 1")
     if vllm_config.speculative_config is not None:
         raise ValueError("speculative decoding is not supported together with KV transfer")
     groups = kv_cache_config.kv_cache_groups
@@ -308,18 +360,37 @@ def _movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConf
     return int(groups[0].kv_cache_spec.block_size)
 
 
-def _fingerprint(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions) -> str:
-    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
+def _separable_heads(vllm_config: "VllmConfig") -> int:
+    """KV heads of the whole model; where a rank's heads are interleaved in memory, they count as one."""
+    model, ranks = vllm_config.model_config, vllm_config.parallel_config.tensor_parallel_size
+    if model.use_mla:
+        return 1
+    contiguous = vllm_config.cache_config.get_resolved_kv_cache_layout().is_block_contiguous
+    return int(model.get_total_num_kv_heads()) if contiguous else int(ranks)
+
+
+def _fingerprint(
+    vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions, total_heads: int
+) -> str:
+    group = kv_cache_config.kv_cache_groups[0]
+    whole = dataclasses.replace(group.kv_cache_spec, num_kv_heads=total_heads)  # the same for every split into ranks
     return fingerprint(
         pairing=options.pairing,
-        spec=repr(spec),
-        layers=sorted(kv_cache_config.kv_cache_groups[0].layer_names),
+        spec=repr(whole),
+        layers=sorted(group.layer_names),
         layout=str(vllm_config.cache_config.get_resolved_kv_cache_layout()),
-        tensor_parallel_size=vllm_config.parallel_config.tensor_parallel_size,
     )
 
 
-def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int) -> KVLayout:
+def _memory(storages: list[torch.UntypedStorage], device: torch.device) -> Memory:
+    if device.type != "cuda":
+        return HostMemory()
+    own_stream = torch.cuda.Stream(device)
+    buffers = [torch.empty(0, dtype=torch.uint8, device=device).set_(storage) for storage in storages]
+    return DeviceMemory(buffers, lambda: torch.cuda.stream(own_stream))
+
+
+def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int, heads: range) -> KVLayout:
     """Where blocks lie, from vLLM's per-layer views, each [blocks, heads, tokens, features].
 
     A view may count smaller kernel blocks than the scheduler does; they are neighbours of each other.
@@ -335,8 +406,13 @@ def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int) -> KVLayout:
             raise ValueError(
                 f"layer {name}: cache {tuple(cache.shape)} with strides {cache.stride()} has no dense blocks"
             )
+        if ratio > 1 and len(heads) > 1:
+            raise ValueError(
+                f"BLOCK_SIZE: vLLM splits a block into {ratio}, which scatters heads: divide it by {ratio}"
+            )
         geometry.add((ratio * stride, ratio * page))
     if len(geometry) != 1:
         raise ValueError(f"layers differ in block size (stride, page in bytes): {sorted(geometry)}")
     ((block_stride, page),) = geometry
-    return KVLayout(tuple(cache.data_ptr() for cache in kv_caches.values()), block_stride, page, num_blocks)
+    addresses = tuple(cache.data_ptr() for cache in kv_caches.values())
+    return KVLayout(addresses, block_stride, page // len(heads), heads.start, len(heads), num_blocks)

@@ -7,18 +7,20 @@ the transfers under one lock, which nobody holds while writing or waiting for th
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connector.engine import TransferEngine, TransferError
-from connector.held import Held
+from connector.checksum import Memory
+from connector.engine import TransferEngine
+from connector.held import Held, HeldShare
 from connector.layout import KVLayout
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register
+from connector.senders import Senders
 from connector.stats import TransferStats
 from connector.steps import ProducerStep
-from connector.transfer import End, Outgoing
+from connector.transfer import End, Prompt, Share
 
 if TYPE_CHECKING:
     from connector.fences import Fences
@@ -29,44 +31,49 @@ REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations a
 
 
 class Producer:
-    """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come."""
+    """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come.
+
+    `min_stream_tokens`: a step that computes fewer prompt tokens is sent when it ends, not layer by layer.
+    """
 
     def __init__(
         self,
+        engine_id: str,
+        rank: int,
         engine: TransferEngine,
         layout: KVLayout,
+        memory: Memory,
         block_size: int,
         fingerprint: str,
         transport: str,
         send: Callable[[str, Message], None],
+        watch: Callable[[str], None],
         fences: "Fences",
         patience: float,
+        min_stream_tokens: int,
         sender_threads: int,
         stats: TransferStats,
     ) -> None:
-        self._engine = engine
+        self._engine_id = engine_id
+        self._rank = rank
         self._layout = layout
         self._block_size = block_size
         self._fingerprint = fingerprint
         self._transport = transport
         self._send = send
+        self._watch = watch
         self._fences = fences
         self._patience = patience
+        self._min_stream_tokens = min_stream_tokens
         self._stats = stats
         self._transfers: dict[str, Held] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
-        self._queue: deque[Held] = deque()
+        self._streaming = False  # this step goes layer by layer
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
-        self._closing = False
-        self._senders = [
-            threading.Thread(target=self._run_sender, name=f"kv-sender-{n}", daemon=True) for n in range(sender_threads)
-        ]
-        for sender in self._senders:
-            sender.start()
+        self._senders = Senders(engine, layout, memory, self._lock, stats, self._settle, sender_threads)
 
     # --- vLLM's thread ---
 
@@ -74,6 +81,7 @@ class Producer:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
         with self._lock:
             self._stepping = []
+            self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._min_stream_tokens
             for queued in step.queued:
                 held = self._owned(queued.transfer_id, queued.request_id)
                 if held is not None:
@@ -83,9 +91,11 @@ class Producer:
                 if held is None:
                     continue
                 held.request_id = chunk.request_id
-                held.state.schedule(chunk.prompt_tokens, chunk.block_ids)
+                held.prompt.schedule(chunk.prompt_tokens, chunk.block_ids)
                 self._stepping.append((held, min(chunk.step_end, chunk.prompt_tokens)))
-                self._settle(held)  # the consumer's prompt may be of another length
+                for share in held.shares.values():
+                    share.state.check()  # the consumer's prompt may be of another length
+                self._settle(held)
             for released in step.released:
                 self._release(released.transfer_id, released.request_id, released.complete)
 
@@ -97,14 +107,14 @@ class Producer:
         with self._lock:
             rewritten = [held for held in self._transfers.values() if held.request_id in request_ids]
             for held in rewritten:  # before the wait, so that no other write begins during it
-                held.state.forget_blocks()
+                held.prompt.forget_blocks()
             for held in rewritten:
-                while held.state.writing:
+                while any(share.state.writing for share in held.shares.values()):
                     self._progress.wait()
 
     def layer_computed(self, layer: int) -> None:
         """The layer's K and V of this step are written, or enqueued on the GPU."""
-        if self._stepping:
+        if self._stepping and self._streaming:
             self._fences.after(partial(self._mark, self._stepping, [layer]))
 
     def step_computed(self) -> None:
@@ -116,10 +126,10 @@ class Producer:
         with self._lock:
             for held, end in stepped:
                 for layer in layers:
-                    held.state.computed(layer, end)
-                if held.state.prefilled and not held.prefill_end:
+                    held.prompt.computed(layer, end)
+                if held.prompt.complete and not held.prefill_end:
                     held.prefill_end = time.monotonic()
-                self._enqueue(held)
+                self._senders.enqueue(held)
 
     def take_finished(self, wait: float) -> set[str]:
         """Request ids whose blocks may be freed; waits up to `wait` seconds for one while any is still held."""
@@ -128,12 +138,6 @@ class Producer:
                 self._progress.wait(wait)
             finished, self._finished_requests = self._finished_requests, set()
             return finished
-
-    @property
-    def blocks_held(self) -> int:
-        """Blocks of ended requests that are kept only for their transfers."""
-        with self._lock:
-            return sum(len(held.state.block_ids) for held in self._transfers.values() if held.released)
 
     # --- the control channel's thread ---
 
@@ -148,91 +152,82 @@ class Producer:
     def _on_register(self, registration: Register) -> None:
         with self._lock:
             held = self._held(registration.transfer_id)
-            if held is not None and held.state.registration == registration:
+            known = held.shares.get(registration.rank) if held is not None else None
+            if known is not None and known.state.registration == registration:
                 return  # its answer comes with the end: now it would say that nobody writes any more
             refusal = self._refusal(registration, held)
+            self._stats.registered(refusal)
             if held is None or refusal:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
-                self._stats.failed(refusal)
-                self._send(registration.reply_to, Failed(registration.transfer_id, 0, refusal))
+                log.warning("transfer %s: refused %s: %s", registration.transfer_id, registration.reply_to, refusal)
+                self._send(registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal))
                 return
-            held.reply_to = registration.reply_to
-            held.state.register(registration)
-            self._enqueue(held)
+            self._watch(registration.reply_to)
+            held.expected_shares = registration.shares
+            held.shares[registration.rank] = HeldShare(
+                Share(held.prompt, registration), self._transport, registration.segments[self._transport]
+            )
+            self._senders.enqueue(held)
             self._settle(held)
 
     def _refusal(self, registration: Register, held: Held | None) -> str:
         """Why this registration cannot be served; empty when it can."""
+        first, heads = registration.first_head, registration.heads
+        if registration.engine_id != self._engine_id:
+            return f"restarted: it is meant for {registration.engine_id}, this is {self._engine_id}"
         if registration.fingerprint != self._fingerprint:
             return f"wrong layout: the consumer's is {registration.fingerprint}, ours {self._fingerprint}"
         if len(registration.layer_addresses) != len(self._layout.layer_addresses):
             return f"wrong layout: the consumer has {len(registration.layer_addresses)} layers"
+        if heads and not self._layout.first_head <= first <= self._layout.first_head + self._layout.heads - heads:
+            return f"wrong layout: KV heads {first} to {first + heads - 1} are not on rank {self._rank}"
+        if self._transport not in registration.segments:
+            return f"wrong transport: the consumer has {', '.join(registration.segments)}, we {self._transport}"
         if not registration.block_ids:
             return "bad registration: it names no block"
         if held is None:
             return self._ended[registration.transfer_id]
-        if held.state.registration is not None:
+        if held.ending is not None:
+            return held.ending[1]
+        if registration.rank in held.shares:
             return "bad registration: this transfer is registered already"
+        if held.expected_shares not in (0, registration.shares):
+            return f"bad registration: {registration.shares} shares, another rank said {held.expected_shares}"
         return ""
 
     def _on_cancel(self, cancel: Cancel) -> None:
         with self._lock:
             held = self._held(cancel.transfer_id)
-            if held is None or held.answered:
-                self._send(cancel.reply_to, Cancelled(cancel.transfer_id))
-                return
-            held.reply_to = cancel.reply_to
-            held.state.end(End.CANCELLED, "cancelled: the consumer no longer wants it")
-            self._settle(held)
+            share = None
+            if held is not None:
+                held.end(End.CANCELLED, "cancelled: the consumer no longer wants it")
+                share = next((share for share in held.shares.values() if share.reply_to == cancel.reply_to), None)
+            if share is None or share.answered:
+                self._send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank))
+            if held is not None:
+                self._settle(held)
+
+    def on_peer_lost(self, address: str, gone: bool) -> None:
+        """The consumer's rank there has ended (`gone`), or has been silent for long: write nothing more to it."""
+        cause = f"consumer lost: {address} {'has ended' if gone else 'is silent'}"
+        with self._lock:
+            for held in list(self._transfers.values()):
+                for share in held.shares.values():
+                    if share.reply_to == address:
+                        share.state.end(End.FAILED, cause)
+                        share.answered = share.answered or gone
+                self._settle(held)
 
     def on_tick(self) -> None:
         """Give up transfers of which one side has not come in time."""
         now = time.monotonic()
         with self._lock:
             for held in [held for held in self._transfers.values() if held.deadline < now]:
-                if held.state.registration is None and held.released:
-                    held.state.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")
+                if held.released and not held.all_registered:
+                    held.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")
                 elif held.request_id is None:
-                    held.state.end(End.FAILED, f"no prefill: its request did not come within {self._patience:g} s")
+                    held.end(End.FAILED, f"no prefill: its request did not come within {self._patience:g} s")
                 self._settle(held)
-
-    # --- sender threads ---
-
-    def _run_sender(self) -> None:
-        while True:
-            with self._lock:
-                self._work.wait_for(lambda: self._queue or self._closing)
-                if self._closing:
-                    return
-                held = self._queue.popleft()
-                held.queued = False
-                if held.state.writing or not held.state.has_work():
-                    continue
-                runs = held.state.take()
-                pieces = held.pieces(runs, self._layout)
-                registration = held.state.registration
-                started = time.monotonic()
-                held.first_write = held.first_write or started
-                early = held.prefill_end == 0.0
-            assert registration is not None
-            cause = ""
-            try:
-                self._engine.write(registration.segment, pieces)
-            except TransferError as error:
-                cause = f"write failed: {error}"
-            with self._lock:
-                size = sum(piece.length for piece in pieces)
-                if cause:
-                    held.state.lost(cause)
-                else:
-                    held.bytes += size
-                    held.early_bytes += size if early else 0
-                    held.pieces_written += len(pieces)
-                    self._stats.wrote(size, len(pieces), time.monotonic() - started)
-                    held.state.landed()
-                self._enqueue(held)
-                self._settle(held)
-                self._progress.notify_all()
 
     # --- with the lock held ---
 
@@ -242,8 +237,9 @@ class Producer:
             return None
         held = self._transfers.get(transfer_id)
         if held is None:
-            state = Outgoing(transfer_id, len(self._layout.layer_addresses), self._block_size)
-            held = self._transfers[transfer_id] = Held(state, deadline=time.monotonic() + self._patience)
+            prompt = Prompt(len(self._layout.layer_addresses), self._block_size)
+            held = Held(transfer_id, prompt, deadline=time.monotonic() + self._patience)
+            self._transfers[transfer_id] = held
         return held
 
     def _owned(self, transfer_id: str, request_id: str) -> Held | None:
@@ -251,12 +247,6 @@ class Producer:
         another request came first (with n > 1 vLLM makes several requests with the same parameters)."""
         held = self._held(transfer_id)
         return held if held is not None and held.request_id in (None, request_id) else None
-
-    def _enqueue(self, held: Held) -> None:
-        if not held.queued and not held.state.writing and held.state.has_work():
-            held.queued = True
-            self._queue.append(held)
-            self._work.notify()
 
     def _release(self, transfer_id: str, request_id: str, complete: bool) -> None:
         held = self._owned(transfer_id, request_id)
@@ -267,37 +257,32 @@ class Producer:
         held.released = True
         held.deadline = time.monotonic() + self._patience
         if not complete:
-            held.state.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
+            held.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
         self._settle(held)
 
     def _settle(self, held: Held) -> None:
-        """Tell the consumer the end as soon as it is final; forget the transfer when nobody waits for it any more."""
-        state = held.state
-        if not state.settled or state.ending is None:
-            return
-        if not held.answered and held.reply_to:
-            held.answered = True
-            outcome = held.outcome(self._transport)
-            if isinstance(outcome, Done):
-                self._stats.delivered(outcome.exposed_seconds, outcome.early_bytes)
-            self._send(held.reply_to, outcome)
-        if not held.released and held.request_id is not None:
-            return  # the request still runs; its release comes with a later step
+        """Tell each rank its share's end as soon as it is final; forget the transfer when nobody waits for it."""
+        self._progress.notify_all()
+        for share in held.shares.values():
+            if share.state.settled and not share.answered:
+                share.answered = True
+                outcome = share.outcome(self._rank, held.prefill_end)
+                if isinstance(outcome, Done):
+                    self._stats.delivered(outcome)
+                self._send(share.reply_to, outcome)
+        if not held.settled or (not held.released and held.request_id is not None):
+            return  # not over, or its request still runs: its release comes with a later step
         if held.request_id is not None:
             self._finished_requests.add(held.request_id)
-        end, cause = state.ending
-        if end is not End.DONE:
-            self._stats.failed(cause)
-            log.warning("transfer %s to %s: %s", state.transfer_id, held.reply_to or "nobody", cause)
-        del self._transfers[state.transfer_id]
-        self._ended[state.transfer_id] = cause or "already delivered: a transfer id serves once"
+        cause = held.cause
+        if cause:
+            self._stats.failed(cause, self._transport)
+            peers = ", ".join(share.reply_to for share in held.shares.values())
+            log.warning("transfer %s to %s: %s", held.transfer_id, peers or "nobody", cause)
+        del self._transfers[held.transfer_id]
+        self._ended[held.transfer_id] = cause or "already delivered: a transfer id serves once"
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
-        self._progress.notify_all()
 
     def close(self) -> None:
-        with self._lock:
-            self._closing = True
-            self._work.notify_all()
-        for sender in self._senders:
-            sender.join(timeout=5)
+        self._senders.close()

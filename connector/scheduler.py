@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connector.messages import Cancel, Done, Message, Register
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released, sum_of_ranks
+from connector.parallel import Source, sources
+from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released, sum_of_shares
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
 
 log = logging.getLogger(__name__)
+
+# What the answer's `kv_transfer_params` tell of a transfer, beside its number of tokens; see `Done`.
+FACTS = ("transfer_id", "bytes", "early_bytes", "pieces", "seconds", "exposed_seconds", "transport")
 
 
 class ProducerParams(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class ProducerScheduler:
 
     def __init__(self) -> None:
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
+        self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
         self._released: list[Released] = []
         self._queued: list[Queued] = []
 
@@ -79,35 +84,57 @@ class ProducerScheduler:
             assert block_ids is not None, f"vLLM scheduled {request_id} without its block table"
             # num_computed_tokens is still the value before this step (vLLM advances it after this call).
             step_end = request.num_computed_tokens + tokens
-            chunks.append(Chunk(transfer_id, request_id, request.num_prompt_tokens, list(block_ids[0]), step_end))
+            chunks.append(
+                Chunk(transfer_id, request_id, request.num_prompt_tokens, list(block_ids[0]), step_end, tokens)
+            )
         # All of them: one that was aborted since is no longer among our transfers, but its blocks may be written out.
         preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []
         queued, self._queued = self._queued, []
         return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued)
 
-    def request_finished(self, request: "Request") -> bool:
+    def request_finished(self, request: "Request", block_ids: list[int]) -> bool:
         """True: keep the blocks until the workers have reported the request as sent, which they always do."""
         if request.request_id not in self._transfers:
             return False
         _, transfer_id = self._transfers.pop(request.request_id)
         complete = request.num_computed_tokens >= request.num_prompt_tokens
         self._released.append(Released(transfer_id, request.request_id, complete))
+        self._held[request.request_id] = len(block_ids)
         return True
+
+    def sent(self, request_ids: set[str]) -> None:
+        """The workers' word on which ended requests' blocks are free."""
+        for request_id in request_ids:
+            self._held.pop(request_id, None)
+
+    @property
+    def blocks_held(self) -> int:
+        """Blocks of ended requests that are kept only for their transfers."""
+        return sum(self._held.values())
 
 
 class ConsumerScheduler:
-    """Registers decode requests with their producers and tells the workers what to wait for."""
+    """Registers decode requests with their producers and tells the workers what to wait for.
 
-    def __init__(self, fingerprint: str, block_size: int, send: Callable[[str, Message], None]) -> None:
+    `total_heads`: KV heads of the whole model. `checksum`: let producers prove what they wrote.
+    """
+
+    def __init__(
+        self, fingerprint: str, block_size: int, total_heads: int, checksum: bool, send: Callable[[str, Message], None]
+    ) -> None:
         self._fingerprint = fingerprint
         self._block_size = block_size
+        self._total_heads = total_heads
+        self._checksum = checksum
         self._send = send
         self._ranks: list[RankAddress] = []
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
         self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
         self._abandoned: set[str] = set()  # those of them whose request was aborted
         self._facts: dict[str, Done] = {}
+        self._tokens: dict[str, int] = {}  # request id -> tokens that came, or shall come, from the producer
+        self._held: dict[str, int] = {}  # request id -> blocks that await their KV
         self._loads: list[Load] = []
         self._aborted: list[str] = []
 
@@ -118,21 +145,19 @@ class ConsumerScheduler:
         params = _params(request, ConsumerParams, "do_remote_prefill")
         if params is None:
             return
-        if len(params.producer.control) != len(self._ranks):
-            log.warning(
-                "request %s: computed here, because producer %s has %d ranks and this consumer %d",
-                request.request_id,
-                params.producer.engine_id,
-                len(params.producer.control),
-                len(self._ranks),
-            )
-        elif any(
+        try:
+            sources(len(self._ranks), len(params.producer.control), self._total_heads)
+        except ValueError as error:
+            name = params.producer.engine_id
+            log.warning("request %s: computed here, because of producer %s: %s", request.request_id, name, error)
+            return
+        if any(
             params.transfer_id == other.transfer_id for other in [*self._asked.values(), *self._registered.values()]
         ):
             # With n > 1 vLLM makes several requests of one; only one of them can own the transfer.
             log.warning("request %s: computed here, transfer %s is taken", request.request_id, params.transfer_id)
-        else:
-            self._asked[request.request_id] = params
+            return
+        self._asked[request.request_id] = params
 
     def tokens_from_producer(self, request: "Request", computed_here: int) -> tuple[int, bool]:
         """Tokens of the prompt that will come from the producer beyond the `computed_here` already cached."""
@@ -151,22 +176,46 @@ class ConsumerScheduler:
             return
         first = (request.num_prompt_tokens - external_tokens) // self._block_size
         wanted = list(block_ids[first : -(-request.num_prompt_tokens // self._block_size)])
-        for control, rank in zip(params.producer.control, self._ranks, strict=True):
-            self._send(
-                control,
-                Register(
-                    transfer_id=params.transfer_id,
-                    fingerprint=self._fingerprint,
-                    reply_to=rank.control,
-                    segment=rank.segment,
-                    layer_addresses=list(rank.layer_addresses),
-                    block_stride=rank.block_stride,
-                    first_block=first,
-                    block_ids=wanted,
-                ),
-            )
+        plan = sources(len(self._ranks), len(params.producer.control), self._total_heads)
+        for rank, own in enumerate(plan):
+            for source in own:
+                self._send(
+                    params.producer.control[source.rank], self._registration(params, rank, source, first, wanted)
+                )
         self._registered[request.request_id] = params
-        self._loads.append(Load(params.transfer_id, request.request_id, wanted, params.producer.control))
+        self._tokens[request.request_id] = external_tokens
+        self._held[request.request_id] = len(wanted)
+        self._loads.append(Load(params.transfer_id, request.request_id, wanted, params.producer.control, plan))
+
+    def _registration(
+        self, params: ConsumerParams, rank: int, source: Source, first_block: int, block_ids: list[int]
+    ) -> Register:
+        ours = self._ranks[rank]
+        first_head = source.first_head if source.heads else ours.layout.first_head
+        return Register(
+            transfer_id=params.transfer_id,
+            engine_id=params.producer.engine_id,
+            fingerprint=self._fingerprint,
+            reply_to=ours.control,
+            rank=rank,
+            shares=source.shares,
+            segments=ours.segments,
+            host_identity=ours.host_identity,
+            layer_addresses=[
+                ours.layout.address(layer, 0, first_head) for layer in range(len(ours.layout.layer_addresses))
+            ],
+            block_stride=ours.layout.block_stride,
+            first_head=source.first_head,
+            heads=source.heads,
+            first_block=first_block,
+            block_ids=block_ids,
+            checksum=self._checksum,
+        )
+
+    @property
+    def blocks_held(self) -> int:
+        """Blocks that are allocated and await their KV."""
+        return sum(self._held.values())
 
     def build_step(self, output: "SchedulerOutput") -> ConsumerStep:
         loads, self._loads = self._loads, []
@@ -177,9 +226,10 @@ class ConsumerScheduler:
         """The workers' word on which requests' transfers are over, and the facts of those that arrived."""
         for request_id, share in facts.items():  # ranks may end in different steps
             known = self._facts.get(request_id)
-            self._facts[request_id] = share if known is None else sum_of_ranks(known, share)
+            self._facts[request_id] = share if known is None else sum_of_shares([known, share])
         for request_id in request_ids:
             self._registered.pop(request_id, None)
+            self._held.pop(request_id, None)
             if request_id in self._abandoned:  # nobody will ask for its facts any more
                 self._abandoned.remove(request_id)
                 self._facts.pop(request_id, None)
@@ -187,6 +237,7 @@ class ConsumerScheduler:
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
         facts = self._facts.pop(request.request_id, None)
+        tokens = self._tokens.pop(request.request_id, 0)
         asked = self._asked.pop(request.request_id, None)
         if asked is not None:  # aborted before its blocks were allocated
             self._cancel(asked)
@@ -194,8 +245,10 @@ class ConsumerScheduler:
         if registered is not None:  # its transfer id is taken until the workers report the end
             self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
-        return msgspec.structs.asdict(facts) if facts is not None else None
+        if facts is None:
+            return None
+        return {name: getattr(facts, name) for name in FACTS} | {"tokens": tokens}
 
     def _cancel(self, params: ConsumerParams) -> None:
-        for control, rank in zip(params.producer.control, self._ranks, strict=True):
-            self._send(control, Cancel(params.transfer_id, rank.control))
+        for control in params.producer.control:
+            self._send(control, Cancel(params.transfer_id, self._ranks[0].control))

@@ -4,9 +4,12 @@ With vLLM's in-process executor these objects are passed by reference: they are 
 `idle`: the step computes no token, so a worker may wait a moment for a transfer to end instead of spinning.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from connector.layout import KVLayout
 from connector.messages import Done
+from connector.parallel import Source
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,14 @@ class Queued:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A step computes the prompt of `transfer_id` up to token `step_end`; `block_ids` is its whole block table."""
+    """A step computes `tokens` tokens of a prompt, up to token `step_end`; `block_ids` is its whole block table."""
 
     transfer_id: str
     request_id: str
     prompt_tokens: int
     block_ids: list[int]
     step_end: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Load:
     request_id: str
     block_ids: list[int]
     producers: list[str]  # control address of each rank of the producer, by rank
+    sources: list[list[Source]]  # who of them fills each rank of the consumer, by rank
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,20 @@ class RankAddress:
     """How one rank of the consumer is reached; its scheduler puts this into the registrations that it sends."""
 
     control: str
-    segment: str
-    layer_addresses: tuple[int, ...]
-    block_stride: int
+    segments: dict[str, str]  # by transport
+    host_identity: str
+    layout: KVLayout
 
 
-def sum_of_ranks(one: Done, other: Done) -> Done:
-    """One transfer's facts over two ranks, which move their shares at the same time: bytes add up, times overlap."""
+def sum_of_shares(shares: Sequence[Done]) -> Done:
+    """One transfer's facts over its shares, which move at the same time: bytes add up, times overlap."""
     return Done(
-        transfer_id=one.transfer_id,
-        bytes=one.bytes + other.bytes,
-        early_bytes=one.early_bytes + other.early_bytes,
-        pieces=one.pieces + other.pieces,
-        seconds=max(one.seconds, other.seconds),
-        exposed_seconds=max(one.exposed_seconds, other.exposed_seconds),
-        transport=one.transport,
+        transfer_id=shares[0].transfer_id,
+        rank=shares[0].rank,
+        bytes=sum(share.bytes for share in shares),
+        early_bytes=sum(share.early_bytes for share in shares),
+        pieces=sum(share.pieces for share in shares),
+        seconds=max(share.seconds for share in shares),
+        exposed_seconds=max(share.exposed_seconds for share in shares),
+        transport=shares[0].transport,
     )

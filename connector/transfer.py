@@ -1,8 +1,9 @@
 """Which blocks of which layer still have to reach the consumer.
 
-One `Outgoing` is one transfer as the producer's rank sees it. A cursor per layer counts the blocks already handed to
-the transfer engine; registration, compute and re-computation only ever let it move forward, so they may come in any
-order. Pure state: no clock, no lock, no vLLM, no Mooncake.
+A `Prompt` is what the producer's rank has computed of one request; a `Share` is what one rank of the consumer is to get
+of it. A cursor per layer counts the blocks already handed to the transfer engine; registration, compute and
+re-computation only ever let it move forward, so they may come in any order. Pure state: no clock, no lock, no vLLM, no
+Mooncake.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from connector.messages import Register
 
 
 class End(Enum):
-    """How a transfer ends; the message that tells the consumer has the same name."""
+    """How a share ends; the message that tells the consumer has the same name."""
 
     DONE = "done"
     FAILED = "failed"
@@ -29,31 +30,22 @@ class Run:
 
 
 @dataclass
-class Outgoing:
-    """The state of one transfer. `block_size` is in tokens; layers and blocks count from 0."""
+class Prompt:
+    """One prompt while it is computed. `block_size` is in tokens; layers and blocks count from 0."""
 
-    transfer_id: str
     layers: int
     block_size: int
-    prompt_tokens: int | None = None  # unknown until the prefill's first chunk is scheduled
-    block_ids: list[int] = field(default_factory=list)
-    registration: Register | None = None
-    ending: tuple[End, str] | None = None  # decided, but perhaps a write is still in flight
-    writing: bool = False
+    tokens: int | None = None  # unknown until the prefill's first chunk is scheduled
+    block_ids: list[int] = field(default_factory=list)  # replaced, never changed: a sender may be reading it
     _computed: list[int] = field(default_factory=list)  # tokens per layer whose K and V are written
-    _cursor: list[int] = field(default_factory=list)  # next block per layer to hand to the transfer engine
-    _landed: list[int] = field(default_factory=list)  # the same, but counting only writes that have returned
 
     def __post_init__(self) -> None:
         self._computed = [0] * self.layers
 
-    # --- what the prefill reports ---
-
-    def schedule(self, prompt_tokens: int, block_ids: list[int]) -> None:
+    def schedule(self, tokens: int, block_ids: list[int]) -> None:
         """A step is about to compute a chunk of the prompt; `block_ids` is the request's whole live block table."""
-        self.prompt_tokens = prompt_tokens
+        self.tokens = tokens
         self.block_ids = block_ids
-        self._check_registration()
 
     def computed(self, layer: int, end: int) -> None:
         """K and V of the layer are in memory up to token `end`; harmless when they were known to be."""
@@ -64,52 +56,60 @@ class Outgoing:
         self.block_ids = []
         self._computed = [0] * self.layers
 
-    # --- what the consumer reports ---
+    @property
+    def complete(self) -> bool:
+        return self.tokens is not None and min(self._computed) >= self.tokens
 
-    def register(self, registration: Register) -> None:
-        """The consumer's blocks are known; a transfer is registered once."""
-        assert self.registration is None
-        self.registration = registration
-        self._cursor = [registration.first_block] * self.layers
+    @property
+    def blocks(self) -> int:
+        """Blocks that the prompt fills, the last one perhaps in part."""
+        assert self.tokens is not None
+        return -(-self.tokens // self.block_size)
+
+    def final_blocks(self, layer: int) -> int:
+        """Blocks of the layer that no later step changes: whole ones, and the last when the prompt is complete."""
+        if self.tokens is not None and self._computed[layer] >= self.tokens:
+            return self.blocks
+        return self._computed[layer] // self.block_size
+
+
+@dataclass
+class Share:
+    """What one registration asks for, and how much of it is on its way."""
+
+    prompt: Prompt
+    registration: Register
+    ending: tuple[End, str] | None = None  # decided, but perhaps a write is still in flight
+    writing: bool = False
+    _cursor: list[int] = field(default_factory=list)  # next block per layer to hand to the transfer engine
+    _landed: list[int] = field(default_factory=list)  # the same, but counting only writes that have returned
+
+    def __post_init__(self) -> None:
+        self._cursor = [self.registration.first_block] * self.prompt.layers
         self._landed = list(self._cursor)
-        self._check_registration()
+        self.check()
 
-    def _check_registration(self) -> None:
-        if self.registration is None or self.prompt_tokens is None:
+    def check(self) -> None:
+        """Ends the share when both sides' prompts, once both are known, are not of the same length."""
+        if self.prompt.tokens is None:
             return
-        wanted, have = self.registration.first_block + len(self.registration.block_ids), self.prompt_blocks
+        wanted, have = self.registration.first_block + len(self.registration.block_ids), self.prompt.blocks
         if wanted != have:
             self.end(End.FAILED, f"wrong prompt: the consumer's has {wanted} blocks, the producer's {have}")
 
-    # --- what the sender does ---
-
-    @property
-    def prompt_blocks(self) -> int:
-        """Blocks that the prompt fills, the last one perhaps in part."""
-        assert self.prompt_tokens is not None
-        return -(-self.prompt_tokens // self.block_size)
-
-    def _final_blocks(self, layer: int) -> int:
-        """Blocks of the layer that no later step changes: whole ones, and the last when the prompt is complete."""
-        if self.prompt_tokens is not None and self._computed[layer] >= self.prompt_tokens:
-            return self.prompt_blocks
-        return self._computed[layer] // self.block_size
-
     def has_work(self) -> bool:
-        return (
-            self.registration is not None
-            and self.ending is None
-            and any(self._cursor[layer] < self._final_blocks(layer) for layer in range(self.layers))
+        return self.ending is None and any(
+            cursor < self.prompt.final_blocks(layer) for layer, cursor in enumerate(self._cursor)
         )
 
     def take(self) -> list[Run]:
-        """Hand over everything that is final and unsent. Until `landed` no other write of this transfer may start."""
+        """Hand over everything that is final and unsent. Until `landed` no other write of this share may start."""
         assert not self.writing
         runs = []
-        for layer in range(self.layers):
-            final = self._final_blocks(layer)
-            if self._cursor[layer] < final:
-                runs.append(Run(layer, self._cursor[layer], final))
+        for layer, cursor in enumerate(self._cursor):
+            final = self.prompt.final_blocks(layer)
+            if cursor < final:
+                runs.append(Run(layer, cursor, final))
                 self._cursor[layer] = final
         self.writing = bool(runs)
         return runs
@@ -118,15 +118,13 @@ class Outgoing:
         """The write that `take` handed out has returned, and its bytes are at the consumer."""
         self.writing = False
         self._landed = list(self._cursor)
-        if self.prompt_tokens is not None and min(self._landed) == self.prompt_blocks:
+        if self.prompt.tokens is not None and min(self._landed) == self.prompt.blocks:
             self.end(End.DONE, "")
 
     def lost(self, cause: str) -> None:
         """The write that `take` handed out has returned with an error."""
         self.writing = False
         self.end(End.FAILED, cause)
-
-    # --- the end ---
 
     def end(self, how: End, cause: str) -> None:
         """Decide the end; the first decision stands. It is final once no write is in flight (`settled`)."""
@@ -138,10 +136,6 @@ class Outgoing:
         return self.ending is not None and not self.writing
 
     @property
-    def prefilled(self) -> bool:
-        return self.prompt_tokens is not None and min(self._computed) >= self.prompt_tokens
-
-    @property
     def delivered_blocks(self) -> int:
         """Blocks from the registration's first on that are complete at the consumer in every layer."""
-        return min(self._landed) - self.registration.first_block if self.registration is not None else 0
+        return min(self._landed) - self.registration.first_block

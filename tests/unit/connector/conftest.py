@@ -34,4 +34,4 @@ def new_rank() -> Iterator[Callable[..., Rank]]:
         for gate in rank.engine.gates.values():
             gate.opened.set()
         rank.producer.close()
-        assert not any(sender.is_alive() for sender in rank.producer._senders)
+        assert not any(sender.is_alive() for sender in rank.producer._senders._threads)

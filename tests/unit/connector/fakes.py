@@ -15,18 +15,20 @@ BLOCK_TOKENS = 4
 PAGE = 8
 NUM_BLOCKS = 64
 # The consumer's side has another stride, so that mixing the two up cannot go unnoticed.
-SOURCE = KVLayout(tuple(layer * NUM_BLOCKS * PAGE for layer in range(LAYERS)), PAGE, PAGE, NUM_BLOCKS)
-TARGET = KVLayout(tuple(7 + layer * PAGE for layer in range(LAYERS)), LAYERS * PAGE, PAGE, NUM_BLOCKS)
+HEADS = 2
+HEAD = PAGE // HEADS
+SOURCE = KVLayout(tuple(layer * NUM_BLOCKS * PAGE for layer in range(LAYERS)), PAGE, HEAD, 0, HEADS, NUM_BLOCKS)
+TARGET = KVLayout(tuple(7 + layer * PAGE for layer in range(LAYERS)), LAYERS * PAGE, HEAD, 0, HEADS, NUM_BLOCKS)
 MEMORY_BYTES = LAYERS * NUM_BLOCKS * PAGE + 7
 
 
 def page_of(memory: bytearray, layout: KVLayout, layer: int, block: int) -> bytes:
-    start = layout.address(layer, block)
+    start = layout.address(layer, block, layout.first_head)
     return bytes(memory[start : start + layout.page])
 
 
 def fill_page(memory: bytearray, layout: KVLayout, layer: int, block: int, content: bytes) -> None:
-    start = layout.address(layer, block)
+    start = layout.address(layer, block, layout.first_head)
     memory[start : start + layout.page] = content
 
 
@@ -138,3 +140,13 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s"
         time.sleep(0.002)
+
+
+class ArrayMemory:
+    """Reads where the fake engine reads."""
+
+    def __init__(self, content: bytearray) -> None:
+        self._content = content
+
+    def read(self, address: int, length: int) -> memoryview:
+        return memoryview(bytes(self._content[address : address + length]))

@@ -12,6 +12,7 @@ from tests.unit.connector.fakes import (
     LAYERS,
     SOURCE,
     TARGET,
+    ArrayMemory,
     FakeEngine,
     ImmediateFences,
     LateFences,
@@ -28,29 +29,42 @@ class Rank:
     """A producer that computes content which tells transfer, layer and block of the prompt."""
 
     def __init__(
-        self, patience: float = LONG_S, senders: int = 2, fences: ImmediateFences | LateFences | None = None
+        self,
+        patience: float = LONG_S,
+        senders: int = 2,
+        fences: ImmediateFences | LateFences | None = None,
+        min_stream_tokens: int = 0,
     ) -> None:
         self.engine = FakeEngine()
         self.outbox = Outbox()
         self.stats = TransferStats()
         self.finished: list[str] = []
         self._ends: dict[str, int] = {}
+        self.watched: list[str] = []
         self.producer = Producer(
+            engine_id="p",
+            rank=0,
             engine=self.engine,
             layout=SOURCE,
+            memory=ArrayMemory(self.engine.source),
             block_size=BLOCK_TOKENS,
             fingerprint="same",
             transport="tcp",
             send=self.outbox.send,
+            watch=self.watched.append,
             fences=fences or ImmediateFences(),
             patience=patience,
+            min_stream_tokens=min_stream_tokens,
             sender_threads=senders,
             stats=self.stats,
         )
 
     def chunk(self, number: int, prompt_tokens: int, block_ids: list[int], end: int, request: str = "") -> None:
         """One step that computes one chunk, layer by layer."""
-        part = Chunk(f"t{number}", request or f"r{number}", prompt_tokens, block_ids, end)
+        part = Chunk(
+            f"t{number}", request or f"r{number}", prompt_tokens, block_ids, end, end - self._ends.get(number, 0)
+        )
+        self._ends[number] = end
         self.producer.begin_step(ProducerStep(idle=False, chunks=[part]))
         for layer in range(LAYERS):
             for block in range(-(-end // BLOCK_TOKENS)):
@@ -65,14 +79,21 @@ class Rank:
     def preempt(self, *requests: str) -> None:
         """As vLLM does: the next step may overwrite the blocks."""
         self.producer.rewrite_blocks_of(list(requests))
+        self._ends = {number: end for number, end in self._ends.items() if f"r{number}" not in requests}
         self.producer.begin_step(ProducerStep(idle=False, preempted=list(requests)))
 
     def register(self, number: int, blocks: list[int], first_block: int = 0, **changes: Any) -> Register:
         fields: dict[str, Any] = {
             "transfer_id": f"t{number}",
+            "engine_id": "p",
             "fingerprint": "same",
             "reply_to": f"tcp://d{number}:1",
-            "segment": f"segment{number}",
+            "rank": 0,
+            "shares": 1,
+            "segments": {"tcp": f"segment{number}"},
+            "host_identity": "",
+            "first_head": 0,
+            "heads": SOURCE.heads,
             "layer_addresses": list(TARGET.layer_addresses),
             "block_stride": TARGET.block_stride,
             "first_block": first_block,
@@ -107,8 +128,7 @@ class Rank:
 
     def assert_nothing_left(self) -> None:
         assert not self.producer._transfers
-        assert not self.producer._queue
-        assert self.producer.blocks_held == 0
+        assert not self.producer._senders._queue
         assert self.producer.take_finished(0.0) == set()
 
 

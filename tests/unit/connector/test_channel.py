@@ -2,7 +2,10 @@
 
 import logging
 import select
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,7 +28,8 @@ class Listener:
         self.channel = Channel("127.0.0.1", 0, key)
         self.received: list[Message] = []
         self.ticked = threading.Event()
-        self.channel.serve(self._on_message, self.ticked.set)
+        self.lost: list[tuple[str, bool]] = []
+        self.channel.serve(self._on_message, self.ticked.set, lambda *loss: self.lost.append(loss))
         self.address = self.channel.address
 
     def _on_message(self, message: Message) -> None:
@@ -53,7 +57,7 @@ Listen = Callable[..., Listener]
 
 
 def numbered(count: int) -> list[Message]:
-    return [Cancelled(f"t{number}") for number in range(count)]
+    return [Cancelled(f"t{number}", 0) for number in range(count)]
 
 
 def test_messages_arrive_both_ways_and_in_order(listen: Listen) -> None:
@@ -67,8 +71,8 @@ def test_messages_arrive_both_ways_and_in_order(listen: Listen) -> None:
 
 def test_a_channel_reaches_itself(listen: Listen) -> None:
     one = listen()
-    one.channel.send(one.address, Cancelled("t"))
-    one.until_received(Cancelled("t"))
+    one.channel.send(one.address, Cancelled("t", 0))
+    one.until_received(Cancelled("t", 0))
 
 
 def test_many_threads_may_send(listen: Listen) -> None:
@@ -91,17 +95,21 @@ def test_a_message_may_be_answered_from_the_callback(listen: Listen) -> None:
     answering = Channel("127.0.0.1", 0, KEY)
     try:
         one = listen()
-        answering.serve(lambda message: answering.send(one.address, Cancelled(message.transfer_id)), lambda: None)
+        answering.serve(
+            lambda message: answering.send(one.address, Cancelled(message.transfer_id, 0)),
+            lambda: None,
+            lambda *_: None,
+        )
         one.channel.send(answering.address, Cancel("t", one.address))
-        one.until_received(Cancelled("t"))
+        one.until_received(Cancelled("t", 0))
     finally:
         answering.close()
 
 
 def test_the_thread_sleeps_again_after_a_message(listen: Listen) -> None:
     one, two = listen(), listen()
-    one.channel.send(two.address, Cancelled("t"))
-    two.until_received(Cancelled("t"))
+    one.channel.send(two.address, Cancelled("t", 0))
+    two.until_received(Cancelled("t", 0))
     until(lambda: not select.select([one.channel._wake], [], [], 0)[0])
 
 
@@ -114,11 +122,11 @@ def test_ticks_come_without_messages(listen: Listen) -> None:
 
 def test_another_key_gets_nothing_through(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
     one, stranger = listen(), listen(OTHER_KEY)
-    stranger.channel.send(one.address, Cancelled("bad"))
-    one.channel.send(stranger.address, Cancelled("bad"))
+    stranger.channel.send(one.address, Cancelled("bad", 0))
+    one.channel.send(stranger.address, Cancelled("bad", 0))
     friend = listen()
-    friend.channel.send(one.address, Cancelled("good"))
-    one.until_received(Cancelled("good"))
+    friend.channel.send(one.address, Cancelled("good", 0))
+    one.until_received(Cancelled("good", 0))
     assert stranger.received == []
     for address in (one.address, stranger.address):
         refused = f"control channel {address}: refused a peer whose stack key differs"
@@ -150,8 +158,8 @@ def test_garbage_is_dropped_and_the_next_message_arrives(listen: Listen, caplog:
         until(lambda: "dropped 17 bytes that are no message" in caplog.text)
     with socket.create_connection(("127.0.0.1", int(one.address.rpartition(":")[2]))) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    friend.channel.send(one.address, Cancelled("t"))
-    one.until_received(Cancelled("t"))
+    friend.channel.send(one.address, Cancelled("t", 0))
+    one.until_received(Cancelled("t", 0))
 
 
 def test_a_dead_address_holds_up_nobody(listen: Listen) -> None:
@@ -160,37 +168,36 @@ def test_a_dead_address_holds_up_nobody(listen: Listen) -> None:
         for dead in (f"tcp://127.0.0.1:{silent.getsockname()[1]}", "tcp://127.0.0.1:1"):
             for message in numbered(2000):  # more than ZeroMQ queues for one peer
                 one.channel.send(dead, message)
-        one.channel.send(two.address, Cancelled("t"))
-        two.until_received(Cancelled("t"))
+        one.channel.send(two.address, Cancelled("t", 0))
+        two.until_received(Cancelled("t", 0))
 
 
 def test_an_unusable_address_is_logged_and_costs_no_socket(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
     one, two = listen(), listen()
     for _ in range(1100):  # more than a ZeroMQ context has sockets
-        one.channel.send("not an address", Cancelled("bad"))
-    one.channel.send(two.address, Cancelled("t"))
-    two.until_received(Cancelled("t"))
+        one.channel.send("not an address", Cancelled("bad", 0))
+    one.channel.send(two.address, Cancelled("t", 0))
+    two.until_received(Cancelled("t", 0))
     assert "cannot send to not an address" in caplog.text
-    assert len(one.channel._peers) == 1
 
 
 def test_idle_peers_are_dropped_and_found_again(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = listen(), listen()
-    one.channel.send(two.address, Cancelled("t0"))
-    two.until_received(Cancelled("t0"))
-    monkeypatch.setattr("connector.channel.IDLE_PEER_S", 0.0)
-    until(lambda: not one.channel._peers)
+    one.channel.send(two.address, Cancelled("t0", 0))
+    two.until_received(Cancelled("t0", 0))
+    monkeypatch.setattr("connector.peers.IDLE_PEER_S", 0.0)
+    until(lambda: one.channel._peers is not None and not one.channel._peers._peers)
     monkeypatch.undo()
-    one.channel.send(two.address, Cancelled("t1"))
-    two.until_received(Cancelled("t0"), Cancelled("t1"))
+    one.channel.send(two.address, Cancelled("t1", 0))
+    two.until_received(Cancelled("t0", 0), Cancelled("t1", 0))
 
 
 def test_what_was_sent_before_the_close_arrives(listen: Listen) -> None:
     one = listen()
     leaving = Channel("127.0.0.1", 0, KEY)
-    leaving.serve(lambda _: None, lambda: None)
-    leaving.send(one.address, Cancelled("t0"))
-    one.until_received(Cancelled("t0"))  # the connection stands
+    leaving.serve(lambda _: None, lambda: None, lambda *_: None)
+    leaving.send(one.address, Cancelled("t0", 0))
+    one.until_received(Cancelled("t0", 0))  # the connection stands
     for message in numbered(20)[1:]:
         leaving.send(one.address, message)
     leaving.close()
@@ -200,12 +207,12 @@ def test_what_was_sent_before_the_close_arrives(listen: Listen) -> None:
 def test_after_the_close_no_thread_is_left_and_sending_is_harmless() -> None:
     before = set(threading.enumerate())
     channel = Channel("127.0.0.1", 0, KEY)
-    channel.serve(lambda _: None, lambda: None)
+    channel.serve(lambda _: None, lambda: None, lambda *_: None)
     assert {thread.name for thread in set(threading.enumerate()) - before} >= {"kv-control"}
-    channel.send("tcp://127.0.0.1:1", Cancelled("t"))
+    channel.send("tcp://127.0.0.1:1", Cancelled("t", 0))
     channel.close()
     assert set(threading.enumerate()) <= before
-    channel.send("tcp://127.0.0.1:1", Cancelled("t"))
+    channel.send("tcp://127.0.0.1:1", Cancelled("t", 0))
 
 
 def test_a_channel_that_never_served_can_be_closed() -> None:
@@ -225,3 +232,54 @@ def test_an_address_in_use_is_an_error_that_leaves_nothing_behind(listen: Listen
 @pytest.fixture(autouse=True)
 def every_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "connector")
+
+
+def test_a_peer_that_ends_is_reported_as_gone(listen: Listen) -> None:
+    one, two = listen(), listen()
+    one.channel.watch(two.address)
+    one.channel.send(two.address, Cancelled("t", 0))
+    two.until_received(Cancelled("t", 0))
+    assert one.lost == []
+    two.channel.close()
+    until(lambda: (two.address, True) in one.lost)
+
+
+def test_a_peer_that_never_was_is_reported_as_gone(listen: Listen) -> None:
+    one = listen()
+    one.channel.watch("tcp://127.0.0.1:1")
+    until(lambda: one.lost == [("tcp://127.0.0.1:1", True)])
+
+
+def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:
+    """It never took a registration of ours, so it will never write."""
+    one, stranger = listen(), listen(OTHER_KEY)
+    one.channel.watch(stranger.address)
+    until(lambda: (stranger.address, True) in one.lost)
+
+
+def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may live on and write: a stopped one, or one behind a cut wire."""
+    monkeypatch.setattr("connector.peers.HEARTBEAT_MS", 50)
+    one = listen()
+    code = (
+        "import sys; from connector.channel import Channel; from connector.control_key import ControlKey\n"
+        "c = Channel('127.0.0.1', 0, ControlKey.from_secret('the key of this stack'))\n"
+        "c.serve(print, lambda: None, print); print(c.address, flush=True); sys.stdin.read(); c.close()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as peer:
+        assert peer.stdout is not None
+        address = peer.stdout.readline().strip()
+        one.channel.watch(address)
+        friend = listen()
+        one.channel.send(friend.address, Cancelled("t", 0))
+        friend.until_received(Cancelled("t", 0))
+        peer.send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: (address, False) in one.lost)
+            assert (address, True) not in one.lost
+        finally:
+            peer.send_signal(signal.SIGCONT)
+        peer.kill()
+        until(lambda: (address, True) in one.lost)

@@ -6,24 +6,40 @@ import pytest
 
 from connector.consumer import Consumer
 from connector.messages import Cancel, Cancelled, Done, Failed, Outcome, Register
+from connector.parallel import Source, sources
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load
-from tests.unit.connector.fakes import LIMIT_S, Outbox, until
+from tests.unit.connector.fakes import BLOCK_TOKENS, LIMIT_S, MEMORY_BYTES, TARGET, ArrayMemory, Outbox, until
 
 LONG_S = 3600.0
 BLOCKS = [7, 8, 3]
 PRODUCERS = ["tcp://p-rank0:1", "tcp://p-rank1:1"]
-DONE = Done("t1", 96, 32, 3, 0.5, 0.1, "tcp")
+ONE_TO_ONE = sources(2, 2, 2)
+TWO_TO_ONE = sources(1, 2, 2)
+DONE = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp")
 
 
 class Rank:
     def __init__(self, timeout: float = LONG_S, cancel_timeout: float = LONG_S, rank: int = 0) -> None:
         self.outbox = Outbox()
         self.stats = TransferStats()
-        self.consumer = Consumer(rank, 4, "tcp://d:1", self.outbox.send, timeout, cancel_timeout, self.stats)
+        self.memory = bytearray(MEMORY_BYTES)
+        self.watched: list[str] = []
+        self.consumer = Consumer(
+            rank=rank,
+            block_tokens=BLOCK_TOKENS,
+            layout=TARGET,
+            memory=ArrayMemory(self.memory),
+            address="tcp://d:1",
+            send=self.outbox.send,
+            watch=self.watched.append,
+            timeout=timeout,
+            cancel_timeout=cancel_timeout,
+            stats=self.stats,
+        )
 
-    def load(self, number: int = 1) -> None:
-        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS)
+    def load(self, number: int = 1, sources: list[list[Source]] = ONE_TO_ONE) -> None:
+        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS, sources)
         self.consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
 
     def abort(self, number: int = 1) -> None:
@@ -35,7 +51,8 @@ class Rank:
 
     def failures(self) -> dict[str, int]:
         taken = self.stats.take()
-        return dict(taken["failures"]) if taken is not None else {}
+        rows = taken["counted"] if taken is not None else []
+        return {cause: number for name, cause, *_, number in rows if name == "failed_shares"}
 
     def assert_nothing_left(self) -> None:
         assert not self.consumer._waiting
@@ -50,11 +67,11 @@ class Rank:
     ("outcome", "invalid"),
     [
         (DONE, set()),
-        (Failed("t1", 0, "aborted: x"), {7, 8, 3}),
-        (Failed("t1", 1, "aborted: x"), {8, 3}),
-        (Failed("t1", 2, "aborted: x"), {3}),
-        (Failed("t1", 3, "aborted: x"), set()),
-        (Cancelled("t1"), {7, 8, 3}),
+        (Failed("t1", 0, 0, "aborted: x"), {7, 8, 3}),
+        (Failed("t1", 0, 1, "aborted: x"), {8, 3}),
+        (Failed("t1", 0, 2, "aborted: x"), {3}),
+        (Failed("t1", 0, 3, "aborted: x"), set()),
+        (Cancelled("t1", 0), {7, 8, 3}),
     ],
     ids=["done", "0 delivered", "1 delivered", "2 delivered", "all delivered", "cancelled"],
 )
@@ -75,20 +92,25 @@ def test_what_did_not_arrive_is_invalid(early: bool, outcome: Outcome, invalid: 
 
 def test_received_bytes_and_failures_are_counted() -> None:
     rank = Rank()
-    outcomes: list[Outcome] = [Done("t0", 96, 0, 3, 0.5, 0.1, "tcp"), Failed("t1", 1, "write failed: x")]
+    outcomes: list[Outcome] = [Done("t0", 0, 96, 0, 3, 0.5, 0.1, "tcp"), Failed("t1", 0, 1, "write failed: x")]
     for number, outcome in enumerate(outcomes):
         rank.load(number)
         rank.consumer.on_message(outcome)
     rank.consumer.take_finished(0.0)
-    assert rank.stats.take() == {
-        "counts": {"received_bytes": 96, "received_tokens": 12, "received_transfers": 1},
-        "failures": {"write failed": 1},
-        "exposed": [],
-    }
+    taken = rank.stats.take()
+    assert taken is not None
+    assert taken["counted"] == [
+        ["received_shares", "tcp", 1],
+        ["received_bytes", "tcp", 96],
+        ["received_tokens", "tcp", 12],
+        ["failed_shares", "write failed", "", 1],
+    ]
 
 
 @pytest.mark.parametrize(
-    "outcome", [DONE, Failed("t1", 1, "aborted: x"), Cancelled("t1")], ids=lambda o: type(o).__name__
+    "outcome",
+    [Done("t1", 1, 96, 32, 3, 0.5, 0.1, "tcp"), Failed("t1", 1, 1, "aborted: x"), Cancelled("t1", 1)],
+    ids=lambda o: type(o).__name__,
 )
 def test_an_aborted_wait_is_cancelled_and_ends_without_invalid_blocks(outcome: Outcome) -> None:
     rank = Rank(rank=1)
@@ -104,10 +126,10 @@ def test_an_aborted_wait_is_cancelled_and_ends_without_invalid_blocks(outcome: O
 
 def test_an_abort_in_the_step_of_the_load_is_seen() -> None:
     rank = Rank()
-    load = Load("t1", "r1", BLOCKS, PRODUCERS)
+    load = Load("t1", "r1", BLOCKS, PRODUCERS, ONE_TO_ONE)
     rank.consumer.begin_step(ConsumerStep(idle=True, loads=[load], aborted=["t1"]))
     assert rank.outbox.take_next() == Cancel("t1", "tcp://d:1")
-    rank.consumer.on_message(Cancelled("t1"))
+    rank.consumer.on_message(Cancelled("t1", 0))
     assert rank.consumer.take_finished(0.0) == {"r1"}
     rank.assert_nothing_left()
 
@@ -125,7 +147,7 @@ def test_an_abort_after_the_end_changes_nothing() -> None:
 def test_only_the_first_answer_counts() -> None:
     rank = Rank()
     rank.load()
-    for outcome in (Failed("t1", 1, "write failed: x"), DONE, Cancelled("t1")):
+    for outcome in (Failed("t1", 0, 1, "write failed: x"), DONE, Cancelled("t1", 0)):
         rank.consumer.on_message(outcome)
     assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.consumer.take_invalid_blocks() == {8, 3}
@@ -153,7 +175,7 @@ def test_a_producer_that_stops_in_time_counts_as_timed_out_too() -> None:
     for _ in range(3):
         rank.consumer.on_tick()
     assert rank.consumer.take_finished(0.0) == set()
-    rank.consumer.on_message(Cancelled("t1"))
+    rank.consumer.on_message(Cancelled("t1", 0))
     assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.consumer.take_invalid_blocks() == set(BLOCKS)
     assert rank.failures() == {"timed out": 1}
@@ -166,7 +188,7 @@ def test_an_abort_after_the_cancel_sends_no_second_one() -> None:
     until(lambda: rank.tick() and bool(rank.outbox.sent))
     rank.abort()
     assert len(rank.outbox.sent) == 1
-    rank.consumer.on_message(Cancelled("t1"))
+    rank.consumer.on_message(Cancelled("t1", 0))
     assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.consumer.take_invalid_blocks() == set()
 
@@ -183,12 +205,12 @@ def test_several_transfers_end_on_their_own() -> None:
     rank = Rank()
     for number in range(4):
         rank.load(number)
-    rank.consumer.on_message(Failed("t2", 3, "aborted: x"))
-    rank.consumer.on_message(Done("t0", 96, 0, 3, 0.5, 0.1, "tcp"))
+    rank.consumer.on_message(Failed("t2", 0, 3, "aborted: x"))
+    rank.consumer.on_message(Done("t0", 0, 96, 0, 3, 0.5, 0.1, "tcp"))
     assert rank.consumer.take_finished(0.0) == {"r0", "r2"}
     rank.abort(3)
-    rank.consumer.on_message(Cancelled("t3"))
-    rank.consumer.on_message(Cancelled("t1"))
+    rank.consumer.on_message(Cancelled("t3", 0))
+    rank.consumer.on_message(Cancelled("t1", 0))
     assert rank.consumer.take_finished(0.0) == {"r1", "r3"}
     rank.consumer.take_invalid_blocks()
     rank.consumer.take_done()
@@ -213,7 +235,7 @@ def test_waiting_for_nothing_returns_at_once() -> None:
 def test_a_producers_messages_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     rank = Rank()
     rank.consumer.on_message(Cancel("t1", "tcp://d:1"))
-    rank.consumer.on_message(Register("t1", "f", "d", "s", [], 0, 0, []))
+    rank.consumer.on_message(Register("t1", "p", "f", "d", 0, 1, {}, "", [], 0, 0, 0, 0, []))
     assert "ignored a Cancel" in caplog.text
     assert "ignored a Register" in caplog.text
     rank.assert_nothing_left()

@@ -1,13 +1,15 @@
 import pytest
 
-from connector.layout import KVLayout, Piece, fingerprint, pieces_of_layer
+from connector.layout import KVLayout, Piece, block_runs, fingerprint, pieces_of_layer
 
 PAGE = 8
 
 
 def test_address() -> None:
-    layout = KVLayout((100, 1000), block_stride=16, page=PAGE, num_blocks=4)
-    assert [layout.address(1, block) for block in range(3)] == [1000, 1016, 1032]
+    layout = KVLayout((100, 1000), block_stride=16, head_bytes=4, first_head=2, heads=2, num_blocks=4)
+    assert [layout.address(1, block, 2) for block in range(3)] == [1000, 1016, 1032]
+    assert layout.address(1, 1, 3) == 1020
+    assert layout.page == 8
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,8 @@ def test_address() -> None:
         ((PAGE, PAGE), [(2, 5), (3, 6), (4, 7)], [(116, 1040, 24)]),
         ((PAGE, PAGE), [(2, 5), (3, 7)], [(116, 1040, 8), (124, 1056, 8)]),  # neighbours on one side only
         ((PAGE, PAGE), [(2, 5), (4, 6)], [(116, 1040, 8), (132, 1048, 8)]),
-        ((PAGE, PAGE), [(3, 6), (2, 5)], [(124, 1048, 8), (116, 1040, 8)]),  # descending: never merged, order kept
+        ((PAGE, PAGE), [(4, 7), (3, 6), (2, 5)], [(116, 1040, 24)]),  # as vLLM hands out blocks that were freed
+        ((PAGE, PAGE), [(2, 6), (3, 5)], [(116, 1048, 8), (124, 1040, 8)]),  # descending on one side only
         ((PAGE, PAGE), [(0, 0), (1, 1), (5, 5), (6, 6)], [(100, 1000, 16), (140, 1040, 16)]),
         ((2 * PAGE, PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (116, 1008, 8)]),  # gaps between the source's pages
         ((PAGE, 2 * PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (108, 1016, 8)]),
@@ -27,8 +30,17 @@ def test_address() -> None:
 def test_neighbours_merge(
     strides: tuple[int, int], blocks: list[tuple[int, int]], pieces: list[tuple[int, int, int]]
 ) -> None:
-    found = pieces_of_layer(100, strides[0], 1000, strides[1], PAGE, blocks)
+    found = pieces_of_layer(100, strides[0], 1000, strides[1], PAGE, block_runs(blocks))
     assert found == [Piece(*piece) for piece in pieces]
+
+
+def test_a_part_of_each_block_is_a_piece_of_its_own() -> None:
+    found = pieces_of_layer(100, PAGE, 1000, PAGE // 2, PAGE // 2, block_runs([(0, 0), (1, 1)]))
+    assert found == [Piece(100, 1000, 4), Piece(108, 1004, 4)]
+
+
+def test_a_share_without_heads_has_no_pieces() -> None:
+    assert pieces_of_layer(100, PAGE, 1000, PAGE, 0, block_runs([(0, 0), (1, 1)])) == []
 
 
 def test_fingerprint_depends_on_every_fact_and_on_nothing_else() -> None:

@@ -8,12 +8,12 @@ import pytest
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register, decode, encode
 
 MESSAGES: list[Message] = [
-    Register("t", "f", "tcp://d:1", "s", [0, (1 << 64) - 1], 64, 0, [1, 2]),
-    Register("", "", "", "", [], 0, 7, []),
+    Register("t", "p", "f", "tcp://d:1", 0, 1, {"tcp": "s"}, "h", [0, (1 << 64) - 1], 64, 0, 2, 0, [1, 2]),
+    Register("", "", "", "", 1, 2, {}, "", [], 0, 0, 0, 7, [], checksum=True),
     Cancel("t", "tcp://d:1"),
-    Done("t", 1 << 40, 0, 3, 0.5, 0.0, "tcp"),
-    Failed("t", 2, "写 failed: x"),
-    Cancelled("t"),
+    Done("t", 0, 1 << 40, 0, 3, 0.5, 0.0, "tcp"),
+    Failed("t", 1, 2, "写 failed: x"),
+    Cancelled("t", 1),
 ]
 REGISTER: dict[str, Any] = msgspec.to_builtins(MESSAGES[0])
 
@@ -34,15 +34,15 @@ def test_garbage_is_refused(payload: bytes) -> None:
     [
         {"type": "shutdown"},
         {"type": "cancelled"},
-        {"type": "cancelled", "transfer_id": 5},
-        {"type": "failed", "transfer_id": "t", "delivered_blocks": -1, "cause": "x"},
+        {"type": "cancelled", "transfer_id": 5, "rank": 0},
+        {"type": "failed", "transfer_id": "t", "rank": 0, "delivered_blocks": -1, "cause": "x"},
         REGISTER | {"block_ids": "12"},
         REGISTER | {"block_ids": [1.5]},
         REGISTER | {"block_ids": [-1]},
         REGISTER | {"first_block": -1},
         REGISTER | {"block_stride": -64},
         REGISTER | {"layer_addresses": [-4096]},
-        REGISTER | {"segment": None},
+        REGISTER | {"segments": None},
         {name: value for name, value in REGISTER.items() if name != "reply_to"},
         [1, 2, 3],
         "register",
@@ -55,5 +55,5 @@ def test_wrong_fields_are_refused(fields: Any) -> None:
 
 
 def test_a_field_of_a_later_version_is_ignored() -> None:
-    later = {"type": "cancelled", "transfer_id": "t", "since": "v2"}
-    assert decode(msgspec.msgpack.encode(later)) == Cancelled("t")
+    later = {"type": "cancelled", "transfer_id": "t", "rank": 1, "since": "v2"}
+    assert decode(msgspec.msgpack.encode(later)) == Cancelled("t", 1)

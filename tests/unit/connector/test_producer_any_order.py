@@ -127,7 +127,7 @@ def test_any_order(events: list[tuple[str, int]], late: bool) -> None:
     fences = LateFences() if late else None
     rank = Rank(fences=fences)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._engine = engine
+    rank.producer._senders._engine = engine
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(TRANSFERS)]
     try:
@@ -167,7 +167,7 @@ def test_both_sides_at_once(seed: int) -> None:
     """Consumers register and cancel from another thread while the prefills run."""
     rank = Rank(senders=3)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._engine = engine
+    rank.producer._senders._engine = engine
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(16)]
     cancelled = random.Random(seed).sample(requests, 4)

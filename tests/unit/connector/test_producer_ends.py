@@ -54,14 +54,14 @@ def test_a_cancel_during_a_write_is_answered_when_it_has_returned(new_rank: NewR
     rank.cancel(1)
     assert rank.outbox.sent == []
     gate.opened.set()
-    assert rank.outbox.take_next() == Cancelled("t1")
+    assert rank.outbox.take_next() == Cancelled("t1", 0)
     writes = len(rank.engine.writes)
     assert rank.engine.returned == writes
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     rank.until_released("r1")
     assert len(rank.engine.writes) == writes
-    assert rank.outbox.answers_to("t1") == [Cancelled("t1")]
+    assert rank.outbox.answers_to("t1") == [Cancelled("t1", 0)]
     rank.assert_nothing_left()
 
 
@@ -77,7 +77,7 @@ def test_a_cancel_is_answered_at_once_and_the_request_goes_on(
     if registered:
         rank.register(1, THERE)
     rank.cancel(1)
-    assert rank.outbox.take_next() == Cancelled("t1")
+    assert rank.outbox.take_next() == Cancelled("t1", 0)
     if not registered:
         rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE, 10)
@@ -95,7 +95,7 @@ def test_a_cancel_after_the_end_is_answered(new_rank: NewRank) -> None:
     assert isinstance(rank.outbox.take_next(), Done)
     rank.until_released("r1")
     rank.cancel(1)
-    assert rank.outbox.take_next() == Cancelled("t1")
+    assert rank.outbox.take_next() == Cancelled("t1", 0)
 
 
 def test_a_cancel_between_the_answer_and_the_release_is_answered(new_rank: NewRank) -> None:
@@ -104,7 +104,7 @@ def test_a_cancel_between_the_answer_and_the_release_is_answered(new_rank: NewRa
     rank.chunk(1, PROMPT, HERE, 10)
     assert isinstance(rank.outbox.take_next(), Done)
     rank.cancel(1)
-    assert rank.outbox.take_next() == Cancelled("t1")
+    assert rank.outbox.take_next() == Cancelled("t1", 0)
     rank.release(1)
     rank.until_released("r1")
     assert rank.outbox.untaken() == []
@@ -171,7 +171,7 @@ def test_a_lost_write_ends_the_transfer_with_what_had_arrived(new_rank: NewRank)
     rank = new_rank()
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE[:1], 4)
-    until(lambda: rank.producer._transfers["t1"].state.delivered_blocks == 1)
+    until(lambda: rank.producer._transfers["t1"].shares[0].state.delivered_blocks == 1)
     rank.engine.broken.add("segment1")
     rank.chunk(1, PROMPT, HERE, 10)
     failed = rank.outbox.take_next()

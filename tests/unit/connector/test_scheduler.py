@@ -6,19 +6,23 @@ from typing import Any
 
 import pytest
 
+from connector.layout import KVLayout
 from connector.messages import Cancel, Done, Register
+from connector.parallel import sources
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released
 from tests.unit.connector.fakes import Outbox
 
 BLOCK = 4
+HEADS = 2
+HEAD = 32
 RANKS = [
-    RankAddress("tcp://d:1", "d-0", (1000, 2000), 64),
-    RankAddress("tcp://d:2", "d-1", (3000, 4000), 64),
+    RankAddress("tcp://d:1", {"tcp": "d-0"}, "host", KVLayout((1000, 2000), 64, HEAD, 0, 1, 99)),
+    RankAddress("tcp://d:2", {"tcp": "d-1"}, "host", KVLayout((3000, 4000), 64, HEAD, 1, 1, 99)),
 ]
 CONTROL = ["tcp://p:1", "tcp://p:2"]
 PRODUCER = {"engine_id": "p0", "control": CONTROL, "transport": "tcp"}
-DONE = Done("t1", 96, 32, 3, 0.5, 0.1, "tcp")
+DONE = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp")
 
 
 def request(number: int = 1, prompt: int = 10, computed: int = 0, **params: Any) -> Any:
@@ -58,11 +62,11 @@ def test_chunks_say_how_far_the_step_computes() -> None:
     scheduler.on_new_request(plain)
     table = [5, 6]
     step = scheduler.build_step(output({"r1": 6, "r2": 3}, {"r1": table, "r2": [9]}))
-    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6)], queued=[Queued("t1", "r1")])
+    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6, 6)], queued=[Queued("t1", "r1")])
     table.append(7)  # vLLM's own list, which goes on growing: what the workers hold must not
     assert step.chunks[0].block_ids == [5, 6]
     one.num_computed_tokens = 6
-    assert scheduler.build_step(output({"r1": 4}, {"r1": table})).chunks == [Chunk("t1", "r1", 10, [5, 6, 7], 10)]
+    assert scheduler.build_step(output({"r1": 4}, {"r1": table})).chunks == [Chunk("t1", "r1", 10, [5, 6, 7], 10, 4)]
     assert scheduler.build_step(output()) == ProducerStep(True)
 
 
@@ -81,7 +85,7 @@ def test_an_ended_request_is_kept_until_the_workers_report_it(computed: int, com
     one = prefill()
     scheduler.on_new_request(one)
     one.num_computed_tokens = computed
-    assert scheduler.request_finished(one) is True
+    assert scheduler.request_finished(one, [5, 6, 7]) is True
     assert scheduler.build_step(output()).released == [Released("t1", "r1", complete)]
     assert scheduler.build_step(output()) == ProducerStep(True)
     assert not scheduler._transfers
@@ -91,7 +95,7 @@ def test_preempted_requests_are_named_even_when_they_ended_meanwhile() -> None:
     scheduler = ProducerScheduler()
     one = prefill()
     scheduler.on_new_request(one)
-    scheduler.request_finished(one)
+    scheduler.request_finished(one, [])
     step = scheduler.build_step(output(preempted=["r1"]))
     assert step.preempted == ["r1"]
     assert step.released == [Released("t1", "r1", complete=False)]
@@ -114,7 +118,7 @@ def test_the_producer_leaves_other_requests_alone(params: dict[str, Any]) -> Non
     other = request(**params)
     scheduler.on_new_request(other)
     assert scheduler.build_step(output({"r1": 4}, {"r1": [1]})).chunks == []
-    assert scheduler.request_finished(other) is False
+    assert scheduler.request_finished(other, [5, 6, 7]) is False
     assert scheduler.build_step(output()).released == []
 
 
@@ -124,7 +128,7 @@ def test_the_producer_leaves_other_requests_alone(params: dict[str, Any]) -> Non
 class Consumer:
     def __init__(self, ranks: Sequence[RankAddress] = RANKS) -> None:
         self.outbox = Outbox()
-        self.scheduler = ConsumerScheduler("same", BLOCK, self.outbox.send)
+        self.scheduler = ConsumerScheduler("same", BLOCK, HEADS, False, self.outbox.send)
         self.scheduler.set_ranks(list(ranks))
 
     def add(self, added: Any) -> Any:
@@ -137,6 +141,9 @@ class Consumer:
         self.scheduler.blocks_allocated(one, [20, 21, 22], 10)
         return one
 
+    def registers(self) -> list[tuple[str, Register]]:
+        return [(there, message) for there, message in self.outbox.sent if isinstance(message, Register)]
+
     def assert_nothing_left(self) -> None:
         scheduler = self.scheduler
         assert not scheduler._asked
@@ -147,7 +154,7 @@ class Consumer:
 
 
 def cancels(number: int = 1) -> list[tuple[str, Cancel]]:
-    return [(there, Cancel(f"t{number}", rank.control)) for there, rank in zip(CONTROL, RANKS, strict=True)]
+    return [(there, Cancel(f"t{number}", RANKS[0].control)) for there in CONTROL]
 
 
 @pytest.mark.parametrize("computed_here", [0, 4, 8])
@@ -180,11 +187,28 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
     assert consumer.outbox.sent == [
         (
             there,
-            Register("t1", "same", rank.control, rank.segment, list(rank.layer_addresses), 64, first, wanted),
+            Register(
+                transfer_id="t1",
+                engine_id="p0",
+                fingerprint="same",
+                reply_to=rank.control,
+                rank=number,
+                shares=1,
+                segments=rank.segments,
+                host_identity="host",
+                layer_addresses=list(rank.layout.layer_addresses),
+                block_stride=64,
+                first_head=number,
+                heads=1,
+                first_block=first,
+                block_ids=wanted,
+            ),
         )
-        for there, rank in zip(CONTROL, RANKS, strict=True)
+        for number, (there, rank) in enumerate(zip(CONTROL, RANKS, strict=True))
     ]
-    assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [Load("t1", "r1", wanted, CONTROL)])
+    assert consumer.scheduler.blocks_held == len(wanted)
+    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS))
+    assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [load])
     assert consumer.scheduler.build_step(output()).loads == []
 
 
@@ -284,14 +308,36 @@ def test_a_transfer_serves_one_request_at_a_time() -> None:
     assert consumer.scheduler.tokens_from_producer(consumer.add(decode(4, transfer="t")), 0) == (10, True)
 
 
-def test_another_number_of_ranks_is_computed_here(caplog: pytest.LogCaptureFixture) -> None:
-    consumer = Consumer(ranks=RANKS[:1])
-    one = consumer.add(decode())
+def test_a_consumer_with_fewer_ranks_asks_each_of_the_producers_for_its_heads() -> None:
+    whole = RankAddress("tcp://d:1", {"tcp": "d-0"}, "host", KVLayout((1000, 2000), 64, HEAD, 0, 2, 99))
+    consumer = Consumer(ranks=[whole])
+    consumer.scheduler.blocks_allocated(consumer.add(decode()), [20, 21, 22], 10)
+    asked = [(there, m.rank, m.shares, m.first_head, m.heads, m.layer_addresses) for there, m in consumer.registers()]
+    assert asked == [("tcp://p:1", 0, 1, 0, 1, [1000, 2000]), ("tcp://p:2", 0, 1, 1, 1, [1032, 2032])]
+
+
+def test_every_rank_of_a_consumer_with_more_of_them_asks_for_its_heads() -> None:
+    consumer = Consumer()
+    producer = PRODUCER | {"control": CONTROL[:1]}
+    consumer.scheduler.blocks_allocated(consumer.add(decode(producer=producer)), [20, 21, 22], 10)
+    asked = [(there, m.rank, m.shares, m.first_head, m.heads, m.layer_addresses) for there, m in consumer.registers()]
+    assert asked == [("tcp://p:1", 0, 2, 0, 1, [1000, 2000]), ("tcp://p:1", 1, 2, 1, 1, [3000, 4000])]
+
+
+@pytest.mark.parametrize(
+    ("control", "reason"),
+    [([], "the producer has no rank"), (["tcp://p:1"] * 3, "2 KV heads cannot be spread evenly over 3 ranks")],
+)
+def test_ranks_that_do_not_fit_are_computed_here(
+    control: list[str], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = Consumer()
+    one = consumer.add(decode(producer=PRODUCER | {"control": control}))
     assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
     consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
     assert consumer.scheduler.request_finished(one) is None
     assert consumer.outbox.sent == []
-    assert "producer p0 has 2 ranks and this consumer 1" in caplog.text
+    assert f"request r1: computed here, because of producer p0: {reason}" in caplog.text
     consumer.assert_nothing_left()
 
 

@@ -1,0 +1,110 @@
+"""The threads that write shares: each write takes everything that is final then, so that a slow network gets few and
+large writes and a fast one gets every layer at once."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from connector.checksum import Memory
+from connector.engine import TransferEngine, TransferError
+from connector.held import Held, HeldShare
+from connector.layout import KVLayout
+from connector.stats import TransferStats
+
+log = logging.getLogger(__name__)
+
+
+class Senders:
+    """At most one write of a share is in flight. `lock` guards all transfers; nobody holds it while writing.
+
+    `returned` is called with the lock held after each write.
+    """
+
+    def __init__(
+        self,
+        engine: TransferEngine,
+        layout: KVLayout,
+        memory: Memory,
+        lock: threading.Lock,
+        stats: TransferStats,
+        returned: Callable[[Held], None],
+        threads: int,
+    ) -> None:
+        self._engine = engine
+        self._layout = layout
+        self._memory = memory
+        self._lock = lock
+        self._stats = stats
+        self._returned = returned
+        self._queue: deque[tuple[Held, HeldShare]] = deque()
+        self._work = threading.Condition(lock)
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"kv-sender-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def enqueue(self, held: Held) -> None:
+        """With the lock held: let every share of the transfer that has work be written."""
+        for share in held.shares.values():
+            if not share.queued and not share.state.writing and share.state.has_work():
+                share.queued = True
+                self._queue.append((held, share))
+                self._work.notify()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._work.wait_for(lambda: self._queue or self._closing)
+                if self._closing:
+                    return
+                held, share = self._queue.popleft()
+                share.queued = False
+                if share.state.writing or not share.state.has_work():
+                    continue
+                runs = share.state.take()
+                block_ids = held.prompt.block_ids
+                early = held.prefill_end == 0.0
+            started = time.monotonic()
+            share.first_write = share.first_write or started
+            pieces = share.pieces(runs, self._layout, block_ids)
+            size = sum(piece.length for piece in pieces)
+            cause = ""
+            try:
+                self._engine.write(share.segment, pieces)
+                share.add_to_checksums(runs, self._layout, block_ids, self._memory)
+            except TransferError as error:
+                cause = f"write failed: {error}"
+            seconds = time.monotonic() - started
+            log.debug(
+                "transfer %s: layers %d to %d, %d bytes in %d pieces, from %.6f for %.6f s%s",
+                held.transfer_id,
+                runs[0].layer,
+                runs[-1].layer,
+                size,
+                len(pieces),
+                started,
+                seconds,
+                "" if early else ", after the prefill",
+            )
+            with self._lock:
+                if cause:
+                    share.state.lost(cause)
+                else:
+                    share.bytes += size
+                    share.early_bytes += size if early else 0
+                    share.pieces_written += len(pieces)
+                    self._stats.wrote(share.transport, size, len(pieces), seconds)
+                    share.state.landed()
+                self.enqueue(held)
+                self._returned(held)
