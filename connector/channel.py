@@ -105,6 +105,8 @@ class Channel:
     def close(self) -> None:
         """Stop the thread after what is queued was handed to ZeroMQ; messages to dead peers are dropped."""
         with self._sending:
+            if self._stop.is_set():
+                return
             self._stop.set()
             os.eventfd_write(self._wake, 1)
         if self._thread is not None:

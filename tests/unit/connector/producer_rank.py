@@ -39,7 +39,7 @@ class Rank:
         self.outbox = Outbox()
         self.stats = TransferStats()
         self.finished: list[str] = []
-        self._ends: dict[str, int] = {}
+        self._ends: dict[int, int] = {}
         self.watched: list[str] = []
         self.producer = Producer(
             engine_id="p",

@@ -4,12 +4,23 @@ import threading
 
 import pytest
 
+from connector.checksum import checksum_of_blocks
 from connector.consumer import Consumer
 from connector.messages import Cancel, Cancelled, Done, Failed, Outcome, Register
 from connector.parallel import Source, sources
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load
-from tests.unit.connector.fakes import BLOCK_TOKENS, LIMIT_S, MEMORY_BYTES, TARGET, ArrayMemory, Outbox, until
+from tests.unit.connector.fakes import (
+    BLOCK_TOKENS,
+    LAYERS,
+    LIMIT_S,
+    MEMORY_BYTES,
+    TARGET,
+    ArrayMemory,
+    Outbox,
+    fill_page,
+    until,
+)
 
 LONG_S = 3600.0
 BLOCKS = [7, 8, 3]
@@ -239,3 +250,91 @@ def test_a_producers_messages_are_ignored(caplog: pytest.LogCaptureFixture) -> N
     assert "ignored a Cancel" in caplog.text
     assert "ignored a Register" in caplog.text
     rank.assert_nothing_left()
+
+
+def test_a_transfer_ends_with_the_last_of_its_sources() -> None:
+    rank = Rank()
+    rank.load(sources=TWO_TO_ONE)
+    assert rank.watched == PRODUCERS
+    rank.consumer.on_message(Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp"))
+    rank.consumer.on_message(Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp"))
+    assert rank.consumer.take_finished(0.0) == set()
+    rank.consumer.on_message(Done("t1", 1, 4, 2, 1, 0.7, 0.0, "tcp"))
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_done() == {"r1": Done("t1", 0, 100, 34, 4, 0.7, 0.1, "tcp")}
+    rank.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("answers", "invalid", "cause"),
+    [
+        ([DONE, Failed("t1", 1, 2, "aborted: x")], {3}, "aborted"),
+        ([Failed("t1", 0, 2, "aborted: x"), Failed("t1", 1, 1, "write failed: x")], {8, 3}, "write failed"),
+        ([DONE, Cancelled("t1", 1)], {7, 8, 3}, "timed out"),
+    ],
+)
+def test_what_any_source_did_not_deliver_is_invalid(answers: list[Outcome], invalid: set[int], cause: str) -> None:
+    rank = Rank()
+    rank.load(sources=TWO_TO_ONE)
+    for answer in answers:
+        rank.consumer.on_message(answer)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == invalid
+    assert rank.failures() == {cause: 1}
+    rank.assert_nothing_left()
+
+
+def test_a_producer_that_has_ended_fails_its_transfers_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connector.consumer.LAST_BYTES_S", 0.0)
+    rank = Rank()
+    rank.load(1)
+    rank.load(2, sources=TWO_TO_ONE)
+    rank.consumer.on_peer_lost(PRODUCERS[1], True)
+    until(lambda: rank.tick() and bool(rank.consumer._waiting["t2"].answers))
+    rank.consumer.on_message(Done("t2", 0, 96, 32, 3, 0.5, 0.1, "tcp"))
+    assert rank.consumer.take_finished(0.0) == {"r2"}
+    assert rank.failures() == {"producer lost": 1}
+    rank.consumer.on_message(DONE)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.outbox.sent == []  # there is nobody to cancel
+
+
+def test_what_a_dead_producer_had_sent_is_waited_for() -> None:
+    rank = Rank()
+    rank.load()
+    rank.consumer.on_peer_lost(PRODUCERS[0], True)
+    rank.consumer.on_tick()
+    assert rank.consumer.take_finished(0.0) == set()
+
+
+def test_a_silent_producer_is_told_to_stop_and_its_word_awaited() -> None:
+    rank = Rank(cancel_timeout=0.0)
+    rank.load()
+    for _ in range(2):
+        rank.consumer.on_peer_lost(PRODUCERS[0], False)
+    assert rank.outbox.sent == [(PRODUCERS[0], Cancel("t1", "tcp://d:1"))]
+    until(lambda: rank.tick() and rank.consumer.take_finished(0.0) == {"r1"})
+    assert rank.failures() == {"timed out": 1}
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_checksum_that_does_not_hold_makes_every_block_invalid(flipped: bool, early: bool) -> None:
+    rank = Rank()
+    for layer in range(LAYERS):
+        for block in BLOCKS:
+            fill_page(rank.memory, TARGET, layer, block, bytes([layer, block] * (TARGET.page // 2)))
+    ours = ONE_TO_ONE[0][0]
+    right = checksum_of_blocks(ArrayMemory(rank.memory), TARGET, BLOCKS, ours.first_head, ours.heads)
+    if flipped:
+        rank.memory[TARGET.address(1, BLOCKS[2], ours.first_head)] ^= 1
+    done = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp", right)
+    if early:
+        rank.consumer.on_message(done)
+        rank.load()
+    else:
+        rank.load()
+        rank.consumer.on_message(done)
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == (set(BLOCKS) if flipped else set())
+    assert rank.failures() == ({"checksum": 1} if flipped else {})
