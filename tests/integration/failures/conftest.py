@@ -1,0 +1,49 @@
+"""One stack for all tests of failures, each of which must leave as many blocks free as it found."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.integration.answers import Tokens
+from tests.integration.failures.failure_stack import FailureStack
+from tests.real_stack import wait_until
+
+BLOCKS_LIMIT_S = 30  # longer than every bound after which a producer or a consumer gives blocks up
+
+Prompts = Callable[..., list[Tokens]]
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailureStack]:
+    started = FailureStack(tmp_path_factory.mktemp("failures"))
+    up = started.make("up")
+    try:
+        assert up.returncode == 0, f"make up failed:\n{up.stdout}\n{up.stderr}\n{started.logs()}"
+        yield started
+    finally:
+        down = started.make("down")
+        assert down.returncode == 0, f"make down failed:\n{down.stdout}\n{down.stderr}"
+
+
+@pytest.fixture(autouse=True)
+def every_block_comes_back(stack: FailureStack) -> Iterator[None]:
+    before = {server: server.free_blocks() for server in stack.servers}
+    yield
+    for server, free in before.items():
+        wait_until(
+            lambda s=server, n=free: s.free_blocks() == n, BLOCKS_LIMIT_S, f"{server.name} has {free} blocks free"
+        )
+
+
+@pytest.fixture
+def prompts(stack: FailureStack, request: pytest.FixtureRequest) -> Callable[..., list[Tokens]]:
+    """Prompts of the given lengths that no other test uses, so that nothing of them is cached anywhere."""
+    text = stack.english
+    places = random.Random(request.node.name)
+
+    def of_lengths(*lengths: int) -> list[Tokens]:
+        starts = [places.randrange(len(text) - length) for length in lengths]
+        return [text[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+
+    return of_lengths

@@ -1,0 +1,173 @@
+"""The stack whose legs are made to fail: one producer, two consumers, and what a test sees of them and does to them.
+
+Its bounds are short enough to be waited for. A prompt of 2,000 tokens is four chunks and takes seconds, so that a
+moment within its prefill can be reached by looking.
+"""
+
+import base64
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pydoc_data.topics import topics
+from typing import Any
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from connector.control_key import ControlKey
+from stack.instances import PREFIX, Instance
+from stack.supervision import Supervisor
+from tests.integration.answers import Tokens
+from tests.real_stack import MODEL, START_LIMIT_S, RealStack, answers, post, wait_until
+
+PATIENCE_S = 6
+TIMEOUT_S = 15
+CANCEL_TIMEOUT_S = 5
+KV_CACHE_BYTES = 256 << 20  # room for two long prompts at once
+MAX_NUM_SEQS = 2  # with so many at work a server lets the next request wait
+SEEN_LIMIT_S = 60.0  # for a moment that a test waits to see
+
+
+@dataclass(frozen=True, eq=False)
+class Server:
+    """One vLLM server, whichever process it is at present; `name` is supervisord's for its launcher."""
+
+    stack: "FailureStack"
+    name: str
+    url: str
+
+    # --- what it says of itself ---
+
+    def metric(self, name: str) -> float:
+        """Summed over its labels; 0 for what has not been counted yet."""
+        return float(sum(sample.value for sample in self._samples(name)))
+
+    def received(self) -> int:
+        """Transfers that arrived here whole."""
+        self._compute_a_token()
+        return int(self.metric("pd_kv_received_shares_total"))
+
+    def failures(self) -> Counter[str]:
+        """Transfers that ended without delivery, by cause."""
+        self._compute_a_token()  # the connector's counts travel with a step's
+        return Counter(
+            {sample.labels["cause"]: int(sample.value) for sample in self._samples("pd_kv_failed_shares_total")}
+        )
+
+    def free_blocks(self) -> int:
+        """Blocks that no request and no transfer holds, exactly; cached prompts that may be evicted are among them."""
+        self._compute_a_token()  # the figure is of the last step's end
+        (usage,) = self._samples("vllm:kv_cache_usage_perc")
+        (config,) = self._samples("vllm:cache_config_info")
+        usable = int(config.labels["num_gpu_blocks"]) - 1  # vLLM never hands out the first
+        return round((1 - float(usage.value)) * usable)
+
+    def reports(self, *words: str) -> bool:
+        """Whether one line of its log has all of `words`."""
+        log = (self.stack.folder / "logs" / f"{self.name}.log").read_text(errors="replace")
+        return any(all(word in line for word in words) for line in log.splitlines())
+
+    def _compute_a_token(self) -> None:
+        post(self.url + "/v1/completions", {"model": MODEL, "prompt": [1], "max_tokens": 1})
+
+    def _samples(self, name: str) -> list[Sample]:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as response:
+            page = response.read().decode()
+        return [
+            sample
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name
+        ]
+
+    # --- what others know of it ---
+
+    def transfer_record(self) -> dict[str, Any]:
+        """What a proxy would tell a consumer about this producer now."""
+        return self._instances()[0].kv_transfer
+
+    def is_registered(self) -> bool:
+        return bool(self._instances())
+
+    @property
+    def control_address(self) -> str:
+        (address,) = self.transfer_record()["control"]
+        return str(address)
+
+    def _instances(self) -> list[Instance]:
+        """Its records in etcd, the newest first."""
+        bounds = {"key": PREFIX, "range_end": PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)}
+        query = {name: base64.b64encode(text.encode()).decode() for name, text in bounds.items()}
+        items = post(self.stack.etcd_url + "/v3/kv/range", query).get("kvs", [])
+        records = [Instance.model_validate_json(base64.b64decode(item["value"])) for item in items]
+        return sorted((r for r in records if r.url == self.url), key=lambda r: r.started_at, reverse=True)
+
+    # --- what is done to it ---
+
+    def kill(self) -> None:
+        """All of vLLM's processes at once, without a word to anybody; the supervisor will start it again."""
+        family = psutil.Process(self._launcher_pid()).children(recursive=True)
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=30)
+
+    def wait_for_successor(self, engine_id: str) -> None:
+        """Until a server of another engine id answers here and is in etcd."""
+
+        def is_up() -> bool:
+            newest = self._instances()[:1]
+            return answers(self.url + "/health") and [r.kv_transfer["engine_id"] for r in newest] not in (
+                [],
+                [engine_id],
+            )
+
+        wait_until(is_up, START_LIMIT_S, f"{self.name} was started again")
+
+    def _launcher_pid(self) -> int:
+        (pid,) = (process.pid for process in self.stack.supervisor.processes() if process.name == self.name)
+        return pid
+
+
+class FailureStack(RealStack):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decode = int(self.variables["CONTROL_PORT"]) + 20  # the second consumer listens on the port after the first's
+        self.variables |= {
+            "STACK_SERVICES": "etcd,prefill,decode,proxy",
+            "DECODE_PORT": str(decode),
+            "DECODE_REPLICAS": "2",
+            "VLLM_EXTRA_ARGS": f"--max-num-seqs {MAX_NUM_SEQS}",
+            "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
+            "TRANSFER_PATIENCE_S": str(PATIENCE_S),
+            "TRANSFER_TIMEOUT_S": str(TIMEOUT_S),
+            "TRANSFER_CANCEL_TIMEOUT_S": str(CANCEL_TIMEOUT_S),
+            "TRANSFER_CHECKSUM": "true",
+        }
+        self.supervisor = Supervisor(self.folder / "run")
+        self.etcd_url = f"http://127.0.0.1:{self.variables['ETCD_PORT']}"
+        self.producer = Server(self, "prefill-0", self.prefill_url)
+        self.consumer = Server(self, "decode-0", f"http://127.0.0.1:{decode}")
+        self.other_consumer = Server(self, "decode-1", f"http://127.0.0.1:{decode + 1}")
+
+    @cached_property
+    def english(self) -> Tokens:
+        """Tokens of a long text that comes with Python: its language reference."""
+        text = "\n".join(topics[name] for name in sorted(topics))[:400_000]
+        return list(post(self.prefill_url + "/tokenize", {"model": MODEL, "prompt": text})["tokens"])
+
+    @property
+    def servers(self) -> tuple[Server, Server, Server]:
+        return self.producer, self.consumer, self.other_consumer
+
+    def received(self) -> int:
+        return sum(server.received() for server in self.servers)
+
+    def failures(self) -> Counter[str]:
+        return sum((server.failures() for server in self.servers), Counter())
+
+    @property
+    def key(self) -> ControlKey:
+        """Of the control channels."""
+        return ControlKey.from_secret((self.folder / "stack.key").read_text())

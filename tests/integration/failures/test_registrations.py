@@ -1,0 +1,114 @@
+"""Registrations that no producer may serve: each is refused at once or not heard at all, and harms no other transfer.
+
+Each test holds a true registration back, so that its blocks wait, and lets it pass after the wrong ones.
+"""
+
+import os
+import socket
+from urllib.parse import urlsplit
+
+import msgspec
+import zmq
+
+from connector.control_key import ControlKey
+from connector.messages import Cancelled, Done, Failed, Register
+from tests.integration.failures.conftest import Prompts
+from tests.integration.failures.control_peers import GoBetween, Stranger
+from tests.integration.failures.failure_stack import FailureStack
+from tests.integration.failures.legs import Transfer, answer, until_reported
+
+
+async def test_wrong_fingerprint(stack: FailureStack, prompts: Prompts) -> None:
+    producer, consumer = stack.producer, stack.consumer
+    received, failed = consumer.received(), consumer.failures()
+    (prompt,) = prompts(100)
+    transfer = Transfer(prompt)
+    with GoBetween(stack.key, producer.transfer_record(), hold=(Register,)) as between, Stranger(stack.key) as stranger:
+        await transfer.prefill(producer)
+        decode = transfer.decode(consumer, between.record)
+        true = await between.first(Register)
+        wrong = msgspec.structs.replace(true, fingerprint="another layout", reply_to=stranger.address)
+        stranger.send(producer.control_address, wrong)
+        refusal = await stranger.first(Failed)
+        assert refusal.cause.startswith("wrong layout: ")
+        assert "another layout" in refusal.cause
+        between.let_pass()
+        assert await decode == await answer(producer, prompt)
+    assert consumer.received() == received + 1
+    assert consumer.failures() == failed
+
+
+async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
+    producer, consumer = stack.producer, stack.consumer
+    received, failed = consumer.received(), consumer.failures()
+    (prompt,) = prompts(100)
+    transfer = Transfer(prompt)
+    with (
+        GoBetween(stack.key, producer.transfer_record(), hold=(Done,)) as between,
+        Stranger(stack.key) as during,
+        Stranger(stack.key) as afterwards,
+    ):
+        decode = transfer.decode(consumer, between.record)
+        true = await between.first(Register)
+        during.send(producer.control_address, msgspec.structs.replace(true, reply_to=during.address))
+        assert "registered already" in (await during.first(Failed)).cause
+        await transfer.prefill(producer)
+        await between.first(Done)
+        sent = producer.metric("pd_kv_sent_bytes_total")
+        afterwards.send(producer.control_address, msgspec.structs.replace(true, reply_to=afterwards.address))
+        assert "already delivered" in (await afterwards.first(Failed)).cause
+        between.let_pass()
+        assert await decode == await answer(producer, prompt)
+    assert consumer.received() == received + 1
+    assert consumer.failures() == failed
+    assert producer.metric("pd_kv_sent_bytes_total") == sent, "nothing is written twice"
+
+
+async def test_wrong_key(stack: FailureStack, prompts: Prompts) -> None:
+    """Neither a registration nor an answer of somebody without the stack's key is heard."""
+    producer, consumer = stack.producer, stack.consumer
+    received, failed = consumer.received(), stack.failures()
+    (prompt,) = prompts(100)
+    transfer = Transfer(prompt)
+    other_key = ControlKey.from_secret("the key of another stack")
+    with GoBetween(stack.key, producer.transfer_record(), hold=(Register,)) as between, Stranger(other_key) as stranger:
+        await transfer.prefill(producer)
+        decode = transfer.decode(consumer, between.record)
+        true = await between.first(Register)
+        stranger.send(producer.control_address, msgspec.structs.replace(true, reply_to=stranger.address))
+        stranger.send(true.reply_to, Cancelled(transfer.id, rank=0))
+        for server in (producer, consumer):
+            await until_reported(server, "refused a peer whose stack key differs")
+        between.let_pass()
+        assert await decode == await answer(producer, prompt)
+        assert not stranger.received(Failed)
+    assert consumer.received() == received + 1
+    assert stack.failures() == failed
+
+
+async def test_garbage_bytes(stack: FailureStack, prompts: Prompts) -> None:
+    """With the stack's key and without; of no form, and in the form of a message that makes no sense."""
+    producer, consumer = stack.producer, stack.consumer
+    received, failed = consumer.received(), stack.failures()
+    (prompt,) = prompts(100)
+    transfer = Transfer(prompt)
+    with GoBetween(stack.key, producer.transfer_record(), hold=(Register,)) as between:
+        await transfer.prefill(producer)
+        decode = transfer.decode(consumer, between.record)
+        true = await between.first(Register)
+        senseless = msgspec.msgpack.encode({**msgspec.to_builtins(true), "type": "register", "block_ids": [-1]})
+        for address in (producer.control_address, true.reply_to):
+            with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)) as without_key:
+                without_key.sendall(os.urandom(4096))
+            with zmq.Context() as context, context.socket(zmq.DEALER) as with_key:
+                stack.key.connect(with_key)
+                with_key.connect(address)
+                with_key.send(b"\xc1 is no msgpack")
+                with_key.send(senseless)
+        for server in (producer, consumer):
+            for payload in (b"\xc1 is no msgpack", senseless):
+                await until_reported(server, f"dropped {len(payload)} bytes that are no message")
+        between.let_pass()
+        assert await decode == await answer(producer, prompt)
+    assert consumer.received() == received + 1
+    assert stack.failures() == failed
