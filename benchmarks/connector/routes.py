@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from benchmarks.connector.deadline import Deadline
 from benchmarks.connector.processes import Launch, Processes
+from connector.registration import ETCD_AWAY
 from stack import etcd
 from stack.instances import PREFIX, Instance
 
@@ -61,6 +62,8 @@ class OurPair:
         client = etcd.connect(self.etcd)
         try:
             records = [Instance.model_validate_json(value) for value, _ in client.get_prefix(PREFIX)]
+        except ETCD_AWAY:  # not answering in time, while all servers load at once
+            return None
         finally:
             client.close()
         by_url = {record.url: record for record in records}

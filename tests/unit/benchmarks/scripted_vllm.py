@@ -1,0 +1,63 @@
+"""Completion servers on loopback that answer as a vLLM of the given role would, and remember what they were asked."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+FACTS = {"bytes": 1000, "early_bytes": 900, "pieces": 3, "exposed_seconds": 0.002, "transport": "tcp"}
+
+
+async def _at_once() -> None:
+    return None
+
+
+@dataclass
+class ScriptedVllm:
+    """`before` runs before each answer; `status` other than 200 is answered with an error."""
+
+    cached_tokens: int = 0
+    facts: dict[str, Any] | None = None
+    status: int = 200
+    before: Callable[[], Awaitable[object]] = _at_once
+    too_few: int = 0  # tokens that a stream lacks
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.asked.append(body)
+        self.arrived.set()
+        await self.before()
+        if self.status != 200:
+            return web.json_response({"error": {"message": "scripted"}}, status=self.status)
+        if body.get("stream"):
+            return await self._stream(request, body["max_tokens"] - self.too_few)
+        usage = {"prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self.cached_tokens else None}
+        return web.json_response({"choices": [{"text": "x"}], "usage": usage, "kv_transfer_params": self.facts})
+
+    async def _stream(self, request: web.Request, tokens: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for token in range(tokens):
+            event = {"choices": [{"index": 0, "text": "", "token_ids": [token]}]}
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write(b'data: {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}\n\n')
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+async def serve(vllm: ScriptedVllm) -> TestServer:
+    app = web.Application()
+    app.router.add_post("/v1/completions", vllm.answer)
+    server = TestServer(app)
+    await server.start_server()
+    return server
+
+
+def url(server: TestServer) -> str:
+    return str(server.make_url("/")).rstrip("/")

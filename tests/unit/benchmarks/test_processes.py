@@ -1,0 +1,71 @@
+"""What a run starts is gone at its end, real processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.connector import processes
+from benchmarks.connector.errors import CannotStart
+from benchmarks.connector.processes import Launch, Processes
+
+SLEEPS = "import time; time.sleep(600)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+
+def launch(name: str, program: str) -> Launch:
+    return Launch(name, (sys.executable, "-c", program), dict(os.environ))
+
+
+def children() -> list[psutil.Process]:
+    return list(psutil.Process().children())
+
+
+def fail(running: Processes) -> None:
+    running.start([launch("a", SLEEPS), launch("b", SLEEPS)])
+    assert len(children()) >= 2
+    raise ZeroDivisionError
+
+
+def wait_for_the_end(running: Processes) -> None:
+    while True:
+        running.check()
+
+
+@pytest.mark.timeout(60)
+def test_everything_ends_with_the_run_also_when_it_fails(tmp_path: Path) -> None:
+    before = children()
+    with Processes(tmp_path) as running, pytest.raises(ZeroDivisionError):
+        fail(running)
+    assert children() == before
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_ignores_the_termination_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "END_LIMIT_S", 0.1)
+    before = children()
+    with Processes(tmp_path) as running:
+        running.start([launch("deaf", DEAF)])
+        while "deaf" not in (tmp_path / "deaf.log").read_text():
+            running.check()
+    assert children() == before
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_ends_by_itself_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with Processes(tmp_path) as running:
+        running.start([launch("upstream-producer", "print('out of memory'); raise SystemExit(3)")])
+        with pytest.raises(CannotStart, match=r"(?s)upstream-producer ended with status 3.*out of memory"):
+            wait_for_the_end(running)
+
+
+@pytest.mark.timeout(60)
+def test_one_stage_ends_and_the_others_run_on(tmp_path: Path) -> None:
+    before = len(children())
+    with Processes(tmp_path) as running:
+        running.start([launch("single", SLEEPS), launch("pair", SLEEPS)])
+        running.end(["pair"])
+        assert len(children()) == before + 1
+        running.check()

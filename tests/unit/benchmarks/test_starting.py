@@ -1,0 +1,174 @@
+"""What a run needs before its first server: etcd, a model's folder, two namespaces, the servers' own answers."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks.connector import etcd_server, namespaces, routes
+from benchmarks.connector.deadline import Deadline
+from benchmarks.connector.errors import CannotStart, OutOfTime
+from benchmarks.connector.model import make_qwen_shaped
+from benchmarks.connector.ports import STEP, free_ports
+from benchmarks.connector.processes import Processes
+from benchmarks.connector.routes import Contender, OurPair, Single, UpstreamPair
+from stack import etcd
+from stack.instances import Instance
+from tests.etcd_process import EtcdProcess
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """A server that is healthy and knows one engine, as upstream's bootstrap server does."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"0": {"engine_id": "engine-7", "worker_addr": {}}}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def healthy() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def record(role: str, url: str) -> Instance:
+    return Instance(
+        role=role,  # type: ignore[arg-type]
+        instance_id=f"{role}-1",
+        url=url,
+        served_models=("benchmark",),
+        model="m",
+        max_model_len=1,
+        block_size=32,
+        dtype="float32",
+        tensor_parallel_size=1,
+        fingerprint="f",
+        kv_transfer={"engine_id": f"{role}-1"},
+        vllm_version="0",
+        connector_version="0",
+        started_at=0.0,
+    )
+
+
+@pytest.mark.timeout(60)
+def test_our_pair_is_ready_when_both_instances_are_registered(etcd_server: EtcdProcess) -> None:
+    pair = OurPair("ours", [], "http://127.0.0.1:1", "http://127.0.0.1:2", etcd_server.endpoint)
+    client = etcd.connect(etcd_server.endpoint)
+    for role, url in (("prefill", pair.prefill_url), ("decode", "http://127.0.0.1:99")):
+        instance = record(role, url)
+        client.put(instance.key, instance.model_dump_json())
+    assert pair.route() is None
+    instance = record("decode", pair.decode_url)
+    client.put(instance.key, instance.model_dump_json())
+    client.close()
+    route = pair.route()
+    assert route is not None
+    assert route.consumer_params == {"producer": {"engine_id": "prefill-1"}}
+    etcd_server.stop()
+    assert pair.route() is None
+
+
+@pytest.mark.timeout(60)
+def test_upstreams_pair_is_ready_when_its_producer_has_registered(healthy: str) -> None:
+    gone = "http://127.0.0.1:1"
+    assert UpstreamPair("upstream", [], healthy, gone, healthy).route() is None
+    assert UpstreamPair("upstream", [], healthy, healthy, gone).route() is None
+    route = UpstreamPair("upstream", [], healthy, healthy, healthy).route()
+    assert route is not None
+    assert route.consumer_params["remote_engine_id"] == "engine-7"
+    assert route.consumer_params["remote_bootstrap_addr"] == healthy
+
+
+@pytest.mark.timeout(60)
+def test_routes_come_in_the_order_of_the_contenders(healthy: str, tmp_path: Path) -> None:
+    contenders: list[Contender] = [UpstreamPair("upstream", [], healthy, healthy, healthy), Single([], healthy)]
+    with Processes(tmp_path) as processes:
+        started = routes.start(contenders, processes, Deadline(30))
+    assert [route.name for route in started] == ["upstream", "single"]
+
+
+@pytest.mark.timeout(60)
+def test_waiting_for_servers_ends_with_the_time_limit(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes, pytest.raises(OutOfTime):
+        routes.start([Single([], "http://127.0.0.1:1")], processes, Deadline(0.01))
+
+
+@pytest.mark.timeout(60)
+def test_etcd_answers_when_it_has_started_and_is_gone_afterwards(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        ports = free_ports()
+        binary = etcd_server.find("")
+        endpoint = etcd_server.start(binary, tmp_path / "etcd", "127.0.0.1", ports, processes, Deadline(30))
+        client = etcd.connect(endpoint)
+        client.put("/a", "b")
+        assert client.get("/a")[0] == b"b"
+        client.close()
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(asyncio.open_connection(*endpoint.split(":")))
+
+
+def test_an_etcd_that_is_not_there_is_named() -> None:
+    with pytest.raises(CannotStart, match="--etcd='/nowhere/etcd': expected an etcd binary"):
+        etcd_server.find("/nowhere/etcd")
+
+
+def test_ports_leave_room_for_ranks() -> None:
+    ports = list(islice(free_ports(), 5))
+    assert all(later - earlier >= STEP for earlier, later in pairwise(ports))
+
+
+def test_a_model_of_the_shape_of_qwen_with_another_tokenizer(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text("{}")
+    folder = make_qwen_shaped(tmp_path / "model", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["num_key_value_heads"]) == (28, 4)
+    assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=r"--model-tokenizer=.*: expected a folder with tokenizer\.json"):
+        make_qwen_shaped(tmp_path / "model", tmp_path / "nothing")
+
+
+@pytest.mark.timeout(60)
+def test_a_link_needs_root() -> None:
+    """In a process of its own, because a namespace is for the rest of a process's life."""
+    program = """
+import os
+from benchmarks.connector.namespaces import CannotStart, shaped_link
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    shaped_link("400mbit")
+except CannotStart as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == (f"link: cannot make a network namespace ({os.strerror(1)}): run it as root\n"), (
+        result.stderr
+    )
+
+
+def test_a_link_names_the_program_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "_enter_new_namespace", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotStart, match="program ip is missing; package iproute2"):
+        namespaces.shaped_link("400mbit")
