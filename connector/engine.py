@@ -1,29 +1,23 @@
-"""Mooncake's transfer engine, opened with the transport that was asked for and no other.
+"""Mooncake's transfer engine, opened with the transport that was asked for and no other."""
 
-Mooncake's `protocol` argument selects nothing: the engine takes RDMA when it finds a device, TCP otherwise. What
-decides are environment variables, so they are set here, before the engine is made.
-"""
-
+import base64
+import json
 import logging
-import os
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from connector import polled_write
 from connector.layout import Piece
+from connector.transports import TRANSPORTS, obstacle, prepare_environment
 
 log = logging.getLogger(__name__)
 
-TRANSPORTS = ("tcp", "rdma", "nvlink_intra")
-AUTO = "auto"  # the best of them that both ends of a transfer have
-# Variables that force a transport, and for TCP those that keep many pieces in flight (GPU memory: 1.6 -> 2.4 GB/s,
-# host memory: 4 -> 17 GB/s at 1 MiB pieces).
-FORCED = {
-    "tcp": {"MC_FORCE_TCP": "1"},
-    "rdma": {"MC_FORCE_HCA": "1"},
-    "nvlink_intra": {"MC_INTRANODE_NVLINK": "1"},
-}
-TUNED = {"tcp": {"MC_NUM_TCP_IO_THREADS": "8", "MC_TCP_LANES_PER_PEER": "8"}}
+METADATA_TIMEOUT_S = 5.0
+WRITE_TIMEOUT_S = 30.0
 
 
 class TransferError(RuntimeError):
@@ -35,29 +29,44 @@ class TransferEngine(Protocol):
 
     segment: str
 
-    def register(self, address: int, length: int) -> None: ...
+    def register(self, address: int, length: int) -> None:
+        """Raises: TransferError."""
 
     def write(self, segment: str, pieces: Sequence[Piece]) -> None:
-        """Move every piece into `segment`'s memory; returns when the last byte has arrived."""
+        """Move every piece into `segment`'s memory; returns when the last byte has arrived.
+
+        Raises: TransferError: when no more bytes move; or, as the text then says, when their end could not be awaited.
+        """
 
 
 class MooncakeEngine:
-    """Raises: TransferError: when the engine does not start, e.g. etcd away or no device for the transport."""
+    """`device_name`: RDMA devices separated by commas; `write_timeout`: seconds within which a write has ended.
 
-    def __init__(self, segment: str, host: str, metadata_server: str, transport: str, device_name: str) -> None:
-        for forced in FORCED.values():
-            for variable in forced:
-                os.environ.pop(variable, None)
-        os.environ.update(FORCED[transport])
-        for variable, value in TUNED.get(transport, {}).items():
-            os.environ.setdefault(variable, value)
-        # With etcd as metadata server the engine otherwise publishes the first address that is not loopback.
-        os.environ["MC_TCP_BIND_ADDRESS"] = host
-        os.environ.setdefault("MC_LOG_LEVEL", "WARNING")
+    Raises: TransferError: when the engine does not start, e.g. etcd away or no device for the transport.
+    """
 
-        import mooncake.engine  # here, because the variables above are read on import and start
+    def __init__(
+        self,
+        segment: str,
+        host: str,
+        metadata_server: str,
+        transport: str,
+        device_name: str,
+        write_timeout: float = WRITE_TIMEOUT_S,
+    ) -> None:
+        prepare_environment(transport, host, write_timeout)
 
+        import mooncake.engine  # here, because what was prepared is read on import and start
+
+        if reason := obstacle(transport, device_name, mooncake.engine.SUPPORT_INTRA_NVLINK):
+            raise TransferError(reason)
         self.segment = segment
+        self._metadata_server = metadata_server
+        self._transport = transport
+        self._device_name = device_name
+        self._write_timeout = write_timeout
+        self._window = TRANSPORTS[transport].window
+        self._slots: dict[str, threading.Semaphore] = {}  # by peer
         self._engine = mooncake.engine.TransferEngine()
         code = self._engine.initialize(segment, f"etcd://{metadata_server}", transport, device_name)
         if code != 0:
@@ -67,24 +76,68 @@ class MooncakeEngine:
             )
 
     def register(self, address: int, length: int) -> None:
-        """Raises: TransferError."""
-        code = self._engine.register_memory(address, length)
-        if code != 0:
-            raise TransferError(f"Mooncake did not register {length} bytes of KV cache: code {code}")
-
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
-        """Blocks, without the GIL, until the bytes have arrived or the write has failed.
+        """Also checks the transport in use: some engines publish it only together with memory.
 
         Raises: TransferError.
         """
-        code = self._engine.batch_transfer_sync_write(
-            segment,
-            [piece.source for piece in pieces],
-            [piece.target for piece in pieces],
-            [piece.length for piece in pieces],
-        )
+        code = self._engine.register_memory(address, length)
         if code != 0:
-            raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code {code}")
+            raise TransferError(
+                f"Mooncake did not register {length} bytes of KV cache for {self._transport}: code {code}"
+            )
+        record = self._published()
+        if record["protocol"] != self._transport:
+            raise TransferError(
+                f"MOONCAKE_PROTOCOL={self._transport!r}: Mooncake took {record['protocol']} instead, refusing to start"
+            )
+        used = {device["name"] for device in record.get("devices", [])}
+        if missing := set(filter(None, self._device_name.split(","))) - used if used else set():
+            raise TransferError(
+                f"MOONCAKE_DEVICE_NAME={self._device_name!r}: Mooncake does not use {', '.join(sorted(missing))}"
+            )
+
+    def _published(self) -> dict[str, Any]:
+        """What Mooncake wrote to etcd about this segment, through etcd's JSON gateway.
+
+        Not with the etcd3 client: it needs protobuf's pure-Python implementation, in vLLM's processes too.
+        """
+        key = base64.b64encode(f"mooncake/ram/{self.segment}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://{self._metadata_server}/v3/kv/range", json.dumps({"key": key}).encode()
+        )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+        try:
+            with direct.open(request, timeout=METADATA_TIMEOUT_S) as answer:
+                (found,) = json.load(answer)["kvs"]
+        except (urllib.error.URLError, TimeoutError, KeyError) as error:
+            raise TransferError(
+                f"etcd at {self._metadata_server} does not tell which transport {self.segment} uses: {error!r}"
+            ) from error
+        return dict(json.loads(base64.b64decode(found["value"])))
+
+    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+        if self._window:
+            unwritten = polled_write.write(
+                lambda piece: int(self._engine.transfer_submit_write(segment, *piece)),
+                self._engine.transfer_check_status,
+                pieces,
+                self._slots.setdefault(segment, threading.Semaphore(self._window)),
+                self._write_timeout,
+            )
+            problem = str(unwritten) if unwritten else ""
+        else:
+            code = self._engine.batch_transfer_sync_write(
+                segment,
+                [piece.source for piece in pieces],
+                [piece.target for piece in pieces],
+                [piece.length for piece in pieces],
+            )
+            problem = f"code {code}" if code else ""
+        if problem:
+            size = sum(piece.length for piece in pieces)
+            raise TransferError(
+                f"writing {size} bytes in {len(pieces)} pieces to {segment} over {self._transport}: {problem}"
+            )
 
 
 class LossyEngine:

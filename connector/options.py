@@ -7,7 +7,7 @@ import msgspec
 
 from connector.channel import Channel
 from connector.control_key import ControlKey
-from connector.engine import AUTO, TRANSPORTS
+from connector.transports import AUTO, TRANSPORTS
 
 
 class ConnectorOptions(msgspec.Struct, frozen=True):
@@ -24,9 +24,7 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     checksum: bool = False  # compare what arrived with what was sent
     patience: float = 30.0
     timeout: float = 60.0
-    # Longer than Mooncake lets one write take (30 s): a producer that lives answers a cancellation after that write,
-    # and blocks taken back earlier could still be written to.
-    cancel_timeout: float = 35.0
+    cancel_timeout: float = 35.0  # after which a consumer takes its blocks back from a silent producer
     sender_threads: int = 4
 
     @classmethod
@@ -39,6 +37,11 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
         if options.transport not in (AUTO, *TRANSPORTS):
             raise ValueError(f"transport={options.transport!r}: expected one of {', '.join((AUTO, *TRANSPORTS))}")
         return options
+
+    @property
+    def write_timeout(self) -> float:
+        """A write ends before the consumer can take its blocks back: those could still be written to otherwise."""
+        return self.cancel_timeout - 5
 
     def open_channel(self, port: int) -> Channel:
         """A control channel with the stack's key. Raises: ValueError: when STACK_KEY is unset or too short."""

@@ -50,7 +50,7 @@ class LauncherSettings(Settings):
     kv_load_failure_policy: Literal["recompute", "fail"] = "recompute"
     transfer_timeout_s: float = Field(default=60.0, gt=0)
     transfer_patience_s: float = Field(default=30.0, gt=0)
-    transfer_cancel_timeout_s: float = Field(default=35.0, gt=0)
+    transfer_cancel_timeout_s: float = Field(default=35.0, ge=10)
     transfer_checksum: bool = False
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.engine import FORCED, TRANSPORTS, LossyEngine, TransferEngine
+from connector.engine import LossyEngine, TransferEngine
 from connector.layout import Piece
 from tests.unit.connector.fakes import FakeEngine
 
@@ -23,8 +23,3 @@ def test_writes_are_dropped_only_while_the_switch_is_there(tmp_path: Path, caplo
     switch.unlink()
     engine.write("d", PIECES)
     assert len(inner.writes) == 2
-
-
-def test_every_transport_has_its_own_forcing_variable() -> None:
-    assert set(FORCED) == set(TRANSPORTS)
-    assert len({variable for forced in FORCED.values() for variable in forced}) == len(TRANSPORTS)

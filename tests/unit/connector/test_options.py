@@ -32,7 +32,7 @@ def test_a_missing_key_is_named(missing: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("transport", "nvlink", r"transport='nvlink': expected one of auto, tcp, rdma, nvlink_intra"),
+        ("transport", "nvlink", r"transport='nvlink': expected one of auto, nvlink_intra, rdma, tcp"),
         ("control_port", "13003", r"Expected `int`, got `str` - at `\$.control_port`"),
         ("patience", None, r"Expected `float`, got `null` - at `\$.patience`"),
     ],

@@ -79,12 +79,12 @@ def test_what_may_be_set_of_a_transfer(environment: pytest.MonkeyPatch) -> None:
         TRANSFER_CHECKSUM="true",
         TRANSFER_TIMEOUT_S="1",
         TRANSFER_PATIENCE_S="2",
-        TRANSFER_CANCEL_TIMEOUT_S="3",
+        TRANSFER_CANCEL_TIMEOUT_S="10",
     )
     config = transfer_config(vllm_command.command(given, "i"))
     read = ConnectorOptions.from_extra_config(config["kv_connector_extra_config"])
     assert (read.transport, read.min_stream_tokens, read.checksum) == ("auto", 64, True)
-    assert (read.timeout, read.patience, read.cancel_timeout) == (1, 2, 3)
+    assert (read.timeout, read.patience, read.cancel_timeout) == (1, 2, 10)
 
 
 @pytest.mark.usefixtures("hardware")

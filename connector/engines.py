@@ -1,0 +1,91 @@
+"""One transfer engine for each transport that this rank offers its peers, all over the same memory."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
+from connector.layout import Piece
+from connector.transports import candidates, choose, host_identity
+
+log = logging.getLogger(__name__)
+
+
+def open_engines(
+    name: str,
+    host: str,
+    metadata_server: str,
+    setting: str,
+    device_name: str,
+    write_timeout: float,
+    drop_switch: Path | None = None,
+) -> "Engines":
+    """Start the engines of a rank.
+
+    Args: name: begins its segments' names, and must be new at every start, because peers keep what they learned about a
+        name; setting: a transport, or `auto` for all that work here; drop_switch: `LossyEngine`'s, for tests.
+
+    Raises: TransferError: when the transport, or with `auto` every one, is refused, with the reason.
+    """
+
+    def open_engine(transport: str) -> TransferEngine:
+        engine = MooncakeEngine(
+            f"{name}-{transport}", host, metadata_server, transport, device_name, write_timeout=write_timeout
+        )
+        return LossyEngine(engine, drop_switch) if drop_switch else engine
+
+    return Engines(_working(candidates(setting), open_engine))
+
+
+def _working(transports: Iterable[str], attempt: Callable[[str], TransferEngine]) -> dict[str, TransferEngine]:
+    """The engines of those transports for which the attempt succeeds. Raises: TransferError: when there are none."""
+    working, refusals = {}, []
+    for transport in transports:
+        try:
+            working[transport] = attempt(transport)
+        except TransferError as error:
+            refusals.append(str(error))
+    if not working:
+        raise TransferError("; ".join(refusals))
+    for refusal in refusals:
+        log.warning("left out: %s", refusal)
+    return working
+
+
+class Engines:
+    """A rank's address for transfers is its `segments`, by transport, and its `host_identity`."""
+
+    def __init__(self, engines: dict[str, TransferEngine]) -> None:
+        self._engines = engines
+        self.host_identity = host_identity()
+
+    @property
+    def segments(self) -> dict[str, str]:
+        return {transport: engine.segment for transport, engine in self._engines.items()}
+
+    def register(self, address: int, length: int) -> None:
+        """Make memory known to every engine; one that refuses it is left out, e.g. RDMA where it cannot reach the GPU.
+
+        Raises: TransferError: when all refuse.
+        """
+
+        def register_with(transport: str) -> TransferEngine:
+            self._engines[transport].register(address, length)
+            return self._engines[transport]
+
+        self._engines = _working(self._engines, register_with)
+
+    def choose(self, segments: Mapping[str, str], peer_identity: str) -> str:
+        """The transport for writing to a peer with this address. Raises: TransferError: when none is common."""
+        same_host = peer_identity == self.host_identity
+        transport = choose(self._engines, segments, same_host)
+        if transport is None:
+            where = "the same host" if same_host else "another host or PID namespace"
+            raise TransferError(
+                f"no common transport: {', '.join(self._engines)} here, {', '.join(segments) or 'none'} on {where}"
+            )
+        return transport
+
+    def write(self, transport: str, segment: str, pieces: Sequence[Piece]) -> None:
+        """As `TransferEngine.write`, over the chosen transport."""
+        self._engines[transport].write(segment, pieces)
