@@ -48,7 +48,7 @@ def _working(transports: Iterable[str], attempt: Callable[[str], TransferEngine]
     if not working:
         raise TransferError("; ".join(refusals))
     for refusal in refusals:
-        log.warning("left out: %s", refusal)
+        log.info("left out: %s", refusal)
     return working
 
 

@@ -22,6 +22,7 @@ from types import FrameType
 from connector import __version__, vllm_command
 from connector.registration import Registration, forget_old_segments
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from connector.transports import obstacle
 from stack.environment import load_or_exit
 from stack.instances import Instance
 
@@ -38,6 +39,9 @@ def main() -> int:
     for name in WITHOUT_EFFECT:
         if os.environ.get(name):
             log.warning("%s has no effect: vLLM's instances of this stack need no process group between them", name)
+    if reason := obstacle(settings.mooncake.protocol, settings.mooncake.device_name, vllm_command.on_gpu()):
+        print(reason, file=sys.stderr)
+        return 2
 
     stop = threading.Event()
 

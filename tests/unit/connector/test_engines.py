@@ -1,5 +1,6 @@
 """Several engines over one memory. Mooncake's own are tested with the real ones, in tests/integration."""
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ def test_all_know_the_memory_and_a_write_goes_through_the_one_of_its_transport()
 
 
 def test_an_engine_that_refuses_the_memory_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     engines = Engines({"rdma": RefusingEngine("p-rdma"), "tcp": RecordingEngine("p-tcp")})
     engines.register(4096, 10)
     assert engines.segments == {"tcp": "p-tcp"}

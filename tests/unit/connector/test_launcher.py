@@ -1,6 +1,7 @@
 """The launcher as a process, with a scripted server in place of vLLM and a real etcd."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -228,3 +229,10 @@ def test_a_bad_variable_is_one_line_and_nothing_starts(launch: Launch) -> None:
     assert launcher.wait() == 2
     (line,) = launcher.log.splitlines()
     assert line.startswith("MOONCAKE_PROTOCOL='rmda': ")
+
+
+def test_a_transport_that_this_machine_does_not_have_is_one_line_and_nothing_starts(launch: Launch) -> None:
+    launcher = launch(MOONCAKE_PROTOCOL="rdma", MOONCAKE_DEVICE_NAME="no_such_device")
+    assert launcher.wait() == 2
+    (line,) = launcher.log.splitlines()
+    assert re.match(r"MOONCAKE_(PROTOCOL='rdma'|DEVICE_NAME='no_such_device'): expected ", line)
