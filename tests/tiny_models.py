@@ -31,7 +31,7 @@ class TinyModel:
 
     def write(self, parent: Path) -> Path:
         folder = parent / self.name
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(_COMMON_CONFIG | self.config, indent=2))
         (folder / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()))
         (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))

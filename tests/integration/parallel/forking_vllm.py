@@ -1,0 +1,77 @@
+"""A process that has imported vLLM and forks servers: python -m tests.integration.parallel.forking_vllm
+
+A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
+a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
+`Order`, is a server to start; the answer is its pid. All servers end when stdin is closed.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from typing import TypedDict
+
+from connector import vllm_command
+from connector.settings import LauncherSettings
+from stack.environment import load
+
+
+class Order(TypedDict):
+    instance_id: str
+    variables: dict[str, str]  # the launcher's
+    log: str
+
+
+def main() -> None:
+    import vllm.entrypoints.launchers.api_server.entry
+    import vllm.model_executor.models.deepseek_v2
+    import vllm.model_executor.models.llama
+    import vllm.v1.engine.core
+    import vllm.v1.executor.multiproc_executor
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+    import connector.kv_connector  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended
+    pids = []
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _serve(json.loads(line))
+            return
+        pids.append(pid)
+        print(pid, flush=True)
+    for pid in pids:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _serve(order: Order) -> None:
+    """In the child: become the vLLM server."""
+    from vllm.entrypoints.launchers.api_server.entry import main as api_server
+
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for descriptor, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, order["log"], os.O_WRONLY | os.O_APPEND),
+    ):
+        os.dup2(os.open(path, flags), descriptor)
+    os.environ.update(order["variables"])
+    settings = load(LauncherSettings)
+    variables = vllm_command.environment(settings, os.environ)
+    os.environ.clear()
+    os.environ.update(variables)
+    _, _, *sys.argv = vllm_command.command(settings, order["instance_id"])  # after `python -m`
+    api_server()
+
+
+if __name__ == "__main__":
+    main()
