@@ -8,9 +8,8 @@ only so long nobody rewrites them; the consumer reads them before vLLM learns th
 import ctypes
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from connector.layout import KVLayout
 
@@ -28,27 +27,6 @@ class HostMemory:
 
     def read(self, address: int, length: int) -> memoryview:
         return memoryview((ctypes.c_char * length).from_address(address)).cast("B")
-
-
-class DeviceMemory:
-    """Registered buffers on a GPU, copied to the host piece by piece.
-
-    Args:
-        buffers: each a one-dimensional uint8 tensor over a whole registered region.
-        apart: a context in which a copy does not wait for the forward pass, `lambda: torch.cuda.stream(own_stream)`.
-    """
-
-    def __init__(self, buffers: Sequence[Any], apart: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._buffers = [(int(buffer.data_ptr()), len(buffer), buffer) for buffer in buffers]
-        self._apart = apart
-
-    def read(self, address: int, length: int) -> memoryview:
-        """Raises: ValueError: for bytes that lie in none of the buffers."""
-        for start, size, buffer in self._buffers:
-            if start <= address and address + length <= start + size:
-                with self._apart():
-                    return memoryview(buffer[address - start : address - start + length].cpu().numpy())
-        raise ValueError(f"{length} bytes at {address:#x} lie in no registered buffer")
 
 
 class LayerChecksums:

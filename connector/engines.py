@@ -75,6 +75,11 @@ class Engines:
 
         self._engines = _working(self._engines, register_with)
 
+    def replace(self, transport: str, wrap: Callable[[TransferEngine], TransferEngine]) -> None:
+        """Let this transport's writes, if it is among ours, go through `wrap`'s engine."""
+        if transport in self._engines:
+            self._engines[transport] = wrap(self._engines[transport])
+
     def choose(self, segments: Mapping[str, str], peer_identity: str) -> str:
         """The transport for writing to a peer with this address. Raises: TransferError: when none is common."""
         same_host = peer_identity == self.host_identity

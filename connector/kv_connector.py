@@ -23,9 +23,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from connector.channel import Channel
-from connector.checksum import DeviceMemory, HostMemory, Memory
+from connector.checksum import HostMemory
 from connector.consumer import Consumer
-from connector.engine import LossyEngine, MooncakeEngine, TransferEngine
+from connector.device_memory import DeviceMemory, StagedEngine, on_gpu, pinned
+from connector.engines import Engines, open_engines
 from connector.fences import DeviceFences, HostFences
 from connector.layout import KVLayout, fingerprint
 from connector.messages import Done, Message
@@ -101,7 +102,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._worker: Producer | Consumer | None = None
         self._address: RankAddress | None = None
         self._channel: Channel | None = None
-        self._engine: TransferEngine | None = None  # a consumer's too must live on, or its memory is unregistered
+        self._engines: Engines | None = None  # a consumer's too must live on, or its memory is unregistered
         self._layers: dict[str, int] = {}
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
@@ -165,17 +166,19 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         layout = _layout(
             kv_caches, self._kv_cache_config.num_blocks, heads_of_rank(rank, self._ranks, self._total_heads)
         )
-        engine = self._engine = self._open_engine(rank)
+        engines = self._engines = self._open_engines(rank)
         storages = {cache.untyped_storage().data_ptr(): cache.untyped_storage() for cache in kv_caches.values()}
         for address, storage in storages.items():
-            engine.register(address, storage.nbytes())
+            engines.register(address, storage.nbytes())
         device = next(iter(kv_caches.values())).device
-        memory = _memory(list(storages.values()), device)
+        memory: HostMemory | DeviceMemory = HostMemory()
+        if device.type == "cuda":
+            memory = device_memory = on_gpu(list(storages.values()), device)
+            engines.replace("tcp", lambda tcp: StagedEngine(tcp, device_memory, pinned(self._options.sender_threads)))
         channel = self._channel = self._options.open_channel(self._options.control_port + rank)
-        segments = {self._options.transport: engine.segment}
-        self._address = RankAddress(channel.address, segments, "", layout)
+        self._address = RankAddress(channel.address, engines.segments, engines.host_identity, layout)
         self._worker = (
-            self._make_producer(rank, engine, layout, memory, channel, device)
+            self._make_producer(rank, engines, layout, memory, channel, device)
             if self._produces
             else self._make_consumer(rank, layout, memory, channel)
         )
@@ -189,27 +192,26 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             layout.num_blocks,
             self._block_size,
             layout.page,
-            self._options.transport,
+            ", ".join(engines.segments),
         )
 
     def _make_producer(
         self,
         rank: int,
-        engine: TransferEngine,
+        engines: Engines,
         layout: KVLayout,
-        memory: Memory,
+        memory: HostMemory | DeviceMemory,
         channel: Channel,
         device: torch.device,
     ) -> Producer:
         return Producer(
             engine_id=self._kv_transfer_config.engine_id or "",
             rank=rank,
-            engine=engine,
+            engines=engines,
             layout=layout,
             memory=memory,
             block_size=self._block_size,
             fingerprint=self._fingerprint,
-            transport=self._options.transport,
             send=channel.send,
             watch=channel.watch,
             fences=DeviceFences(device) if device.type == "cuda" else HostFences(),
@@ -219,7 +221,9 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             stats=self._stats,
         )
 
-    def _make_consumer(self, rank: int, layout: KVLayout, memory: Memory, channel: Channel) -> Consumer:
+    def _make_consumer(
+        self, rank: int, layout: KVLayout, memory: HostMemory | DeviceMemory, channel: Channel
+    ) -> Consumer:
         return Consumer(
             rank=rank,
             block_tokens=self._block_size,
@@ -233,14 +237,19 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             stats=self._stats,
         )
 
-    def _open_engine(self, rank: int) -> TransferEngine:
+    def _open_engines(self, rank: int) -> Engines:
         options = self._options
-        # A segment's name must be new at every start, because peers keep what they learned about a name: the launcher
-        # makes the engine id so.
-        segment = f"{self._kv_transfer_config.engine_id}-{rank}"
-        engine = MooncakeEngine(segment, options.host, options.metadata_server, options.transport, options.device_name)
         switch = os.environ.get("CONNECTOR_DROP_WRITES_FILE")
-        return LossyEngine(engine, Path(switch)) if switch else engine
+        return open_engines(
+            # A segment's name must be new at every start: the launcher makes the engine id so.
+            name=f"{self._kv_transfer_config.engine_id}-{rank}",
+            host=options.host,
+            metadata_server=options.metadata_server,
+            setting=options.transport,
+            device_name=options.device_name,
+            write_timeout=options.write_timeout,
+            drop_switch=Path(switch) if switch else None,
+        )
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return RankMetadata(self._address) if self._address is not None else None
@@ -380,14 +389,6 @@ def _fingerprint(
         layers=sorted(group.layer_names),
         layout=str(vllm_config.cache_config.get_resolved_kv_cache_layout()),
     )
-
-
-def _memory(storages: list[torch.UntypedStorage], device: torch.device) -> Memory:
-    if device.type != "cuda":
-        return HostMemory()
-    own_stream = torch.cuda.Stream(device)
-    buffers = [torch.empty(0, dtype=torch.uint8, device=device).set_(storage) for storage in storages]
-    return DeviceMemory(buffers, lambda: torch.cuda.stream(own_stream))
 
 
 def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int, heads: range) -> KVLayout:

@@ -5,7 +5,7 @@ Pure arithmetic: no torch, no vLLM. Sizes and addresses are in bytes.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,6 +82,22 @@ def pieces_of_layer(
         for n in range(run.blocks)
         if length
     ]
+
+
+def batches(pieces: Sequence[Piece], most: int) -> Iterator[list[Piece]]:
+    """Pieces, cut where necessary, in batches of at most `most` bytes."""
+    batch: list[Piece] = []
+    room = most
+    for source, target, length in pieces:
+        while length:
+            taken = min(length, room)
+            batch.append(Piece(source, target, taken))
+            source, target, length, room = source + taken, target + taken, length - taken, room - taken
+            if not room:
+                yield batch
+                batch, room = [], most
+    if batch:
+        yield batch
 
 
 def fingerprint(**facts: object) -> str:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connector.checksum import Memory
-from connector.engine import TransferEngine
+from connector.engine import TransferError
+from connector.engines import Engines
 from connector.held import Held, HeldShare
 from connector.layout import KVLayout
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register
@@ -40,12 +41,11 @@ class Producer:
         self,
         engine_id: str,
         rank: int,
-        engine: TransferEngine,
+        engines: Engines,
         layout: KVLayout,
         memory: Memory,
         block_size: int,
         fingerprint: str,
-        transport: str,
         send: Callable[[str, Message], None],
         watch: Callable[[str], None],
         fences: "Fences",
@@ -59,7 +59,7 @@ class Producer:
         self._layout = layout
         self._block_size = block_size
         self._fingerprint = fingerprint
-        self._transport = transport
+        self._engines = engines
         self._send = send
         self._watch = watch
         self._fences = fences
@@ -73,7 +73,7 @@ class Producer:
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
-        self._senders = Senders(engine, layout, memory, self._lock, stats, self._settle, sender_threads)
+        self._senders = Senders(engines, layout, memory, self._lock, stats, self._settle, sender_threads)
 
     # --- vLLM's thread ---
 
@@ -164,8 +164,9 @@ class Producer:
                 return
             self._watch(registration.reply_to)
             held.expected_shares = registration.shares
+            transport = self._engines.choose(registration.segments, registration.host_identity)
             held.shares[registration.rank] = HeldShare(
-                Share(held.prompt, registration), self._transport, registration.segments[self._transport]
+                Share(held.prompt, registration), transport, registration.segments[transport]
             )
             self._senders.enqueue(held)
             self._settle(held)
@@ -181,8 +182,10 @@ class Producer:
             return f"wrong layout: the consumer has {len(registration.layer_addresses)} layers"
         if heads and not self._layout.first_head <= first <= self._layout.first_head + self._layout.heads - heads:
             return f"wrong layout: KV heads {first} to {first + heads - 1} are not on rank {self._rank}"
-        if self._transport not in registration.segments:
-            return f"wrong transport: the consumer has {', '.join(registration.segments)}, we {self._transport}"
+        try:
+            self._engines.choose(registration.segments, registration.host_identity)
+        except TransferError as error:
+            return str(error)
         if not registration.block_ids:
             return "bad registration: it names no block"
         if held is None:
@@ -276,7 +279,8 @@ class Producer:
             self._finished_requests.add(held.request_id)
         cause = held.cause
         if cause:
-            self._stats.failed(cause, self._transport)
+            transports = [share.transport for share in held.shares.values()]
+            self._stats.failed(cause, transports[0] if transports else "")
             peers = ", ".join(share.reply_to for share in held.shares.values())
             log.warning("transfer %s to %s: %s", held.transfer_id, peers or "nobody", cause)
         del self._transfers[held.transfer_id]

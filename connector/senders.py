@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 
 from connector.checksum import Memory
-from connector.engine import TransferEngine, TransferError
+from connector.engine import TransferError
+from connector.engines import Engines
 from connector.held import Held, HeldShare
 from connector.layout import KVLayout
 from connector.stats import TransferStats
@@ -24,7 +25,7 @@ class Senders:
 
     def __init__(
         self,
-        engine: TransferEngine,
+        engines: Engines,
         layout: KVLayout,
         memory: Memory,
         lock: threading.Lock,
@@ -32,7 +33,7 @@ class Senders:
         returned: Callable[[Held], None],
         threads: int,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._layout = layout
         self._memory = memory
         self._lock = lock
@@ -81,7 +82,7 @@ class Senders:
             size = sum(piece.length for piece in pieces)
             cause = ""
             try:
-                self._engine.write(share.segment, pieces)
+                self._engines.write(share.transport, share.segment, pieces)
                 share.add_to_checksums(runs, self._layout, block_ids, self._memory)
             except TransferError as error:
                 cause = f"write failed: {error}"

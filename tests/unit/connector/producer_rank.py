@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from connector.engines import Engines
 from connector.messages import Cancel, Register
 from connector.producer import Producer
 from connector.stats import TransferStats
@@ -44,12 +45,11 @@ class Rank:
         self.producer = Producer(
             engine_id="p",
             rank=0,
-            engine=self.engine,
+            engines=Engines({"tcp": self.engine}),
             layout=SOURCE,
             memory=ArrayMemory(self.engine.source),
             block_size=BLOCK_TOKENS,
             fingerprint="same",
-            transport="tcp",
             send=self.outbox.send,
             watch=self.watched.append,
             fences=fences or ImmediateFences(),

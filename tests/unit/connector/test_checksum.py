@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector import checksum
-from connector.checksum import DeviceMemory, HostMemory, LayerChecksums, Memory
+from connector.checksum import HostMemory, LayerChecksums, Memory
+from connector.device_memory import DeviceMemory
 
 LAYERS, BLOCKS, LENGTH, STRIDE = 3, 6, 8, 11
 
@@ -165,7 +166,7 @@ def test_a_device_s_memory_gives_the_same(apart: Apart) -> None:
 
 @pytest.mark.parametrize(("address", "length"), [(99, 2), (105, 6), (200, 1)])
 def test_memory_that_was_not_registered_is_not_read(address: int, length: int) -> None:
-    with pytest.raises(ValueError, match="in no registered buffer"):
+    with pytest.raises(ValueError, match="in no registered region"):
         DeviceMemory([FakeTensor(b"0123456789", 100)], nullcontext).read(address, length)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from connector.layout import KVLayout, Piece, block_runs, fingerprint, pieces_of_layer
+from connector.layout import KVLayout, Piece, batches, block_runs, fingerprint, pieces_of_layer
 
 PAGE = 8
 
@@ -41,6 +41,25 @@ def test_a_part_of_each_block_is_a_piece_of_its_own() -> None:
 
 def test_a_share_without_heads_has_no_pieces() -> None:
     assert pieces_of_layer(100, PAGE, 1000, PAGE, 0, block_runs([(0, 0), (1, 1)])) == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([4], [[4]]),
+        ([4, 6], [[4, 6]]),
+        ([4, 7], [[4, 6], [1]]),
+        ([25], [[10], [10], [5]]),
+        ([10, 0, 1], [[10], [1]]),
+    ],
+)
+def test_batches_cut_pieces_where_they_are_full(lengths: list[int], expected: list[list[int]]) -> None:
+    pieces = [Piece(100 * number, 7000 + 100 * number, length) for number, length in enumerate(lengths)]
+    found = list(batches(pieces, 10))
+    assert [[piece.length for piece in batch] for batch in found] == expected
+    covered = [(piece.source + n, piece.target + n) for batch in found for piece in batch for n in range(piece.length)]
+    assert covered == [(piece.source + n, piece.target + n) for piece in pieces for n in range(piece.length)]
 
 
 def test_fingerprint_depends_on_every_fact_and_on_nothing_else() -> None:

@@ -244,6 +244,6 @@ def test_failures_are_counted_by_kind(new_rank: NewRank) -> None:
     assert taken is not None
     assert taken["counted"] == [
         ["registrations", "wrong layout", 1],
-        ["failed_shares", "cancelled", "tcp", 1],
-        ["failed_shares", "aborted", "tcp", 1],
+        ["failed_shares", "cancelled", "", 1],
+        ["failed_shares", "aborted", "", 1],
     ]

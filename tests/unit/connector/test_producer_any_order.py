@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connector.engines import Engines
 from connector.layout import Piece
 from connector.messages import Cancelled, Done, Failed, Outcome
 from tests.unit.connector.fakes import (
@@ -127,7 +128,7 @@ def test_any_order(events: list[tuple[str, int]], late: bool) -> None:
     fences = LateFences() if late else None
     rank = Rank(fences=fences)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._senders._engine = engine
+    rank.producer._senders._engines = Engines({"tcp": engine})
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(TRANSFERS)]
     try:
@@ -167,7 +168,7 @@ def test_both_sides_at_once(seed: int) -> None:
     """Consumers register and cancel from another thread while the prefills run."""
     rank = Rank(senders=3)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._senders._engine = engine
+    rank.producer._senders._engines = Engines({"tcp": engine})
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(16)]
     cancelled = random.Random(seed).sample(requests, 4)

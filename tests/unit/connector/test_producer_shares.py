@@ -1,7 +1,8 @@
-"""Several ranks of a consumer, slices of heads, peers that are lost, checksums: one producer's rank with real threads."""
+"""Several ranks of a consumer, slices of heads, lost peers, checksums: one producer's rank with real threads."""
 
 import zlib
 from array import array
+from typing import Any
 
 from connector.messages import Cancel, Cancelled, Done, Failed
 from tests.unit.connector.fakes import HEAD, HEADS, LAYERS, LIMIT_S, SOURCE, TARGET, page_of, until
@@ -112,9 +113,9 @@ def test_a_cancel_ends_every_ranks_share(new_rank: NewRank) -> None:
 
 def test_registrations_that_do_not_fit_are_refused(new_rank: NewRank) -> None:
     rank = new_rank()
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "restarted: ": {"engine_id": "p of yesterday"},
-        "wrong transport: ": {"segments": {"rdma": "x"}},
+        "no common transport: ": {"segments": {"rdma": "x"}},
         "wrong layout: KV heads 1 to 2 ": {"first_head": 1, "heads": 2},
     }
     for cause, changes in wrong.items():
