@@ -1,0 +1,168 @@
+"""Mooncake's real engine over TCP between processes, as the connector drives it."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack.settings import REPOSITORY
+from tests.etcd_process import EtcdProcess
+
+PROGRAM = Path(__file__).with_name("mooncake_rank.py")
+PYTHON = REPOSITORY / ".stack" / "venv" / "vllm" / "bin" / "python"
+MEMORY_BYTES = 32 << 20
+LIMIT_S = 120.0  # for what must end at all
+
+
+class Rank:
+    """A process with engines and 32 MiB of memory."""
+
+    def __init__(self, name: str, etcd: str, transport: str, log: Path) -> None:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("MC_")}
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [str(PYTHON), str(PROGRAM), name, etcd, transport],
+                env=variables | {"PYTHONPATH": str(REPOSITORY)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        self._limit = threading.Timer(LIMIT_S, self.process.kill)  # then `_answer` finds the end of the output
+        self._limit.start()
+        self.address = self._answer()
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def write(self, peer: "Rank", pieces: list[tuple[int, int, int]]) -> str | None:
+        """The error, if there is one."""
+        error: str | None = self.ask(write=peer.address, pieces=pieces)
+        return error
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def end(self) -> None:
+        self._limit.cancel()
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    server = EtcdProcess(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+Start = Callable[..., Rank]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "ranks.log"
+
+
+@pytest.fixture
+def start(etcd: EtcdProcess, log: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    started: list[Rank] = []
+
+    def make(transport: str = "auto") -> Rank:
+        name = f"{request.node.name}-{len(started)}"
+        started.append(Rank(name, etcd.endpoint, transport, log))
+        return started[-1]
+
+    yield make
+    for rank in started:
+        rank.end()
+
+
+def sha256_of_filled(pieces: list[tuple[int, int, int]], byte: int) -> str:
+    """Of a peer's memory, zeros before, after these pieces of memory filled with `byte` have arrived."""
+    memory = bytearray(MEMORY_BYTES)
+    for _, target, length in pieces:
+        memory[target : target + length] = bytes([byte]) * length
+    return hashlib.sha256(memory).hexdigest()
+
+
+def many_pieces() -> list[tuple[int, int, int]]:
+    order = list(range(10_000))
+    random.Random(0).shuffle(order)
+    return [(16 + 3000 * here, 3000 * there, 1 + here % 2999) for here, there in enumerate(order)]
+
+
+@pytest.mark.parametrize("pieces", [[(0, 0, MEMORY_BYTES)], [(5, 9, (3 << 20) + 1)], many_pieces()])
+def test_bytes_arrive_where_they_belong_and_nowhere_else(start: Start, pieces: list[tuple[int, int, int]]) -> None:
+    """One piece of all, one that is longer than what is posted at once, and 10,000 small ones in any order."""
+    producer, consumer = start(), start()
+    assert producer.address["segments"].keys() == {"tcp"}
+    producer.ask(fill=7)
+    assert producer.write(consumer, pieces) is None
+    assert consumer.ask(sha256=None) == sha256_of_filled(pieces, 7)
+
+
+def test_a_write_outside_of_the_peers_memory_harms_no_other(start: Start) -> None:
+    producer, consumer = start(), start()
+    producer.ask(fill=1)
+    inside, outside = [(0, 0, 4096)], [(0, 0, 4096), (0, MEMORY_BYTES - 8, 4096)]
+    error = producer.write(consumer, outside)
+    segment = consumer.address["segments"]["tcp"]
+    assert error == f"writing 8192 bytes in 2 pieces to {segment} over tcp: 1 failed, 0 did not end, 0 not posted"
+    assert producer.write(consumer, inside) is None
+    assert consumer.ask(sha256=None) == sha256_of_filled(inside, 1)
+
+
+def test_a_killed_peer_ends_the_write_and_the_next_ones_and_harms_no_other(start: Start) -> None:
+    producer, consumer, other = start(), start(), start()
+    producer.ask(fill=1)
+    everything = [(0, 0, MEMORY_BYTES)]
+    assert producer.write(consumer, everything) is None
+    consumer.end()
+    for _ in range(2):
+        error = producer.write(consumer, everything)
+        assert error is not None
+        assert re.search(r"over tcp: [1-9]\d* failed, 0 did not end, \d+ not posted$", error)
+    assert producer.write(other, everything) is None
+    assert other.ask(sha256=None) == sha256_of_filled(everything, 1)
+
+
+def test_a_peer_that_hangs_ends_the_write_with_every_piece_accounted_for(start: Start) -> None:
+    producer, consumer = start(), start()
+    producer.ask(fill=1)
+    everything = [(0, 0, MEMORY_BYTES)]
+    assert producer.write(consumer, everything) is None
+    consumer.process.send_signal(signal.SIGSTOP)
+    error = producer.write(consumer, everything)
+    assert error is not None
+    assert re.search(r"over tcp: [1-9]\d* failed, 0 did not end, \d+ not posted$", error)
+    consumer.process.send_signal(signal.SIGCONT)
+    assert producer.write(consumer, everything) is None
+
+
+def test_a_peer_that_nobody_knows(start: Start) -> None:
+    producer, consumer = start(), start()
+    consumer.address["segments"] = {"tcp": "nobody"}
+    error = producer.write(consumer, [(0, 0, 8)])
+    assert error == "writing 8 bytes in 1 pieces to nobody over tcp: 1 failed, 0 did not end, 0 not posted"
+
+
+def test_a_transport_that_the_build_lacks_is_one_line(start: Start, log: Path) -> None:
+    rank = start("nvlink_intra")
+    assert rank.process.wait(LIMIT_S) == 1
+    line = "MOONCAKE_PROTOCOL='nvlink_intra': expected the CUDA builds of vLLM and Mooncake, found those for CPUs"
+    assert log.read_text().splitlines()[-1] == line
