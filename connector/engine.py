@@ -3,7 +3,6 @@
 import base64
 import json
 import logging
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from connector import polled_write
 from connector.layout import Piece
+from connector.polled_write import Slots
 from connector.transports import TRANSPORTS, obstacle, prepare_environment
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class MooncakeEngine:
         self._device_name = device_name
         self._write_timeout = write_timeout
         self._window = TRANSPORTS[transport].window
-        self._slots: dict[str, threading.Semaphore] = {}  # by peer
+        self._slots: dict[str, Slots] = {}  # by peer
         self._engine = mooncake.engine.TransferEngine()
         code = self._engine.initialize(segment, f"etcd://{metadata_server}", transport, device_name)
         if code != 0:
@@ -121,7 +121,7 @@ class MooncakeEngine:
                 lambda piece: int(self._engine.transfer_submit_write(segment, *piece)),
                 self._engine.transfer_check_status,
                 pieces,
-                self._slots.setdefault(segment, threading.Semaphore(self._window)),
+                self._slots.setdefault(segment, Slots(self._window)),
                 self._write_timeout,
             )
             problem = str(unwritten) if unwritten else ""

@@ -17,6 +17,28 @@ LONGEST_PIECE = 1 << 20
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 50e-6, 1e-3
 
 
+class Slots:
+    """How many pieces may be in flight to one peer, shared by all writes to it.
+
+    A write takes one more only while more are free than it holds: so the first leaves half of them to those that come
+    later, and none waits for another's end.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock = threading.Lock()
+
+    def take(self, held: int) -> bool:
+        with self._lock:
+            taken = held < self._free
+            self._free -= taken
+        return taken
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._free += 1
+
+
 @dataclass
 class Unwritten:
     """Pieces that did not arrive: failed, not posted after the first failure, or posted without an end in time."""
@@ -36,14 +58,13 @@ def write(
     post: Callable[[Piece], int],
     check: Callable[[int], int],
     pieces: Sequence[Piece],
-    slots: threading.Semaphore,
+    slots: Slots,
     timeout: float,
 ) -> Unwritten:
     """Returns when every posted piece has arrived or failed, or when none has ended for `timeout` seconds.
 
     Args: post: takes one piece and returns its number, 0 when it is refused; check: of a number, 0 while its piece is
-        in flight, 1 when that has arrived, negative when it has failed; slots: how many pieces may be in flight, shared
-        with other writes to the same peer.
+        in flight, 1 when that has arrived, negative when it has failed.
     """
     unwritten = Unwritten()
     todo = deque(_cut(pieces))
@@ -51,22 +72,24 @@ def write(
     pause, last_progress = SHORTEST_PAUSE_S, time.monotonic()
     try:
         while in_flight or (todo and not unwritten.failed):
-            while todo and not unwritten.failed and slots.acquire(blocking=False):
+            while todo and not unwritten.failed and slots.take(len(in_flight)):
                 number = post(todo.popleft())
                 if number:
                     in_flight.append(number)
                 else:
-                    slots.release()
+                    slots.give_back()
                     unwritten.failed += 1
             # They end about in the order of posting: the oldest one tells enough.
             ended = False
             while in_flight and (status := check(in_flight[0])):
                 in_flight.popleft()
-                slots.release()
+                slots.give_back()
                 unwritten.failed += status < 0
                 ended = True
+            if ended or not in_flight:
+                last_progress = time.monotonic()
             if ended:
-                pause, last_progress = SHORTEST_PAUSE_S, time.monotonic()
+                pause = SHORTEST_PAUSE_S
             elif time.monotonic() - last_progress > timeout:
                 break
             else:
@@ -74,7 +97,7 @@ def write(
                 pause = min(2 * pause, LONGEST_PAUSE_S)
     finally:
         for number in in_flight:
-            slots.release()
+            slots.give_back()
             status = check(number)
             unwritten.failed += status < 0
             unwritten.in_flight += status == 0
