@@ -27,10 +27,8 @@ class TransferStats:
 
     # --- a producer's rank ---
 
-    def wrote(self, transport: Any, size: Any, pieces: Any, seconds: float | None = None) -> None:
+    def wrote(self, transport: str, size: int, pieces: int, seconds: float) -> None:
         """One write has returned and its bytes are at the consumer."""
-        if seconds is None:  # a caller that knows no transport yet: (size, pieces, seconds)
-            transport, size, pieces, seconds = "", transport, size, pieces
         self._count(
             ("sent_bytes", transport, size), ("sent_pieces", transport, pieces), ("write_seconds", transport, seconds)
         )
@@ -39,11 +37,8 @@ class TransferStats:
         """A consumer's rank has registered its blocks; `refused`: the cause for which it was turned away."""
         self._count(("registrations", kind_of(refused) or "accepted", 1))
 
-    def delivered(self, done: Any, early_bytes: int = 0) -> None:
+    def delivered(self, done: Done) -> None:
         """A share has arrived. One that moves no head (its rank only learns the end with it) counts nowhere."""
-        if not isinstance(done, Done):  # a caller of before: (exposed_seconds, early_bytes)
-            self._count(("delivered_shares", "", 1), ("early_bytes", "", early_bytes))
-            return
         if not done.bytes:
             return
         self._count(("delivered_shares", done.transport, 1), ("early_bytes", done.transport, done.early_bytes))
@@ -58,11 +53,8 @@ class TransferStats:
 
     # --- a consumer's rank ---
 
-    def received(self, done: Any, tokens: int) -> None:
+    def received(self, done: Done, tokens: int) -> None:
         """A share has arrived. `tokens`: of its prompt, given with one share of a transfer only, 0 with the others."""
-        if not isinstance(done, Done):  # a caller of before: (bytes, tokens)
-            self._count(("received_shares", "", 1), ("received_bytes", "", done), ("received_tokens", "", tokens))
-            return
         if done.bytes:
             self._count(("received_shares", done.transport, 1), ("received_bytes", done.transport, done.bytes))
         self._count(("received_tokens", done.transport, tokens))
