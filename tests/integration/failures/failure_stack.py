@@ -1,12 +1,14 @@
 """The stack whose legs are made to fail: one producer, two consumers, and what a test sees of them and does to them.
 
-Its bounds are short enough to be waited for. A prompt of 2,000 tokens is four chunks and takes seconds, so that a
+Its bounds are short enough to be waited for. A prompt of 1,200 tokens is five chunks and takes seconds, so that a
 moment within its prefill can be reached by looking.
 """
 
 import base64
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pydoc_data.topics import topics
@@ -22,9 +24,10 @@ from stack.supervision import Supervisor
 from tests.integration.answers import Tokens
 from tests.real_stack import MODEL, START_LIMIT_S, RealStack, answers, post, wait_until
 
-PATIENCE_S = 6
-TIMEOUT_S = 15
-CANCEL_TIMEOUT_S = 5
+CHUNK_TOKENS = 256
+PATIENCE_S = 10  # longer than a chunk takes on a busy machine: a producer hears of requests between two chunks only
+TIMEOUT_S = 30  # a long prompt's prefill on a busy machine must fit in
+CANCEL_TIMEOUT_S = 10
 KV_CACHE_BYTES = 256 << 20  # room for two long prompts at once
 MAX_NUM_SEQS = 2  # with so many at work a server lets the next request wait
 SEEN_LIMIT_S = 60.0  # for a moment that a test waits to see
@@ -108,10 +111,22 @@ class Server:
 
     def kill(self) -> None:
         """All of vLLM's processes at once, without a word to anybody; the supervisor will start it again."""
-        family = psutil.Process(self._launcher_pid()).children(recursive=True)
+        family = self._family()
         for process in family:
             process.kill()
         psutil.wait_procs(family, timeout=30)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its processes are stopped; the host's kernel still accepts connections for them."""
+        family = self._family()
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
 
     def wait_for_successor(self, engine_id: str) -> None:
         """Until a server of another engine id answers here and is in etcd."""
@@ -125,9 +140,11 @@ class Server:
 
         wait_until(is_up, START_LIMIT_S, f"{self.name} was started again")
 
-    def _launcher_pid(self) -> int:
-        (pid,) = (process.pid for process in self.stack.supervisor.processes() if process.name == self.name)
-        return pid
+    def _family(self) -> list[psutil.Process]:
+        """vLLM's processes: what the launcher started."""
+        (launcher,) = (process.pid for process in self.stack.supervisor.processes() if process.name == self.name)
+        family: list[psutil.Process] = psutil.Process(launcher).children(recursive=True)
+        return family
 
 
 class FailureStack(RealStack):
@@ -139,6 +156,7 @@ class FailureStack(RealStack):
             "DECODE_PORT": str(decode),
             "DECODE_REPLICAS": "2",
             "VLLM_EXTRA_ARGS": f"--max-num-seqs {MAX_NUM_SEQS}",
+            "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
             "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
             "TRANSFER_PATIENCE_S": str(PATIENCE_S),
             "TRANSFER_TIMEOUT_S": str(TIMEOUT_S),

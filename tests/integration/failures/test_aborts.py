@@ -33,7 +33,7 @@ async def test_producer_aborted_before_its_prefill(stack: FailureStack, prompts:
 async def test_producer_aborted_during_its_prefill(stack: FailureStack, prompts: Prompts) -> None:
     producer, consumer = stack.producer, stack.consumer
     failed_there, failed_here = producer.failures(), consumer.failures()
-    (prompt,) = prompts(2000)
+    (prompt,) = prompts(1200)
     transfer = Transfer(prompt)
     sent = producer.metric("pd_kv_sent_bytes_total")
     prefill, decode = transfer.prefill(producer), transfer.decode(consumer, producer.transfer_record())
@@ -82,7 +82,7 @@ async def test_consumer_aborted_before_the_prefill(stack: FailureStack, prompts:
 async def test_consumer_aborted_during_the_prefill(stack: FailureStack, prompts: Prompts) -> None:
     producer, consumer = stack.producer, stack.consumer
     failed = producer.failures()
-    (prompt,) = prompts(2000)
+    (prompt,) = prompts(1200)
     transfer = Transfer(prompt)
     sent = producer.metric("pd_kv_sent_bytes_total")
     with GoBetween(stack.key, producer.transfer_record()) as between:

@@ -18,7 +18,7 @@ def idle(stack: FailureStack) -> bool:
 
 async def test_during_the_prefill(stack: FailureStack, prompts: Prompts) -> None:
     failed = stack.producer.failures()
-    (prompt,) = prompts(2000)
+    (prompt,) = prompts(1200)
     sent = stack.producer.metric("pd_kv_sent_bytes_total")
     async with openai.AsyncOpenAI(base_url=stack.api_url + "/v1", api_key="any", max_retries=0) as client:
         request = asyncio.create_task(client.completions.create(model=MODEL, prompt=prompt, max_tokens=50))

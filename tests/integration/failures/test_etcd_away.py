@@ -8,7 +8,7 @@ from tests.real_stack import answers
 
 async def test_transfers_go_on(stack: FailureStack, prompts: Prompts) -> None:
     producer, consumer = stack.producer, stack.consumer
-    acquainted, under_way, new = (Transfer(prompt) for prompt in prompts(40, 2000, 300))
+    acquainted, under_way, new = (Transfer(prompt) for prompt in prompts(40, 1200, 300))
     record = producer.transfer_record()
     await acquainted.prefill(producer)
     await acquainted.decode(consumer, record)

@@ -17,7 +17,7 @@ async def test_consumer_killed_in_mid_stream(stack: FailureStack, prompts: Promp
     producer, consumer, other = stack.servers
     record, address = producer.transfer_record(), consumer.control_address
     killed = consumer.transfer_record()["engine_id"]
-    cut, beside, later = (Transfer(prompt) for prompt in prompts(2000, 1000, 300))
+    cut, beside, later = (Transfer(prompt) for prompt in prompts(1200, 600, 300))
     failed, received = producer.failures(), other.received()
     free = producer.free_blocks()
     sent = producer.metric("pd_kv_sent_bytes_total")
@@ -47,7 +47,7 @@ async def test_producer_killed(stack: FailureStack, prompts: Prompts) -> None:
     """Before a registration, in mid-stream, and before its last word; then a caller uses its old record."""
     producer, _, consumer = stack.servers
     old, address = producer.transfer_record(), producer.control_address
-    unregistered, streaming, complete, late, new = (Transfer(prompt) for prompt in prompts(100, 2000, 100, 100, 100))
+    unregistered, streaming, complete, late, new = (Transfer(prompt) for prompt in prompts(100, 1200, 100, 100, 100))
     failed, received = consumer.failures(), consumer.received()
 
     with GoBetween(stack.key, old, hold=(Done,)) as between:

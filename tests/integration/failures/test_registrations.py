@@ -64,6 +64,24 @@ async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
     assert producer.metric("pd_kv_sent_bytes_total") == sent, "nothing is written twice"
 
 
+async def test_one_rank_too_many(stack: FailureStack, prompts: Prompts) -> None:
+    """Two ranks register where the first has said that it is alone."""
+    producer, consumer = stack.producer, stack.consumer
+    received, failed = stack.received(), stack.failures()
+    (prompt,) = prompts(100)
+    transfer = Transfer(prompt)
+    with GoBetween(stack.key, producer.transfer_record()) as between, Stranger(stack.key) as stranger:
+        decode = transfer.decode(consumer, between.record)
+        true = await between.first(Register)
+        second = msgspec.structs.replace(true, rank=true.rank + 1, reply_to=stranger.address)
+        stranger.send(producer.control_address, second)
+        assert "bad registration" in (await stranger.first(Failed)).cause
+        await transfer.prefill(producer)
+        assert await decode == await answer(producer, prompt)
+    assert stack.received() == received + 1
+    assert stack.failures() == failed
+
+
 async def test_wrong_key(stack: FailureStack, prompts: Prompts) -> None:
     """Neither a registration nor an answer of somebody without the stack's key is heard."""
     producer, consumer = stack.producer, stack.consumer

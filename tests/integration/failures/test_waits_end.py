@@ -1,8 +1,14 @@
-"""One leg is there and the other never comes: it is given up after TRANSFER_PATIENCE_S, not after minutes."""
+"""Each wait for the other side has its bound.
+
+It is TRANSFER_PATIENCE_S for its request or its registration, TRANSFER_TIMEOUT_S for its word, and for the word of one
+that is silent altogether TRANSFER_CANCEL_TIMEOUT_S after the heartbeats have missed it.
+"""
 
 from collections import Counter
 
+from connector.messages import Done
 from tests.integration.failures.conftest import Prompts
+from tests.integration.failures.control_peers import GoBetween
 from tests.integration.failures.failure_stack import FailureStack
 from tests.integration.failures.legs import Transfer, answer, until
 
@@ -34,3 +40,30 @@ async def test_a_prompt_is_computed_and_no_consumer_comes(stack: FailureStack, p
     assert await transfer.decode(consumer, producer.transfer_record()) == await answer(producer, prompt)
     assert consumer.failures() - failed_here == Counter({"no consumer": 1})
     assert consumer.reports(transfer.id, producer.control_address, "no consumer")
+
+
+async def test_the_producers_word_does_not_come(stack: FailureStack, prompts: Prompts) -> None:
+    producer, consumer = stack.producer, stack.consumer
+    failed = consumer.failures()
+    (prompt,) = prompts(300)
+    transfer = Transfer(prompt)
+    with GoBetween(stack.key, producer.transfer_record(), hold=(Done,)) as between:
+        await transfer.prefill(producer)
+        assert await transfer.decode(consumer, between.record) == await answer(producer, prompt)
+    assert consumer.failures() - failed == Counter({"timed out": 1})
+    assert consumer.reports(transfer.id, between.address, "timed out")
+
+
+async def test_the_producer_is_silent(stack: FailureStack, prompts: Prompts) -> None:
+    """Its processes are stopped: nobody refuses a connection, and nobody answers."""
+    producer, consumer = stack.producer, stack.consumer
+    failed, address = consumer.failures(), producer.control_address
+    (prompt,) = prompts(300)
+    transfer = Transfer(prompt)
+    record = producer.transfer_record()
+    with producer.frozen():
+        found = await transfer.decode(consumer, record)
+    assert consumer.failures() - failed == Counter({"timed out": 1})
+    assert consumer.reports(transfer.id, address, "timed out")
+    assert found == await answer(producer, prompt)
+    await until(producer.is_registered, "the producer is in etcd again")
