@@ -39,6 +39,7 @@ def test_servers_differ_in_their_connector_only(blueprint: Blueprint) -> None:
     single = blueprint.single("single", 21000, Place())
     upstream = blueprint.upstream("upstream", "producer", 21016, 21032, "tcp", Place())
     assert "--kv-transfer-config" not in single.command
+    assert "--enable-prompt-tokens-details" in single.command  # tells whether the KV cache came from the producer
     assert without_own_words(upstream.command) == without_own_words(single.command)
     added = {"VLLM_MOONCAKE_BOOTSTRAP_PORT": "21032", "MC_FORCE_TCP": "1"}
     assert upstream.environment == {**single.environment, **added}
