@@ -125,9 +125,10 @@ class Consumer:
         load = waiting.load
         if isinstance(outcome, Done):
             self._done[load.request_id] = outcome
-            for index, answer in enumerate(waiting.answers):
+            shares = [answer for answer in waiting.answers if isinstance(answer, Done)]
+            for index, share in enumerate(shares):
                 first = self._rank == index == 0  # the tokens of one share are those of all
-                self._stats.received(answer, len(load.block_ids) * self._block_tokens if first else 0)
+                self._stats.received(share, len(load.block_ids) * self._block_tokens if first else 0)
             return
         if waiting.aborted:
             return

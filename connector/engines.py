@@ -6,7 +6,7 @@ from pathlib import Path
 
 from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
 from connector.layout import Piece
-from connector.transports import candidates, choose, host_identity
+from connector.transports import TRANSPORTS, candidates, choose, host_identity
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,11 @@ class Engines:
     @property
     def segments(self) -> dict[str, str]:
         return {transport: engine.segment for transport, engine in self._engines.items()}
+
+    @property
+    def min_stream_tokens(self) -> int:
+        """Of the best transport."""
+        return TRANSPORTS[next(iter(self._engines))].min_stream_tokens
 
     def register(self, address: int, length: int) -> None:
         """Make memory known to every engine; one that refuses it is left out, e.g. RDMA where it cannot reach the GPU.

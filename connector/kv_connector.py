@@ -216,7 +216,9 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             watch=channel.watch,
             fences=DeviceFences(device) if device.type == "cuda" else HostFences(),
             patience=self._options.patience,
-            min_stream_tokens=self._options.min_stream_tokens,
+            min_stream_tokens=engines.min_stream_tokens
+            if self._options.min_stream_tokens is None
+            else self._options.min_stream_tokens,
             sender_threads=self._options.sender_threads,
             stats=self._stats,
         )

@@ -20,7 +20,7 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     pairing: str  # what two instances must have in common beside the layout of their caches
     device_name: str = ""
     layerwise: bool = False  # push layer by layer inside a step, not only at its end (producers)
-    min_stream_tokens: int = 0  # a step that computes fewer prompt tokens pushes all layers at its end
+    min_stream_tokens: int | None = None  # a step of fewer prompt tokens pushes all layers at once; None: by transport
     checksum: bool = False  # compare what arrived with what was sent
     patience: float = 30.0
     timeout: float = 60.0

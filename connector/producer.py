@@ -34,7 +34,7 @@ REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations a
 class Producer:
     """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come.
 
-    `min_stream_tokens`: a step that computes fewer prompt tokens is sent when it ends, not layer by layer.
+    `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its last layer, not layer by layer.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Producer:
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
         self._streaming = False  # this step goes layer by layer
+        self._hooked: set[int] = set()  # layers of this step whose hook was called
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
@@ -81,6 +82,7 @@ class Producer:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
         with self._lock:
             self._stepping = []
+            self._hooked = set()
             self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._min_stream_tokens
             for queued in step.queued:
                 held = self._owned(queued.transfer_id, queued.request_id)
@@ -114,8 +116,13 @@ class Producer:
 
     def layer_computed(self, layer: int) -> None:
         """The layer's K and V of this step are written, or enqueued on the GPU."""
-        if self._stepping and self._streaming:
+        if not self._stepping:
+            return
+        self._hooked.add(layer)
+        if self._streaming:
             self._fences.after(partial(self._mark, self._stepping, [layer]))
+        elif len(self._hooked) == len(self._layout.layer_addresses):
+            self.step_computed()  # now rather than after the logits and the sampling
 
     def step_computed(self) -> None:
         """Every layer of this step is, whether or not `layer_computed` was called for each."""

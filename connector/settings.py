@@ -46,7 +46,7 @@ class LauncherSettings(Settings):
     mooncake_protocol: Protocol = "tcp"
     mooncake_device_name: str = ""
     kv_streaming: Literal["layer", "chunk"] = "layer"
-    kv_stream_min_tokens: int = Field(default=0, ge=0)
+    kv_stream_min_tokens: int | None = Field(default=None, ge=0)
     kv_load_failure_policy: Literal["recompute", "fail"] = "recompute"
     transfer_timeout_s: float = Field(default=60.0, gt=0)
     transfer_patience_s: float = Field(default=30.0, gt=0)

@@ -20,18 +20,21 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Transport:
     """`forced_by` makes Mooncake take it; `tuned_by` are defaults that an operator's own value of the variable beats.
 
-    `window`: pieces in flight to one peer, 0 where Mooncake's call for a whole batch is better.
+    `window`: pieces in flight to one peer, 0 where Mooncake's call for a whole batch is better. `min_stream_tokens`:
+    below it a step is faster sent in one piece, because each layer's hook costs the prefill more than it gains.
     """
 
     forced_by: str
     window: int
+    min_stream_tokens: int = 0
     tuned_by: dict[str, str] = field(default_factory=dict)
 
 
 # Best first.
 TRANSPORTS = {
     # A batch is one call into CUDA and has ended in well under a millisecond.
-    "nvlink_intra": Transport("MC_INTRANODE_NVLINK", window=0),
+    # One H200, Qwen2.5-7B's shape, TTFT of 1,000 tokens 42 ms layer by layer and 39 ms in one piece.
+    "nvlink_intra": Transport("MC_INTRANODE_NVLINK", window=0, min_stream_tokens=2048),
     "rdma": Transport("MC_FORCE_HCA", window=1024),
     "tcp": Transport(
         "MC_FORCE_TCP",

@@ -5,6 +5,7 @@ from array import array
 from typing import Any
 
 from connector.messages import Cancel, Cancelled, Done, Failed
+from connector.steps import Chunk, ProducerStep
 from tests.unit.connector.fakes import HEAD, HEADS, LAYERS, LIMIT_S, SOURCE, TARGET, page_of, until
 from tests.unit.connector.producer_rank import HERE, PROMPT, THERE, NewRank, Rank, content
 
@@ -175,7 +176,7 @@ def test_the_checksum_is_that_of_the_bytes_that_arrived(new_rank: NewRank) -> No
     assert done.checksum == zlib.crc32(array("I", [zlib.crc32(layer) for layer in layers]).tobytes())
 
 
-def test_a_short_step_is_sent_when_it_ends(new_rank: NewRank) -> None:
+def test_a_short_step_is_sent_in_one_piece(new_rank: NewRank) -> None:
     rank = new_rank(min_stream_tokens=6)
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE[:2], 6)
@@ -186,3 +187,14 @@ def test_a_short_step_is_sent_when_it_ends(new_rank: NewRank) -> None:
     layer_bytes = SOURCE.num_blocks * SOURCE.page
     assert {piece.source // layer_bytes for piece in rank.engine.writes[-1][1]} == set(range(LAYERS))
     gate.opened.set()
+
+
+def test_a_short_step_does_not_wait_for_the_logits(new_rank: NewRank) -> None:
+    """It goes with the hook of whichever layer comes last, before the step as a whole is over."""
+    rank = new_rank(min_stream_tokens=PROMPT + 1)
+    rank.register(1, THERE)
+    rank.producer.begin_step(ProducerStep(idle=False, chunks=[Chunk("t1", "r1", PROMPT, HERE, PROMPT, PROMPT)]))
+    for layer in reversed(range(LAYERS)):
+        assert rank.engine.writes == []
+        rank.producer.layer_computed(layer)
+    assert isinstance(rank.outbox.take_next(), Done)
