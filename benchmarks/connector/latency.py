@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
 from benchmarks.connector.errors import RequestFailed
-from benchmarks.connector.results import Row
+from benchmarks.connector.page import Row
 from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
 

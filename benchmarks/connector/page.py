@@ -1,6 +1,7 @@
 """A run's results as a Markdown page: medians, percentiles and ratios, made from the raw values and nothing else."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ def render(document: dict[str, Any], raw_file: str) -> str:
     for table, draw in (("latency", _latency), ("concurrency", _concurrency), ("link", _link), ("answers", _answers)):
         if rows := document.get(table):
             parts.append(draw(rows))
+            parts += _failures(rows)
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,6 +88,12 @@ def _answers(rows: Sequence[Row]) -> str:
     return f"## Same answers as the single server\n\n{note}\n\n" + _table(("stage", "route", "equal"), lines)
 
 
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """How often what went wrong, as one part of the page; none when nothing did."""
+    causes = Counter(f"{row['route']}: {row['failed']}" for row in rows if "failed" in row)
+    return ["\n".join(f"- {count} × {cause}" for cause, count in causes.most_common())] if causes else []
+
+
 def _groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by their values of `keys`, in the order of arrival."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -121,9 +129,10 @@ def _transfer(group: Sequence[Row]) -> tuple[str, str, str, str]:
 
     exposed = median(lambda facts: facts["exposed_seconds"])
     early = median(lambda facts: facts["early_bytes"] / facts["bytes"])
-    pieces = median(lambda facts: facts["pieces"])
     size = median(lambda facts: facts["bytes"])
-    return _ms(exposed), f"{early:.0%}", f"{pieces:.0f}", f"{size / 1e6:.1f}"
+    pieces = sorted({int(facts["pieces"]) for facts in transfers})
+    range_of_pieces = f"{pieces[0]} to {pieces[-1]}" if len(pieces) > 1 else str(pieces[0])
+    return _ms(exposed), f"{early:.0%}", range_of_pieces, f"{size / 1e6:.1f}"
 
 
 def _counts(group: Sequence[Row]) -> str:

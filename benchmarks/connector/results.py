@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.connector import page
-
-Row = dict[str, Any]
+from benchmarks.connector.page import Row
 
 
 class Results:

@@ -35,12 +35,19 @@ def test_failed_requests_are_counted_and_left_out_of_the_medians() -> None:
     text = page.render({**ABOUT, "ended": "complete", "latency": latency}, "run.json")
     assert cells(text, "ours")[3] == "200.0"
     assert cells(text, "ours")[-1] == "3, 2 failed"
+    assert "- 2 × ours: HTTP 500" in text
 
 
 def test_a_route_that_only_failed_has_no_numbers() -> None:
     failed = {"stage": "tcp", "route": "upstream", "prompt_tokens": 1000, "failed": "HTTP 500"}
     text = page.render({**ABOUT, "ended": "complete", "latency": [failed]}, "run.json")
     assert cells(text, "upstream")[3:] == ["", "", "", "", "", "", "", "1, 1 failed"]
+
+
+def test_pieces_are_a_range_because_they_depend_on_where_free_blocks_lie() -> None:
+    latency = [row("ours", 0.2, transfer={**FACTS, "pieces": pieces}) for pieces in (960, 28, 28)]
+    text = page.render({**ABOUT, "ended": "complete", "latency": latency}, "run.json")
+    assert cells(text, "ours")[8] == "28 to 960"
 
 
 def test_percentiles_are_over_all_gaps_of_all_requests() -> None:
