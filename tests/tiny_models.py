@@ -27,7 +27,7 @@ class TinyModel:
 
     name: str
     config: dict[str, Any]
-    attention: dict[str, Shape]  # weights of one layer's attention, by name
+    attention: dict[str, Shape]  # weights of one layer's attention, by name; without any vLLM has to make up weights
 
     def write(self, parent: Path) -> Path:
         folder = parent / self.name
@@ -35,7 +35,8 @@ class TinyModel:
         (folder / "config.json").write_text(json.dumps(_COMMON_CONFIG | self.config, indent=2))
         (folder / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()))
         (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))
-        _write_safetensors(folder / "model.safetensors", dict(self._weights()))
+        if self.attention:
+            _write_safetensors(folder / "model.safetensors", dict(self._weights()))
         return folder
 
     def _weights(self) -> Iterator[tuple[str, Shape]]:
@@ -89,6 +90,14 @@ def grouped_query(kv_heads: int) -> TinyModel:
     )
 
 
+def sliding_window(layers: int) -> TinyModel:
+    """As with two KV heads, but the first `layers` of its layers look back 64 tokens only."""
+    model = grouped_query(2)
+    types = ["sliding_attention"] * layers + ["full_attention"] * (LAYERS - layers)
+    config = model.config | {"layer_types": types, "sliding_window": 64}
+    return TinyModel(f"tiny-llama-{layers}-sliding-windows", config, model.attention)
+
+
 def latent() -> TinyModel:
     """A DeepSeek-V2 without experts: multi-head latent attention, one vector a token for all heads."""
     return TinyModel(
@@ -123,6 +132,27 @@ def latent() -> TinyModel:
             "kv_b_proj": (HEADS * 2 * HEAD, LATENT),
             "o_proj": (HIDDEN, HEADS * HEAD),
         },
+    )
+
+
+def hybrid() -> TinyModel:
+    """A Jamba: full attention in every second layer, a state space in the others. For `--load-format dummy`."""
+    return TinyModel(
+        name="tiny-jamba",
+        config={
+            "architectures": ["JambaForCausalLM"],
+            "model_type": "jamba",
+            "num_key_value_heads": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 1,
+            "num_experts_per_tok": 1,
+            "mamba_d_state": 16,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_dt_rank": 8,
+        },
+        attention={},
     )
 
 

@@ -33,6 +33,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=120)
 STOP_LIMIT_S = 60
 PORTS: dict[Role, int] = {"prefill": 8100, "decode": 8200}
 CONTROL_PORT = 13000
+FP8_CACHES = " avx512f " in Path("/proc/cpuinfo").read_text()  # vLLM's CPU build needs it for them
 
 Tokens = list[int]
 Answer = dict[str, Any]
@@ -52,6 +53,7 @@ class Server:
     """One vLLM server, as the launcher would start it; `wait` says when it is up."""
 
     def __init__(self, role: Role, ranks: int, host: str, order: Order, pid: int) -> None:
+        self.address = f"tcp://{host}:"  # its control addresses begin so
         self.url = f"http://{host}:{PORTS[role]}"
         # What a proxy would tell a consumer about it.
         self.record = {
