@@ -94,10 +94,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.engine.changed = self.producer._progress
         self.vllm = Vllm(self.producer, cache, self.gpu)
         for number, what in enumerate(first):  # else many runs would wait for a request for most of their time
-            if what == "a request" and len(self.vllm.requests) < MOST_REQUESTS:
-                self.new_request(number % TRANSFERS)
-            else:
+            if what == "a registration" and self.unregistered:
                 self.register(number)
+            elif len(self.vllm.requests) < MOST_REQUESTS:
+                self.new_request(number % TRANSFERS)
 
     def _may_go_wrong(self) -> bool:
         return self.mishaps < self.forward // self.pace
