@@ -34,6 +34,8 @@ def every_block_comes_back(stack: FailureStack) -> Iterator[None]:
         wait_until(
             lambda s=server, n=free: s.free_blocks() == n, BLOCKS_LIMIT_S, f"{server.name} has {free} blocks free"
         )
+        assert server.metric("pd_kv_free_blocks") == free, "the connector's own figure"
+        assert server.metric("pd_kv_blocks_held") == 0
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.integration.answers import Tokens, greedy
 from tests.integration.failures.failure_stack import CANCEL_TIMEOUT_S, SEEN_LIMIT_S, TIMEOUT_S, Server
@@ -13,6 +14,9 @@ from tests.real_stack import wait_until
 
 # A transfer may hold its request for no longer than its bounds; the rest is for computing on a busy machine.
 ANSWER_LIMIT_S = TIMEOUT_S + CANCEL_TIMEOUT_S + 60
+COUNTED_LIMIT_S = 10.0
+
+Count = TypeVar("Count", int, Counter[str])
 
 
 @dataclass
@@ -52,6 +56,11 @@ async def abort(leg: "asyncio.Task[Tokens]") -> None:
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a moment by looking, while legs go on."""
     await asyncio.to_thread(wait_until, condition, SEEN_LIMIT_S, what)
+
+
+async def until_equal(count: Callable[[], Count], expected: Count) -> None:
+    """A server's counts follow what happened by a step or two."""
+    await asyncio.to_thread(wait_until, lambda: count() == expected, COUNTED_LIMIT_S, f"the count is {expected}")
 
 
 async def until_reported(server: Server, *words: str) -> None:

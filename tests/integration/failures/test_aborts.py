@@ -7,7 +7,7 @@ from connector.messages import Cancelled, Failed, Register
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween
 from tests.integration.failures.failure_stack import MAX_NUM_SEQS, FailureStack
-from tests.integration.failures.legs import Transfer, abort, answer, until
+from tests.integration.failures.legs import Transfer, abort, answer, until, until_equal
 
 
 async def test_producer_aborted_before_its_prefill(stack: FailureStack, prompts: Prompts) -> None:
@@ -25,8 +25,8 @@ async def test_producer_aborted_before_its_prefill(stack: FailureStack, prompts:
     for other in others:
         await abort(other)
     assert found == await answer(producer, prompt)
-    assert producer.failures() - failed_there == Counter({"aborted": 1})
-    assert consumer.failures() - failed_here == Counter({"aborted": 1})
+    await until_equal(producer.failures, failed_there + Counter({"aborted": 1}))
+    await until_equal(consumer.failures, failed_here + Counter({"aborted": 1}))
     assert consumer.reports(transfer.id, producer.control_address, "aborted")
 
 
@@ -41,8 +41,8 @@ async def test_producer_aborted_during_its_prefill(stack: FailureStack, prompts:
     await abort(prefill)
 
     assert await decode == await answer(producer, prompt)
-    assert producer.failures() - failed_there == Counter({"aborted": 1})
-    assert consumer.failures() - failed_here == Counter({"aborted": 1})
+    await until_equal(producer.failures, failed_there + Counter({"aborted": 1}))
+    await until_equal(consumer.failures, failed_here + Counter({"aborted": 1}))
     assert consumer.reports(transfer.id, producer.control_address, "aborted")
 
 
@@ -59,8 +59,30 @@ async def test_producer_aborted_after_its_prefill(stack: FailureStack, prompts: 
     await abort(prefill)
 
     assert await transfer.decode(consumer, producer.transfer_record()) == await answer(producer, prompt)
-    assert consumer.received() == received + 1
+    await until_equal(consumer.received, received + 1)
     assert producer.failures() + consumer.failures() == failed
+
+
+async def test_consumer_aborted_in_its_own_queue(stack: FailureStack, prompts: Prompts) -> None:
+    """Before it has registered: the producer has computed the prompt and hears at once that nobody comes for it."""
+    producer, consumer = stack.producer, stack.consumer
+    failed = producer.failures()
+    (prompt,) = prompts(300)
+    transfer = Transfer(prompt)
+    others = [asyncio.create_task(answer(consumer, [word], max_tokens=3000)) for word in range(100, 100 + MAX_NUM_SEQS)]
+    await until(lambda: consumer.metric("vllm:num_requests_running") == MAX_NUM_SEQS, "the consumer is busy")
+    await transfer.prefill(producer)
+    with GoBetween(stack.key, producer.transfer_record()) as between:
+        decode = transfer.decode(consumer, between.record)
+        await until(lambda: consumer.metric("vllm:num_requests_waiting") == 1, "the request waits in its queue")
+        await abort(decode)
+        await between.first(Cancelled)
+        assert not between.received(Register)
+
+    for other in others:
+        await abort(other)
+    await until_equal(producer.failures, failed + Counter({"cancelled": 1}))
+    assert producer.reports(transfer.id, "cancelled")
 
 
 async def test_consumer_aborted_before_the_prefill(stack: FailureStack, prompts: Prompts) -> None:
@@ -75,7 +97,7 @@ async def test_consumer_aborted_before_the_prefill(stack: FailureStack, prompts:
         await between.first(Cancelled)
 
     await transfer.prefill(producer)  # comes to a transfer that has ended
-    assert producer.failures() - failed == Counter({"cancelled": 1})
+    await until_equal(producer.failures, failed + Counter({"cancelled": 1}))
     assert producer.reports(transfer.id, between.address, "cancelled")
 
 
@@ -92,7 +114,7 @@ async def test_consumer_aborted_during_the_prefill(stack: FailureStack, prompts:
         await between.first(Cancelled)
 
     await prefill
-    assert producer.failures() - failed == Counter({"cancelled": 1})
+    await until_equal(producer.failures, failed + Counter({"cancelled": 1}))
     assert producer.reports(transfer.id, between.address, "cancelled")
     assert await answer(consumer, prompt) == await answer(producer, prompt)  # nothing half-written is in its cache
 
@@ -113,5 +135,5 @@ async def test_consumer_aborted_after_the_prefill(stack: FailureStack, prompts: 
 
         assert "cancelled" in (await between.first(Failed)).cause
 
-    assert set(producer.failures() - failed) == {"cancelled"}
+    await until_equal(producer.failures, failed + Counter({"cancelled": 1}))
     assert producer.reports(transfer.id, between.address, "cancelled")

@@ -2,7 +2,7 @@
 
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.failure_stack import FailureStack
-from tests.integration.failures.legs import Transfer, answer, until
+from tests.integration.failures.legs import Transfer, answer, until, until_equal
 from tests.real_stack import answers
 
 
@@ -29,6 +29,6 @@ async def test_transfers_go_on(stack: FailureStack, prompts: Prompts) -> None:
     finally:
         stack.supervisor.start_service("etcd")
         await until(lambda: answers(stack.etcd_url + "/health"), "etcd is back")
-    assert consumer.received() == received + 2
+    await until_equal(consumer.received, received + 2)
     assert stack.failures() == failed
     await until(lambda: all(server.is_registered() for server in stack.servers), "all are registered again")

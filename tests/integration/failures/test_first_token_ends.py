@@ -6,13 +6,14 @@ import pytest
 
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.failure_stack import FailureStack
+from tests.integration.failures.legs import until_equal
 from tests.real_stack import MODEL, post
 
 END_OF_TEXT = 2  # <|im_end|>, EOS of SmolLM2-Instruct
 
 
 @pytest.mark.parametrize("end", ["EOS", "stop string", "stop token"])
-def test_first_token_ends_the_answer(stack: FailureStack, prompts: Prompts, end: str) -> None:
+async def test_first_token_ends_the_answer(stack: FailureStack, prompts: Prompts, end: str) -> None:
     (prompt,) = prompts(200)
     body: dict[str, Any] = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": 8}
     received, failed = stack.received(), stack.failures()
@@ -30,5 +31,5 @@ def test_first_token_ends_the_answer(stack: FailureStack, prompts: Prompts, end:
         assert answer["choices"][0]["finish_reason"] == "stop"
         assert answer["usage"]["completion_tokens"] == 1
     assert found["choices"][0]["text"] == expected["choices"][0]["text"]
-    assert stack.received() == received + 1
+    await until_equal(stack.received, received + 1)
     assert stack.failures() == failed

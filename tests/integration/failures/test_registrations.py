@@ -5,6 +5,7 @@ Each test holds a true registration back, so that its blocks wait, and lets it p
 
 import os
 import socket
+from collections import Counter
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,7 +16,7 @@ from connector.messages import Cancelled, Done, Failed, Register
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween, Stranger
 from tests.integration.failures.failure_stack import FailureStack
-from tests.integration.failures.legs import Transfer, answer, until_reported
+from tests.integration.failures.legs import Transfer, answer, until_equal, until_reported
 
 
 async def test_wrong_fingerprint(stack: FailureStack, prompts: Prompts) -> None:
@@ -34,8 +35,21 @@ async def test_wrong_fingerprint(stack: FailureStack, prompts: Prompts) -> None:
         assert "another layout" in refusal.cause
         between.let_pass()
         assert await decode == await answer(producer, prompt)
-    assert consumer.received() == received + 1
+    await until_equal(consumer.received, received + 1)
     assert consumer.failures() == failed
+
+
+async def test_wrong_prompt(stack: FailureStack, prompts: Prompts) -> None:
+    """The two legs of one transfer are not of one request."""
+    producer, consumer = stack.producer, stack.consumer
+    failed_there, failed_here = producer.failures(), consumer.failures()
+    one, other = (Transfer(prompt, "of both") for prompt in prompts(100, 200))
+    decode = one.decode(consumer, producer.transfer_record())
+    await other.prefill(producer)
+    assert await decode == await answer(producer, one.prompt)
+    await until_equal(producer.failures, failed_there + Counter({"wrong prompt": 1}))
+    await until_equal(consumer.failures, failed_here + Counter({"wrong prompt": 1}))
+    assert consumer.reports("of both", producer.control_address, "wrong prompt")
 
 
 async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
@@ -59,7 +73,7 @@ async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
         assert "already delivered" in (await afterwards.first(Failed)).cause
         between.let_pass()
         assert await decode == await answer(producer, prompt)
-    assert consumer.received() == received + 1
+    await until_equal(consumer.received, received + 1)
     assert consumer.failures() == failed
     assert producer.metric("pd_kv_sent_bytes_total") == sent, "nothing is written twice"
 
@@ -78,7 +92,7 @@ async def test_one_rank_too_many(stack: FailureStack, prompts: Prompts) -> None:
         assert "bad registration" in (await stranger.first(Failed)).cause
         await transfer.prefill(producer)
         assert await decode == await answer(producer, prompt)
-    assert stack.received() == received + 1
+    await until_equal(stack.received, received + 1)
     assert stack.failures() == failed
 
 
@@ -100,7 +114,7 @@ async def test_wrong_key(stack: FailureStack, prompts: Prompts) -> None:
         between.let_pass()
         assert await decode == await answer(producer, prompt)
         assert not stranger.received(Failed)
-    assert consumer.received() == received + 1
+    await until_equal(consumer.received, received + 1)
     assert stack.failures() == failed
 
 
@@ -128,5 +142,5 @@ async def test_garbage_bytes(stack: FailureStack, prompts: Prompts) -> None:
                 await until_reported(server, f"dropped {len(payload)} bytes that are no message")
         between.let_pass()
         assert await decode == await answer(producer, prompt)
-    assert consumer.received() == received + 1
+    await until_equal(consumer.received, received + 1)
     assert stack.failures() == failed
