@@ -2,9 +2,12 @@
 
 A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
 a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
-`Order`, is a server to start; the answer is its pid. All servers end when stdin is closed.
+`Order`, is a server to start; the answer is its pid. All servers end when stdin is closed, or with this
+process.
 """
 
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -15,6 +18,8 @@ from typing import TypedDict
 from connector import vllm_command
 from connector.settings import LauncherSettings
 from stack.environment import load
+
+PR_SET_PDEATHSIG = 1
 
 
 class Order(TypedDict):
@@ -36,6 +41,7 @@ def main() -> None:
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended
+    gc.freeze()  # a collection would write to, and so copy, the pages that the servers share
     pids = []
     print("ready", flush=True)
     for line in sys.stdin:
@@ -57,6 +63,7 @@ def _serve(order: Order) -> None:
     from vllm.entrypoints.launchers.api_server.entry import main as api_server
 
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor, path, flags in (
         (0, os.devnull, os.O_RDONLY),

@@ -29,7 +29,7 @@ BLOCK_TOKENS = 32
 CHUNK_TOKENS = 512
 MAX_MODEL_LEN = 3200
 KV_CACHE_BYTES = 64 << 20  # of each rank
-TIMEOUT = aiohttp.ClientTimeout(total=120)
+TIMEOUT = aiohttp.ClientTimeout(total=300)
 STOP_LIMIT_S = 60
 PORTS: dict[Role, int] = {"prefill": 8100, "decode": 8200}
 CONTROL_PORT = 13000
