@@ -51,7 +51,12 @@ class StepStats(KVConnectorStats):
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         # New lists, because vLLM's loggers each accumulate what they were handed, and that is the same object.
-        self.data = {part: [*rows, *other.data[part]] for part, rows in self.data.items()}
+        gauges = {row[0]: row for row in [*self.data["gauges"], *other.data["gauges"]]}
+        self.data = {
+            "counted": [*self.data["counted"], *other.data["counted"]],
+            "observed": [*self.data["observed"], *other.data["observed"]],
+            "gauges": list(gauges.values()),  # the latest: there is one for every step
+        }
         return self
 
     def reduce(self) -> dict[str, int | float]:

@@ -24,6 +24,7 @@ class TransferStats:
         self._counted: Counter[tuple[str, ...]] = Counter()  # by metric and label values
         self._observed: list[list[str | float]] = []
         self._gauges: dict[str, float] = {}
+        self._told: dict[str, float] = {}  # the gauges as they were last taken
 
     # --- a producer's rank ---
 
@@ -67,12 +68,10 @@ class TransferStats:
     # --- the scheduler's side, which counts a block once, however many ranks have a slice of it ---
 
     def blocks_held(self, blocks: int) -> None:
-        with self._lock:
-            self._gauges["blocks_held"] = blocks
+        self._set("blocks_held", blocks)
 
     def free_blocks(self, blocks: int) -> None:
-        with self._lock:
-            self._gauges["free_blocks"] = blocks
+        self._set("free_blocks", blocks)
 
     def take(self) -> dict[str, Any] | None:
         """Everything since the last call, as plain data: {"counted": rows, "observed": rows, "gauges": rows} with
@@ -85,8 +84,17 @@ class TransferStats:
                 "observed": self._observed,
                 "gauges": [[name, number] for name, number in self._gauges.items()],
             }
+            self._told |= self._gauges
             self._counted, self._observed, self._gauges = Counter(), [], {}
             return data
+
+    def _set(self, gauge: str, number: float) -> None:
+        """Every step asks; only a change goes to the API server."""
+        with self._lock:
+            if self._told.get(gauge) == number:
+                self._gauges.pop(gauge, None)
+            else:
+                self._gauges[gauge] = number
 
     def _count(self, *rows: tuple[Any, ...]) -> None:
         with self._lock:

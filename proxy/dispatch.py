@@ -68,7 +68,7 @@ def mismatch(producer: Instance, consumer: Instance) -> str | None:
     """Why these two cannot exchange KV blocks, or None when they can."""
     if producer.fingerprint == consumer.fingerprint:
         return None
-    compared = ("model", "dtype", "block_size", "tensor_parallel_size", "vllm_version", "connector_version")
+    compared = ("model", "dtype", "block_size", "vllm_version", "connector_version")
     differing = [
         f"{name} {getattr(producer, name)!r} and {getattr(consumer, name)!r}"
         for name in compared
