@@ -1,7 +1,8 @@
-"""The producer's rank under any order of events, with real sender threads and several transfers at once.
+"""The producer's rank with nothing held back: prefills, senders and consumers run at once, as fast as they can.
 
-Whatever happens: every request is released once, whoever registered or cancelled gets an answer and is never written
-to after it, what is called delivered has arrived, and nothing is left.
+`test_transfer_properties_producer` chooses the order of events; here the threads do. Whatever happens: every request is
+released once, whoever registered or cancelled gets an answer and is never written to after it, what is called delivered
+has arrived, and nothing is left.
 """
 
 import random
@@ -9,8 +10,6 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from connector.engines import Engines
 from connector.layout import Piece
@@ -21,17 +20,13 @@ from tests.unit.connector.fakes import (
     SOURCE,
     TARGET,
     FakeEngine,
-    LateFences,
     fill_page,
     page_of,
-    until,
 )
 from tests.unit.connector.producer_rank import Rank, content
 
-TRANSFERS = 3
 PROMPT = 11
 BLOCKS = -(-PROMPT // BLOCK_TOKENS)
-EVENTS = ("register", "chunk", "cancel", "abort", "preempt", "break", "fence", "tick")
 
 
 class WatchedEngine(FakeEngine):
@@ -119,59 +114,16 @@ class Request:
                 assert page_of(target, TARGET, layer, self.there[block]) == content(self.number, layer, block)
 
 
-@given(
-    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, TRANSFERS - 1)), min_size=5, max_size=40),
-    late=st.booleans(),
-)
-@settings(derandomize=True, max_examples=120, deadline=None)
-def test_any_order(events: list[tuple[str, int]], late: bool) -> None:
-    fences = LateFences() if late else None
-    rank = Rank(fences=fences)
-    engine = rank.engine = WatchedEngine(rank)
-    rank.producer._senders._engines = Engines({"tcp": engine})
-    free = list(range(SOURCE.num_blocks))
-    requests = [Request(number, rank, free) for number in range(TRANSFERS)]
-    try:
-        for event, number in events:
-            request = requests[number]
-            match event:
-                case "abort":
-                    request.release(complete=False)
-                case "break":
-                    engine.broken.add(f"segment{number}")
-                case "fence":
-                    if fences is not None:
-                        fences.drain()
-                case "tick":
-                    rank.producer.on_tick()
-                case _:
-                    getattr(request, event)()
-            rank.collect()
-        for request in requests:  # in the end both sides come, and no answer is owed any more
-            request.register()
-            while not request.released:
-                request.chunk()
-        if fences is not None:
-            fences.drain()
-        rank.until_released(*(f"r{number}" for number in range(TRANSFERS)))
-        for request in requests:
-            until(lambda request=request: bool(rank.outbox.answers_to(f"t{request.number}")))  # type: ignore[misc]
-            request.assert_right(rank.outbox.answers_to(f"t{request.number}"))
-        rank.assert_nothing_left()
-        assert engine.late == []
-    finally:
-        rank.producer.close()
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_both_sides_at_once(seed: int) -> None:
-    """Consumers register and cancel from another thread while the prefills run."""
+    """Consumers register and cancel from another thread while the prefills run and are preempted."""
     rank = Rank(senders=3)
     engine = rank.engine = WatchedEngine(rank)
     rank.producer._senders._engines = Engines({"tcp": engine})
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(16)]
     cancelled = random.Random(seed).sample(requests, 4)
+    preemptions = random.Random(seed)
 
     def consumers() -> None:
         for request in random.Random(seed).sample(requests, len(requests)):
@@ -185,6 +137,8 @@ def test_both_sides_at_once(seed: int) -> None:
         while not all(request.released for request in requests):
             for request in requests:
                 request.chunk()
+                if preemptions.random() < 0.2:
+                    request.preempt()
             rank.collect()
         there.join()
         rank.until_released(*(f"r{request.number}" for request in requests))
