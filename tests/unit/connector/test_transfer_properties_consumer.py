@@ -1,0 +1,212 @@
+"""The consumer's rank in any order of events: loads, answers early and late, lost producers, aborts, time.
+
+Whatever happens: a request is reported once, not before nobody can write into its blocks any more, and at the latest
+when both its times have run out; as received whole only if every rank said so and proved it; and every block that may
+not have arrived is named.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from connector.checksum import checksum_of_blocks
+from connector.consumer import LAST_BYTES_S, Consumer
+from connector.layout import KVLayout
+from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
+from connector.parallel import Source
+from connector.stats import TransferStats
+from connector.steps import ConsumerStep, Load
+
+TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0
+LAYOUT = KVLayout((0, 100), 8, 4, 0, 2, 12)
+SOURCES = [  # of one consumer rank
+    [Source(0, 0, 2, 1)],
+    [Source(0, 0, 1, 1), Source(1, 1, 1, 1)],
+    [Source(0, 0, 2, 1), Source(1, 0, 0, 1)],
+]
+MOST_TRANSFERS = 3
+
+
+class Blank:
+    def read(self, address: int, length: int) -> memoryview:
+        return memoryview(bytes(length))
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Transfer:
+    load: Load
+    sources: list[Source]
+    begun: bool = False
+    aborted: bool = False
+    cancelled: float | None = None  # when the producer was told to stop
+    believed: dict[int, Outcome] = field(default_factory=dict)  # the first answer of each rank
+    gone: dict[int, float] = field(default_factory=dict)
+    reported: bool = False
+
+    def may_be_written(self, rank: int, now: float) -> bool:
+        if rank in self.believed:
+            return False
+        if rank in self.gone and now > self.gone[rank] + LAST_BYTES_S:
+            return False
+        return self.cancelled is None or now < self.cancelled + CANCEL_TIMEOUT_S
+
+    @property
+    def delivered(self) -> int:
+        """Blocks that have surely arrived from every rank."""
+        parts = []
+        for source in self.sources:
+            match self.believed.get(source.rank):
+                case Done(checksum=checksum) if checksum in (None, self.checksum(source)):
+                    parts.append(len(self.load.block_ids))
+                case Failed(delivered_blocks=blocks):
+                    parts.append(blocks)
+                case _:
+                    parts.append(0)
+        return min(parts)
+
+    def checksum(self, source: Source) -> int:
+        return checksum_of_blocks(Blank(), LAYOUT, self.load.block_ids, source.first_head, source.heads)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        self.patched = patch("connector.consumer.time", self.clock)
+        self.patched.start()
+        self.transfers: list[Transfer] = []
+        self.cancels: list[tuple[str, str]] = []
+        self.consumer = Consumer(
+            rank=0,
+            block_tokens=4,
+            layout=LAYOUT,
+            memory=Blank(),
+            address="tcp://d:1",
+            send=self._sent,
+            watch=lambda address: None,
+            timeout=TIMEOUT_S,
+            cancel_timeout=CANCEL_TIMEOUT_S,
+            stats=TransferStats(),
+        )
+
+    def _sent(self, address: str, message: Message) -> None:
+        assert isinstance(message, Cancel)
+        assert (address, message.transfer_id) not in self.cancels, "it was told to stop twice"
+        self.cancels.append((address, message.transfer_id))
+        (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
+        transfer.cancelled = self.clock.now
+
+    @precondition(lambda self: len(self.transfers) < MOST_TRANSFERS)
+    @rule(sources=st.sampled_from(SOURCES), blocks=st.integers(1, 4))
+    def new_transfer(self, sources: list[Source], blocks: int) -> None:
+        number = len(self.transfers)
+        producers = [f"tcp://p{number}.{source.rank}:1" for source in sources]
+        load = Load(f"t{number}", f"r{number}", list(range(4 * number, 4 * number + blocks)), producers, [sources])
+        self.transfers.append(Transfer(load, sources))
+
+    @precondition(lambda self: self.transfers)
+    @rule(index=st.integers(0, MOST_TRANSFERS - 1), aborted=st.booleans())
+    def begin_step(self, index: int, aborted: bool) -> None:
+        """The scheduler's word on a load comes once, and may come together with its abort."""
+        transfer = self.transfers[index % len(self.transfers)]
+        loads = [] if transfer.begun else [transfer.load]
+        transfer.begun = True
+        if aborted and not transfer.reported:
+            transfer.aborted = True
+        ended = [transfer.load.transfer_id] if aborted else []
+        self.consumer.begin_step(ConsumerStep(idle=False, loads=loads, aborted=ended))
+        self._judge()
+
+    @precondition(lambda self: self.transfers)
+    @rule(
+        index=st.integers(0, MOST_TRANSFERS - 1),
+        rank=st.integers(0, 1),
+        what=st.sampled_from(["done", "proved", "disproved", "failed", "cancelled"]),
+        blocks=st.integers(0, 4),
+    )
+    def answer(self, index: int, rank: int, what: str, blocks: int) -> None:
+        transfer = self.transfers[index % len(self.transfers)]
+        source = transfer.sources[rank % len(transfer.sources)]
+        transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids)
+        proof = {"done": None, "proved": transfer.checksum(source), "disproved": transfer.checksum(source) ^ 1}
+        message: Outcome
+        if what in proof:
+            size = 8 * count * source.heads
+            message = Done(transfer_id, source.rank, size, 0, 1, 0.5, 0.1, "tcp", proof[what])
+        elif what == "failed":
+            message = Failed(transfer_id, source.rank, min(blocks, count), "write failed: x")
+        else:
+            message = Cancelled(transfer_id, source.rank)
+        if source.rank in transfer.believed:  # an ended transfer's cancellation is answered, too
+            message = Cancelled(transfer_id, source.rank)
+        transfer.believed.setdefault(source.rank, message)
+        self.consumer.on_message(message)
+        self._judge()
+
+    @precondition(lambda self: any(transfer.begun for transfer in self.transfers))
+    @rule(index=st.integers(0, MOST_TRANSFERS - 1), rank=st.integers(0, 1), gone=st.booleans())
+    def lose_peer(self, index: int, rank: int, gone: bool) -> None:
+        begun = [transfer for transfer in self.transfers if transfer.begun]
+        transfer = begun[index % len(begun)]
+        address = transfer.load.producers[rank % len(transfer.sources)]
+        if gone:
+            transfer.gone.setdefault(rank % len(transfer.sources), self.clock.now)
+        self.consumer.on_peer_lost(address, gone)
+        self._judge()
+
+    @rule(seconds=st.sampled_from([0.1, LAST_BYTES_S * 1.1, CANCEL_TIMEOUT_S * 1.01, TIMEOUT_S * 1.01]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.consumer.on_tick()
+        self._judge()
+
+    def _judge(self) -> None:
+        """What vLLM hears at the end of a step."""
+        reported = self.consumer.take_finished(0.0)
+        invalid, done = self.consumer.take_invalid_blocks(), self.consumer.take_done()
+        expected: set[int] = set()
+        for transfer in self.transfers:
+            load = transfer.load
+            if load.request_id not in reported:
+                continue
+            assert transfer.begun
+            assert not transfer.reported
+            transfer.reported = True
+            for source in transfer.sources:
+                assert not transfer.may_be_written(source.rank, self.clock.now), "its blocks could still be written to"
+            whole = load.request_id in done
+            if whole:
+                assert transfer.delivered == len(load.block_ids)
+                assert all(isinstance(transfer.believed[source.rank], Done) for source in transfer.sources)
+                assert done[load.request_id].bytes == 8 * len(load.block_ids) * 2
+            elif not transfer.aborted:
+                expected |= set(load.block_ids[transfer.delivered :])
+        assert invalid >= expected
+        assert invalid <= {block for t in self.transfers if t.load.request_id in reported for block in t.load.block_ids}
+
+    def teardown(self) -> None:
+        if "consumer" not in self.__dict__:
+            return
+        try:
+            if sys.exc_info()[0] is None:
+                for seconds in (TIMEOUT_S * 1.01, CANCEL_TIMEOUT_S * 1.01):
+                    self.time_passes(seconds)
+                assert all(transfer.reported for transfer in self.transfers if transfer.begun)
+                assert not self.consumer._waiting
+        finally:
+            self.patched.stop()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(derandomize=True, max_examples=200, stateful_step_count=40, deadline=None)
