@@ -26,11 +26,16 @@ async def measure(run: Run, client: Client, stage: str, routes: Sequence[Route])
 
 async def _load(run: Run, client: Client, route: Route, users: int) -> list[Row]:
     """Raises: OutOfTime: then this load is not complete, and nothing of it is kept."""
+    options = run.options
+    # Made before, because making one keeps the client from reading what others receive.
+    prompts = [
+        [run.prompts.next(options.load_prompt_tokens) for _ in range(options.requests_per_user)] for _ in range(users)
+    ]
 
-    async def user() -> list[Row]:
-        return [await _request(run, client, route) for _ in range(run.options.requests_per_user)]
+    async def user(own: list[list[int]]) -> list[Row]:
+        return [await _request(client, route, prompt, options.load_output_tokens) for prompt in own]
 
-    tasks = [asyncio.create_task(user()) for _ in range(users)]
+    tasks = [asyncio.create_task(user(own)) for own in prompts]
     try:
         return [row for rows in await asyncio.gather(*tasks) for row in rows]
     finally:
@@ -38,10 +43,9 @@ async def _load(run: Run, client: Client, route: Route, users: int) -> list[Row]
             task.cancel()
 
 
-async def _request(run: Run, client: Client, route: Route) -> Row:
-    prompt = run.prompts.next(run.options.load_prompt_tokens)
+async def _request(client: Client, route: Route, prompt: Sequence[int], output_tokens: int) -> Row:
     try:
-        stream = await client.stream(route, prompt, run.options.load_output_tokens)
+        stream = await client.stream(route, prompt, output_tokens)
     except RequestFailed as failure:
         return {"failed": str(failure)}
-    return {"ttft_s": stream.ttft_s, "itl_s": stream.itl_s}
+    return {"ttft_s": stream.ttft_s, "itl_s": stream.itl_s, "tokens": len(stream.tokens)}

@@ -29,9 +29,10 @@ def hardware() -> dict[str, str]:
 
 def versions(commit: str) -> dict[str, str]:
     """Of the code and of the environment that runs both it and the servers. `commit`: for a copy without git."""
-    found = {
-        dist.name: dist.version for dist in metadata.distributions() if dist.name and DISTRIBUTIONS.fullmatch(dist.name)
-    }
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():  # the first of a name is the one that is imported
+        if distribution.name and DISTRIBUTIONS.fullmatch(distribution.name):
+            found.setdefault(distribution.name, distribution.version)
     commit = commit or _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
     changed = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
     return {

@@ -63,9 +63,15 @@ def _concurrency(rows: Sequence[Row]) -> str:
         answered = [row for row in group if "failed" not in row]
         ttfts = [row["ttft_s"] for row in answered]
         gaps = [gap for row in answered for gap in row["itl_s"]]
-        percentiles = [_ms(_percentile(values, percent)) for values in (ttfts, gaps) for percent in (50, 99)]
-        lines.append((stage, str(users), route, *percentiles, _counts(group)))
-    header = ("stage", "users", "route", "TTFT ms P50", "P99", "ITL ms P50", "P99", "requests")
+        tpots = [sum(row["itl_s"]) / (row["tokens"] - 1) for row in answered if row["tokens"] > 1]
+        percentiles = [_ms(_percentile(values, percent)) for values in (ttfts, gaps, tpots) for percent in (50, 99)]
+        # Events are one more than gaps.
+        tokens, events = sum(row["tokens"] for row in answered), len(gaps) + len(answered)
+        lines.append(
+            (stage, str(users), route, *percentiles, f"{tokens / events:.1f}" if events else "", _counts(group))
+        )
+    times = ("TTFT ms P50", "P99", "ITL ms P50", "P99", "TPOT ms P50", "P99")
+    header = ("stage", "users", "route", *times, "tokens an event", "requests")
     return "## Under load\n\n" + _table(header, lines)
 
 

@@ -51,10 +51,15 @@ def test_pieces_are_a_range_because_they_depend_on_where_free_blocks_lie() -> No
 
 
 def test_percentiles_are_over_all_gaps_of_all_requests() -> None:
-    load = {"stage": "tcp", "route": "ours", "users": 8, "round": 0}
+    load = {"stage": "tcp", "route": "ours", "users": 8, "round": 0, "tokens": 201}
     slow, fast = {**load, "ttft_s": 3.0, "itl_s": [0.1] * 50}, {**load, "ttft_s": 1.0, "itl_s": [0.01] * 150}
     text = page.render({**ABOUT, "ended": "complete", "concurrency": [slow, fast]}, "run.json")
-    assert cells(text, "ours")[3:] == ["2000.0", "2980.0", "10.0", "100.0", "2"]
+    assert cells(text, "ours")[3:] == [
+        *("2000.0", "2980.0"),  # TTFT
+        *("10.0", "100.0"),  # ITL: 150 gaps of 10 ms, 50 of 100 ms
+        *("16.2", "24.8"),  # TPOT: 5 s and 1.5 s for 200 tokens
+        *("2.0", "2"),  # 402 tokens in 202 events
+    ]
 
 
 def test_the_slow_link_shows_what_stays_after_the_prefill() -> None:
