@@ -93,6 +93,8 @@ class Fleet:
     def __init__(self, folder: Path, etcd_endpoint: str) -> None:
         self._folder = folder
         self._etcd = etcd_endpoint
+        # While this file exists producers claim their writes and move nothing (connector/engine.py).
+        self.drop_writes = folder / "drop-writes"
         self._servers: list[Server] = []
         self._started = 0
         ours = {name.upper() for name in LauncherSettings.model_fields} | {"PYTHONDONTWRITEBYTECODE"}
@@ -131,6 +133,7 @@ class Fleet:
             "TENSOR_PARALLEL_SIZE": str(ranks),
             "VLLM_EXTRA_ARGS": serving.arguments,
             "TRANSFER_CHECKSUM": "true",
+            "CONNECTOR_DROP_WRITES_FILE": str(self.drop_writes),
         }
         order = Order(
             instance_id=f"{role}-{uuid.uuid4().hex}",

@@ -6,12 +6,14 @@ differs in the last bits, about 1e-5 in a logit; the tiny models' best two logit
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stack.instances import Role
 from tests import tiny_models
 from tests.integration.parallel.instances import (
     BLOCK_TOKENS,
@@ -44,6 +46,7 @@ class Family:
     cache_heads: int
     head_bytes: int
     block_size: int = BLOCK_TOKENS
+    caches_prefixes: bool = True
     arguments: str = ""
 
     def bytes_of(self, tokens: int, consumer_ranks: int) -> int:
@@ -79,6 +82,7 @@ FAMILIES = {
         cache_heads=1,
         head_bytes=(LATENT + ROPE_HEAD) * 4,
         block_size=16,
+        caches_prefixes=False,
         arguments="--attention-backend CPU_MLA",
     ),
 }
@@ -91,80 +95,111 @@ if FP8_CACHES:
         arguments="--kv-cache-dtype fp8",
     )
 
-PAIRS = [
-    pytest.param(name, *ranks, id=f"{name}, {ranks[0]} to {ranks[1]}")
-    for name, family in FAMILIES.items()
-    for ranks in family.pairs
-]
-
 
 @dataclass(frozen=True)
-class Servers:
-    """Of one family, by number of ranks."""
+class Pair:
+    family: Family
+    producer: Server
+    consumer: Server
+    consumer_ranks: int
 
-    producers: dict[int, Server]
-    consumers: dict[int, Server]
+    def prompts(self, name: str, *lengths: int) -> list[Tokens]:
+        """Prompts that nobody has cached."""
+        numbers = random.Random(f"{name} {self.producer.url} {self.consumer.url}")
+        return [[numbers.randrange(END_OF_TEXT) for _ in range(length)] for length in lengths]
+
+
+StartFamily = Callable[[str], dict[tuple[Role, int], Server]]
 
 
 @pytest.fixture(scope="module")
-def servers_of(fleet: Fleet, folder: Path) -> Iterator[Callable[[str], Servers]]:
-    """Starts a family's servers, side by side, when it is first asked for, and ends those of the family before."""
-    running: dict[str, Servers] = {}
+def start_family(fleet: Fleet, folder: Path) -> Iterator[StartFamily]:
+    """Its servers by role and number of ranks; those of the family before end when another one starts."""
+    running: dict[str, dict[tuple[Role, int], Server]] = {}
 
-    def of(name: str) -> Servers:
+    def start(name: str) -> dict[tuple[Role, int], Server]:
         if name not in running:
             fleet.stop_all()
             running.clear()
             family = FAMILIES[name]
             serving = Serving(family.model.write(folder / name), family.block_size, arguments=family.arguments)
-            producing, consuming = (sorted(set(ranks)) for ranks in zip(*family.pairs, strict=True))
-            running[name] = Servers(
-                {ranks: fleet.start("prefill", serving, ranks) for ranks in producing},
-                {ranks: fleet.start("decode", serving, ranks) for ranks in consuming},
-            )
+            roles: tuple[Role, Role] = ("prefill", "decode")
+            kinds = sorted({kind for ranks in family.pairs for kind in zip(roles, ranks, strict=True)})
+            running[name] = {(role, ranks): fleet.start(role, serving, ranks) for role, ranks in kinds}
             fleet.wait()
         return running[name]
 
-    yield of
+    yield start
     fleet.stop_all()
 
 
-@pytest.mark.parametrize(("name", "producer_ranks", "consumer_ranks"), PAIRS)
-async def test_same_answers(
-    servers_of: Callable[[str], Servers], name: str, producer_ranks: int, consumer_ranks: int
-) -> None:
-    family, servers = FAMILIES[name], servers_of(name)
-    producer, consumer = servers.producers[producer_ranks], servers.consumers[consumer_ranks]
-    numbers = random.Random(f"{producer_ranks} to {consumer_ranks}")
-    prompts = [random_tokens(numbers, length) for length in LENGTHS]
-    # All of both prompts that are cached after the first round lies before what the second round adds: the consumer
-    # registers the blocks behind its prefix hit only.
-    longer = [prompt + random_tokens(numbers, 100) for prompt in prompts]
-    await assert_answers_show_errors(consumer, prompts[-1])
-    for asked in (prompts, longer):
-        expected = await answers_of(consumer, asked)
-        answers = await answers_by_transfer(producer, consumer, asked)
-        for prompt, wanted, answer in zip(asked, expected, answers, strict=True):
-            whole = family.bytes_of(len(prompt), consumer_ranks)
-            # Facts are in the answer only when all of the cache arrived, with the right checksum.
-            facts = answer["kv_transfer_params"]
-            assert facts, f"the consumer computed a prompt of {len(prompt)} tokens:\n{consumer.log[-3000:]}"
-            assert facts["bytes"] == whole if asked is prompts else 0 < facts["bytes"] <= whole
-            assert token_ids(answer) == wanted, f"prompt of {len(prompt)} tokens"
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, *ranks), id=f"{name}, {ranks[0]} to {ranks[1]}")
+        for name, family in FAMILIES.items()
+        for ranks in family.pairs
+    ],
+)
+def pair(request: pytest.FixtureRequest, start_family: StartFamily) -> Iterator[Pair]:
+    """After its tests none of its blocks is in use."""
+    name, producer_ranks, consumer_ranks = request.param
+    servers = start_family(name)
+    producer, consumer = servers["prefill", producer_ranks], servers["decode", consumer_ranks]
+    yield Pair(FAMILIES[name], producer, consumer, consumer_ranks)
     for server in (producer, consumer):
         wait_until(server.is_idle, IDLE_LIMIT_S, f"{server.url} holds no block")
 
 
-async def assert_answers_show_errors(server: Server, prompt: Tokens) -> None:
-    """Of the model, and so of every comparison: another block anywhere in the prompt changes the answer."""
+async def test_answers_show_errors(pair: Pair) -> None:
+    """Of the model, and so of every comparison below: another block anywhere in the prompt changes the answer."""
+    (prompt,) = pair.prompts("errors", LENGTHS[-1])
     others = []
-    for start in range(0, len(prompt) - BLOCK_TOKENS, 10 * BLOCK_TOKENS):
+    for start in range(0, len(prompt) - BLOCK_TOKENS, 16 * BLOCK_TOKENS):
         end = start + BLOCK_TOKENS
         others.append([*prompt[:start], *(255 - token for token in prompt[start:end]), *prompt[end:]])
-    expected, *found = await answers_of(server, [prompt, *others])
+    expected, *found = await answers_of(pair.consumer, [prompt, *others])
     assert expected not in found
     assert len(set(expected)) > len(expected) / 2, "answers that repeat few tokens hide errors"
 
 
-def random_tokens(numbers: random.Random, count: int) -> Tokens:
-    return [numbers.randrange(END_OF_TEXT) for _ in range(count)]
+async def test_every_length(pair: Pair) -> None:
+    prompts = pair.prompts("lengths", *LENGTHS)
+    for length, facts in zip(LENGTHS, await facts_of_same_answers(pair, prompts), strict=True):
+        assert facts["bytes"] == pair.family.bytes_of(length, pair.consumer_ranks)
+
+
+async def test_prefix_hits(pair: Pair) -> None:
+    """Both sides have the beginning of each prompt, the consumer by transfer: it asks for the blocks behind it."""
+    prompts = pair.prompts("prefixes", 250, 850)
+    begun = [prompt[: len(prompt) * 2 // 3] for prompt in prompts]
+    await facts_of_same_answers(pair, begun)
+    for prompt, facts in zip(prompts, await facts_of_same_answers(pair, prompts), strict=True):
+        hit = len(prompt) * 2 // 3 // BLOCK_TOKENS * BLOCK_TOKENS if pair.family.caches_prefixes else 0
+        assert facts["bytes"] == pair.family.bytes_of(len(prompt) - hit, pair.consumer_ranks)
+
+
+async def test_bytes_that_are_lost_are_noticed(fleet: Fleet, pair: Pair) -> None:
+    """The checksum of each rank's share differs, so the consumer computes the prompt."""
+    prompts = pair.prompts("lost", 33, 700)
+    expected = await answers_of(pair.consumer, prompts)
+    fleet.drop_writes.touch()
+    try:
+        answers = await answers_by_transfer(pair.producer, pair.consumer, prompts)
+    finally:
+        fleet.drop_writes.unlink()
+    assert list(map(token_ids, answers)) == expected
+    assert not any(answer["kv_transfer_params"] for answer in answers)
+    assert f"checksum: what arrived from {pair.producer.address}" in pair.consumer.log
+
+
+async def facts_of_same_answers(pair: Pair, prompts: Sequence[Tokens]) -> list[dict[str, Any]]:
+    """Asserts that all requests at once are answered as without a transfer, and that all of their cache arrived."""
+    expected = await answers_of(pair.consumer, prompts)
+    answers = await answers_by_transfer(pair.producer, pair.consumer, prompts)
+    for prompt, wanted, answer in zip(prompts, expected, answers, strict=True):
+        assert token_ids(answer) == wanted, f"prompt of {len(prompt)} tokens"
+        # There are facts only when all of the cache arrived, with the right checksum.
+        failure = f"the consumer computed a prompt of {len(prompt)} tokens:\n{pair.consumer.log[-3000:]}"
+        assert answer["kv_transfer_params"], failure
+    return [answer["kv_transfer_params"] for answer in answers]
