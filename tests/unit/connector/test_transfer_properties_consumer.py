@@ -28,7 +28,7 @@ SOURCES = [  # of one consumer rank
     [Source(0, 0, 1, 1), Source(1, 1, 1, 1)],
     [Source(0, 0, 2, 1), Source(1, 0, 0, 1)],
 ]
-MOST_TRANSFERS = 3
+MOST_TRANSFERS = 12  # in one run; the events are of the latest three
 
 
 class Blank:
@@ -51,6 +51,8 @@ class Transfer:
     aborted: bool = False
     cancelled: float | None = None  # when the producer was told to stop
     believed: dict[int, Outcome] = field(default_factory=dict)  # the first answer of each rank
+    answered: float | None = None  # since when
+    forgotten: bool = False  # the scheduler's word came too long after the first answer
     gone: dict[int, float] = field(default_factory=dict)
     reported: bool = False
 
@@ -107,7 +109,14 @@ class AnyOrder(RuleBasedStateMachine):
         (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
         transfer.cancelled = self.clock.now
 
-    @precondition(lambda self: len(self.transfers) < MOST_TRANSFERS)
+    @property
+    def open(self) -> list[Transfer]:
+        return [transfer for transfer in self.transfers if transfer.begun and not transfer.reported]
+
+    def _one_of_the_latest(self, index: int) -> Transfer:
+        return self.transfers[-3:][index % len(self.transfers[-3:])]
+
+    @precondition(lambda self: len(self.transfers) < MOST_TRANSFERS and len(self.open) < 3)
     @rule(sources=st.sampled_from(SOURCES), blocks=st.integers(1, 4))
     def new_transfer(self, sources: list[Source], blocks: int) -> None:
         number = len(self.transfers)
@@ -116,11 +125,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.transfers.append(Transfer(load, sources))
 
     @precondition(lambda self: self.transfers)
-    @rule(index=st.integers(0, MOST_TRANSFERS - 1), aborted=st.booleans())
+    @rule(index=st.integers(0, 2), aborted=st.sampled_from([False, False, True]))
     def begin_step(self, index: int, aborted: bool) -> None:
         """The scheduler's word on a load comes once, and may come together with its abort."""
-        transfer = self.transfers[index % len(self.transfers)]
+        transfer = self._one_of_the_latest(index)
         loads = [] if transfer.begun else [transfer.load]
+        if loads and transfer.answered is not None:
+            transfer.forgotten = self.clock.now > transfer.answered + TIMEOUT_S
         transfer.begun = True
         if aborted and not transfer.reported:
             transfer.aborted = True
@@ -130,13 +141,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.transfers)
     @rule(
-        index=st.integers(0, MOST_TRANSFERS - 1),
+        index=st.integers(0, 2),
         rank=st.integers(0, 1),
         what=st.sampled_from(["done", "proved", "disproved", "failed", "cancelled"]),
         blocks=st.integers(0, 4),
     )
     def answer(self, index: int, rank: int, what: str, blocks: int) -> None:
-        transfer = self.transfers[index % len(self.transfers)]
+        transfer = self._one_of_the_latest(index)
         source = transfer.sources[rank % len(transfer.sources)]
         transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids)
         proof = {"done": None, "proved": transfer.checksum(source), "disproved": transfer.checksum(source) ^ 1}
@@ -150,22 +161,23 @@ class AnyOrder(RuleBasedStateMachine):
             message = Cancelled(transfer_id, source.rank)
         if source.rank in transfer.believed:  # an ended transfer's cancellation is answered, too
             message = Cancelled(transfer_id, source.rank)
+        transfer.answered = transfer.answered or self.clock.now
         transfer.believed.setdefault(source.rank, message)
         self.consumer.on_message(message)
         self._judge()
 
-    @precondition(lambda self: any(transfer.begun for transfer in self.transfers))
-    @rule(index=st.integers(0, MOST_TRANSFERS - 1), rank=st.integers(0, 1), gone=st.booleans())
+    @precondition(lambda self: self.open)
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), gone=st.booleans())
     def lose_peer(self, index: int, rank: int, gone: bool) -> None:
-        begun = [transfer for transfer in self.transfers if transfer.begun]
-        transfer = begun[index % len(begun)]
+        transfer = self.open[index % len(self.open)]
         address = transfer.load.producers[rank % len(transfer.sources)]
         if gone:
             transfer.gone.setdefault(rank % len(transfer.sources), self.clock.now)
         self.consumer.on_peer_lost(address, gone)
         self._judge()
 
-    @rule(seconds=st.sampled_from([0.1, LAST_BYTES_S * 1.1, CANCEL_TIMEOUT_S * 1.01, TIMEOUT_S * 1.01]))
+    @precondition(lambda self: self.open or len(self.transfers) == MOST_TRANSFERS)
+    @rule(seconds=st.sampled_from([0.1, 0.1, 0.1, LAST_BYTES_S * 1.1, CANCEL_TIMEOUT_S * 1.01, TIMEOUT_S * 1.01]))
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
         self.consumer.on_tick()
@@ -179,6 +191,8 @@ class AnyOrder(RuleBasedStateMachine):
         for transfer in self.transfers:
             load = transfer.load
             if load.request_id not in reported:
+                all_answered = len(transfer.believed) == len(transfer.sources) and not transfer.forgotten
+                assert transfer.reported or not (transfer.begun and all_answered)
                 continue
             assert transfer.begun
             assert not transfer.reported
