@@ -55,9 +55,10 @@ class Server:
     def failures(self) -> Counter[str]:
         """Transfers that ended without delivery, by cause."""
         self._compute_a_token()  # the connector's counts travel with a step's
-        return Counter(
-            {sample.labels["cause"]: int(sample.value) for sample in self._samples("pd_kv_failed_shares_total")}
-        )
+        count: Counter[str] = Counter()
+        for sample in self._samples("pd_kv_failed_shares_total"):  # one for each cause and transport
+            count[sample.labels["cause"]] += int(sample.value)
+        return count
 
     def free_blocks(self) -> int:
         """Blocks that no request and no transfer holds, exactly; cached prompts that may be evicted are among them."""
