@@ -4,7 +4,6 @@ vLLM makes one object with role SCHEDULER in the engine core and one with role W
 exists before its KV cache is allocated. What each hook promises is vLLM's `kv_connector/v1/base.py`.
 """
 
-import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
     KVConnectorWorkerMetadata,
 )
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from connector.channel import Channel
 from connector.checksum import HostMemory
@@ -28,7 +26,7 @@ from connector.consumer import Consumer
 from connector.device_memory import DeviceMemory, StagedEngine, on_gpu, pinned
 from connector.engines import Engines, open_engines
 from connector.fences import DeviceFences, HostFences
-from connector.layout import KVLayout, fingerprint
+from connector.layout import KVLayout
 from connector.messages import Done, Message
 from connector.metrics import StepStats, TransferMetrics
 from connector.options import ConnectorOptions
@@ -37,6 +35,7 @@ from connector.producer import Producer
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_shares
+from connector.vllm_cache import cache_fingerprint, layout_of, movable_block_size, separable_heads
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -51,13 +50,6 @@ log = logging.getLogger(__name__)
 
 # In a step without tokens the engine core would spin; the end of a transfer wakes it at once, so this only bounds it.
 IDLE_WAIT_S = 0.003
-# Ways of spreading a model over processes that would leave a rank with other layers, tokens or requests than ours know.
-UNSPLIT = (
-    "pipeline_parallel_size",
-    "data_parallel_size",
-    "decode_context_parallel_size",
-    "prefill_context_parallel_size",
-)
 
 
 @dataclass(frozen=True)
@@ -94,10 +86,10 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         super().__init__(vllm_config, role, kv_cache_config)
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
-        self._block_size = _movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
+        self._block_size = movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
         self._ranks = vllm_config.parallel_config.tensor_parallel_size
-        self._total_heads = _separable_heads(vllm_config)
-        self._fingerprint = _fingerprint(vllm_config, kv_cache_config, self._options, self._total_heads)
+        self._total_heads = separable_heads(vllm_config)
+        self._fingerprint = cache_fingerprint(vllm_config, kv_cache_config, self._options, self._total_heads)
         self._stats = TransferStats()
         self._worker: Producer | Consumer | None = None
         self._address: RankAddress | None = None
@@ -163,7 +155,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         self._layers = {name: index for index, name in enumerate(kv_caches)}
         rank = get_tensor_model_parallel_rank()
-        layout = _layout(
+        layout = layout_of(
             kv_caches, self._kv_cache_config.num_blocks, heads_of_rank(rank, self._ranks, self._total_heads)
         )
         engines = self._engines = self._open_engines(rank)
@@ -349,73 +341,3 @@ def _nothing() -> None:
 
 def _left_to_workers(address: str, gone: bool) -> None:
     pass
-
-
-def _movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", role: str | None) -> int:
-    """Tokens in a block of the one cache group that this connector can move.
-
-    Raises: ValueError: for anything it cannot move, so that nothing is ever served wrong.
-    """
-    parallel = vllm_config.parallel_config
-    if role not in ("kv_producer", "kv_consumer"):
-        raise ValueError(f"kv_role={role!r}: expected kv_producer or kv_consumer")
-    for name in UNSPLIT:
-        if getattr(parallel, name) > 1:
-            raise ValueError(f"{name}={getattr(parallel, name)}: KV transfer supports only 1")
-    if vllm_config.speculative_config is not None:
-        raise ValueError("speculative decoding is not supported together with KV transfer")
-    groups = kv_cache_config.kv_cache_groups
-    if len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec):
-        kinds = ", ".join(type(group.kv_cache_spec).__name__ for group in groups)
-        raise ValueError(f"KV cache groups ({kinds}): KV transfer supports one group of full attention")
-    return int(groups[0].kv_cache_spec.block_size)
-
-
-def _separable_heads(vllm_config: "VllmConfig") -> int:
-    """KV heads of the whole model; where a rank's heads are interleaved in memory, they count as one."""
-    model, ranks = vllm_config.model_config, vllm_config.parallel_config.tensor_parallel_size
-    if model.use_mla:
-        return 1
-    contiguous = vllm_config.cache_config.get_resolved_kv_cache_layout().is_block_contiguous
-    return int(model.get_total_num_kv_heads()) if contiguous else int(ranks)
-
-
-def _fingerprint(
-    vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions, total_heads: int
-) -> str:
-    group = kv_cache_config.kv_cache_groups[0]
-    whole = dataclasses.replace(group.kv_cache_spec, num_kv_heads=total_heads)  # the same for every split into ranks
-    return fingerprint(
-        pairing=options.pairing,
-        spec=repr(whole),
-        layers=sorted(group.layer_names),
-        layout=str(vllm_config.cache_config.get_resolved_kv_cache_layout()),
-    )
-
-
-def _layout(kv_caches: dict[str, torch.Tensor], num_blocks: int, heads: range) -> KVLayout:
-    """Where blocks lie, from vLLM's per-layer views, each [blocks, heads, tokens, features].
-
-    A view may count smaller kernel blocks than the scheduler does; they are neighbours of each other.
-    """
-    geometry = set()
-    for name, cache in kv_caches.items():
-        ratio, rest = divmod(cache.shape[0], num_blocks)
-        stride, page = cache.stride(0) * cache.element_size(), cache[0].nbytes
-        span = (
-            1 + sum((n - 1) * s for n, s in zip(cache[0].shape, cache[0].stride(), strict=True))
-        ) * cache.element_size()
-        if rest or span != page or (ratio > 1 and stride != page):
-            raise ValueError(
-                f"layer {name}: cache {tuple(cache.shape)} with strides {cache.stride()} has no dense blocks"
-            )
-        if ratio > 1 and len(heads) > 1:
-            raise ValueError(
-                f"BLOCK_SIZE: vLLM splits a block into {ratio}, which scatters heads: divide it by {ratio}"
-            )
-        geometry.add((ratio * stride, ratio * page))
-    if len(geometry) != 1:
-        raise ValueError(f"layers differ in block size (stride, page in bytes): {sorted(geometry)}")
-    ((block_stride, page),) = geometry
-    addresses = tuple(cache.data_ptr() for cache in kv_caches.values())
-    return KVLayout(addresses, block_stride, page // len(heads), heads.start, len(heads), num_blocks)
