@@ -7,6 +7,7 @@ has arrived, and nothing is left.
 
 import random
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -41,6 +42,7 @@ class WatchedEngine(FakeEngine):
         transfer_id = segment.replace("segment", "t")
         if self._rank.outbox.answers_to(transfer_id):
             self.late.append(segment)
+        time.sleep(0.001)  # a write takes its time, in which the other threads go on
         try:
             super().write(segment, pieces)
         finally:
@@ -117,7 +119,7 @@ class Request:
 @pytest.mark.parametrize("seed", range(5))
 def test_both_sides_at_once(seed: int) -> None:
     """Consumers register and cancel from another thread while the prefills run and are preempted."""
-    rank = Rank(senders=3)
+    rank = Rank(senders=8)
     engine = rank.engine = WatchedEngine(rank)
     rank.producer._senders._engines = Engines({"tcp": engine})
     free = list(range(SOURCE.num_blocks))
@@ -137,8 +139,8 @@ def test_both_sides_at_once(seed: int) -> None:
         while not all(request.released for request in requests):
             for request in requests:
                 request.chunk()
-                if preemptions.random() < 0.2:
-                    request.preempt()
+                if preemptions.random() < 0.3:
+                    preemptions.choice(requests).preempt()
             rank.collect()
         there.join()
         rank.until_released(*(f"r{request.number}" for request in requests))
