@@ -30,14 +30,18 @@ class Order(TypedDict):
 
 def main() -> None:
     import vllm.entrypoints.launchers.api_server.entry
-    import vllm.model_executor.models.deepseek_v2
-    import vllm.model_executor.models.llama
     import vllm.v1.engine.core
     import vllm.v1.executor.multiproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.deepseek_v2 import DeepseekV2ForCausalLM
+    from vllm.model_executor.models.jamba import JambaForCausalLM
+    from vllm.model_executor.models.llama import LlamaForCausalLM
 
     import connector.kv_connector  # noqa: F401
 
+    for model in (DeepseekV2ForCausalLM, JambaForCausalLM, LlamaForCausalLM):
+        ModelRegistry.register_model(model.__name__, model)  # or each server asks one more process what it can do
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended

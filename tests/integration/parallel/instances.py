@@ -97,13 +97,13 @@ class Fleet:
         self.drop_writes = folder / "drop-writes"
         self._servers: list[Server] = []
         self._started = 0
-        ours = {name.upper() for name in LauncherSettings.model_fields} | {"PYTHONDONTWRITEBYTECODE"}
+        ours = {name.upper() for name in LauncherSettings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name not in ours}
         with (folder / "forking.log").open("wb") as log:
             self._forking = subprocess.Popen(
                 [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", forking_vllm.__name__],
                 cwd=REPOSITORY,
-                env=inherited | {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(REPOSITORY / ".stack/pycache")},
+                env=inherited | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
