@@ -21,7 +21,7 @@ COUNTERS = {
     "received_bytes": ("KV cache bytes received from producers", TRANSPORT),
     "received_tokens": ("Prompt tokens whose KV came from a producer, rounded up to whole blocks", TRANSPORT),
     "received_shares": ("Shares of transfers received whole from a producer's rank", TRANSPORT),
-    "failed_shares": ("Shares of transfers that ended without delivery", ("cause", "transport")),
+    "failed_shares": ("Transfers of which this rank's part did not arrive whole", ("cause", "transport")),
 }
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BYTES_PER_SECOND = (1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 3e9, 1e10, 3e10, 1e11, 3e11, 1e12)
