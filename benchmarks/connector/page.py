@@ -48,11 +48,12 @@ def _latency(rows: Sequence[Row]) -> str:
                 _ms(ttft),
                 _span(group),
                 f"{ttft / base:.2f}" if ttft and base and route != "single" else "",
+                _after_prefill(group),
                 *_transfer(group),
                 _counts(group),
             )
         )
-    header = ("stage", "prompt tokens", "route", "TTFT ms", "min to max", "times single")
+    header = ("stage", "prompt tokens", "route", "TTFT ms", "min to max", "times single", "after prefill ms")
     facts = ("exposed ms", EARLY, "pieces", "MB")
     return "## One request at a time\n\nMedians.\n\n" + _table((*header, *facts, "requests"), lines)
 
@@ -117,6 +118,12 @@ def _median(group: Sequence[Row]) -> float | None:
 def _span(group: Sequence[Row]) -> str:
     values = [row["ttft_s"] for row in group if "failed" not in row]
     return f"{_ms(min(values))} to {_ms(max(values))}" if values else ""
+
+
+def _after_prefill(group: Sequence[Row]) -> str:
+    """From the producer's answer to the consumer's first token: what a pair adds to a prefill."""
+    legs = [row["ttft_s"] - row["prefill_s"] for row in group if row.get("prefill_s") is not None]
+    return _ms(statistics.median(legs)) if legs else ""
 
 
 def _transfers(group: Sequence[Row]) -> list[Row]:
