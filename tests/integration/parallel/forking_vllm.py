@@ -2,8 +2,7 @@
 
 A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
 a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
-`Order`, is a server to start; the answer is its pid. All servers end when stdin is closed, or with this
-process.
+`Order`, is a server to start; the answer is its pid. All servers end when stdin is closed, or with this process.
 """
 
 import ctypes
