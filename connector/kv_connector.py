@@ -35,7 +35,7 @@ from connector.producer import Producer
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_shares
-from connector.vllm_cache import cache_fingerprint, layout_of, movable_block_size, separable_heads
+from connector.vllm_cache import cache_facts, layout_of, movable_block_size, separable_heads
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -84,12 +84,13 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        _log_as_vllm()
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
         self._block_size = movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
         self._ranks = vllm_config.parallel_config.tensor_parallel_size
         self._total_heads = separable_heads(vllm_config)
-        self._fingerprint = cache_fingerprint(vllm_config, kv_cache_config, self._options, self._total_heads)
+        self._fingerprint = cache_facts(vllm_config, kv_cache_config, self._options, self._total_heads)
         self._stats = TransferStats()
         self._worker: Producer | Consumer | None = None
         self._address: RankAddress | None = None
@@ -329,6 +330,13 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
     ) -> TransferMetrics:
         return TransferMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+
+def _log_as_vllm() -> None:
+    """vLLM sets up its own loggers only: what the connector says would have no time, process or level."""
+    ours, vllm = logging.getLogger("connector"), logging.getLogger("vllm")
+    ours.handlers, ours.propagate = list(vllm.handlers), vllm.propagate
+    ours.setLevel(vllm.level)
 
 
 def _ignore(message: Message) -> None:

@@ -16,7 +16,7 @@ from connector.checksum import Memory
 from connector.engine import TransferError
 from connector.engines import Engines
 from connector.held import Held, HeldShare
-from connector.layout import KVLayout
+from connector.layout import KVLayout, difference
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register
 from connector.senders import Senders
 from connector.stats import TransferStats
@@ -184,7 +184,7 @@ class Producer:
         if registration.engine_id != self._engine_id:
             return f"restarted: it is meant for {registration.engine_id}, this is {self._engine_id}"
         if registration.fingerprint != self._fingerprint:
-            return f"wrong layout: the consumer's is {registration.fingerprint}, ours {self._fingerprint}"
+            return f"wrong layout: {difference(registration.fingerprint, self._fingerprint)}"
         if len(registration.layer_addresses) != len(self._layout.layer_addresses):
             return f"wrong layout: the consumer has {len(registration.layer_addresses)} layers"
         if heads and not self._layout.first_head <= first <= self._layout.first_head + self._layout.heads - heads:

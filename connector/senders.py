@@ -82,7 +82,8 @@ class Senders:
             size = sum(piece.length for piece in pieces)
             cause = ""
             try:
-                self._engines.write(share.transport, share.segment, pieces)
+                if pieces:  # none for a rank without heads of its own
+                    self._engines.write(share.transport, share.segment, pieces)
                 share.add_to_checksums(runs, self._layout, block_ids, self._memory)
             except TransferError as error:
                 cause = f"write failed: {error}"

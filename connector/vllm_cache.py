@@ -1,6 +1,7 @@
 """What of vLLM's KV cache can be moved, what both sides must have in common, and where it lies in memory."""
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,17 +52,20 @@ def separable_heads(vllm_config: "VllmConfig") -> int:
     return int(model.get_total_num_kv_heads()) if contiguous else int(ranks)
 
 
-def cache_fingerprint(
+def cache_facts(
     vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions, total_heads: int
 ) -> str:
-    group = kv_cache_config.kv_cache_groups[0]
+    """Everything that both sides must have in common, as a JSON object that names each fact in a refusal."""
+    group, cache = kv_cache_config.kv_cache_groups[0], vllm_config.cache_config
     whole = dataclasses.replace(group.kv_cache_spec, num_kv_heads=total_heads)  # the same for every split into ranks
-    return fingerprint(
-        pairing=options.pairing,
-        spec=repr(whole),
-        layers=sorted(group.layer_names),
-        layout=str(vllm_config.cache_config.get_resolved_kv_cache_layout()),
-    )
+    facts = {
+        "model": options.pairing,
+        "cache": repr(whole),
+        "cache type": str(cache.cache_dtype),  # both fp8 types are bytes to the specification
+        "layers": f"{len(group.layer_names)} ({fingerprint(names=sorted(group.layer_names))})",
+        "layout": cache.get_resolved_kv_cache_layout().name,
+    }
+    return json.dumps(facts, sort_keys=True)
 
 
 def layout_of(kv_caches: dict[str, torch.Tensor], num_blocks: int, heads: range) -> KVLayout:

@@ -36,6 +36,8 @@ def pairing(settings: LauncherSettings) -> str:
         model=json.loads(config.read_text()) if config.is_file() else settings.model,
         dtype=dtype(settings),
         block_size=settings.block_size,
+        # On a CPU the order of values inside a block is that of the instructions that read it.
+        instructions=[] if on_gpu() else sorted(_cpu_flags() & {"amx_bf16", "avx512f", "avx512_bf16", "avx2"}),
     )
 
 
@@ -47,11 +49,14 @@ def dtype(settings: LauncherSettings) -> str:
 
 
 def _cpu_has_bfloat16() -> bool:
+    return bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def _cpu_flags() -> set[str]:
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        return set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return set()
 
 
 def command(settings: LauncherSettings, instance_id: str) -> list[str]:

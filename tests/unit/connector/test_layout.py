@@ -1,6 +1,6 @@
 import pytest
 
-from connector.layout import KVLayout, Piece, batches, block_runs, fingerprint, pieces_of_layer
+from connector.layout import KVLayout, Piece, batches, block_runs, difference, fingerprint, pieces_of_layer
 
 PAGE = 8
 
@@ -65,3 +65,17 @@ def test_batches_cut_pieces_where_they_are_full(lengths: list[int], expected: li
 def test_fingerprint_depends_on_every_fact_and_on_nothing_else() -> None:
     assert fingerprint(a=1, b="x") == fingerprint(b="x", a=1)
     assert len({fingerprint(a=1, b="x"), fingerprint(a=2, b="x"), fingerprint(a=1, b="y"), fingerprint(a=1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ('{"type": "fp8", "layers": 4}', "type: the consumer has fp8, we bf16"),
+        ('{"type": "fp8", "layers": 5}', "layers: the consumer has 5, we 4; type: the consumer has fp8, we bf16"),
+        ('{"type": "bf16"}', "layers: the consumer has None, we 4"),
+        ("an older one", """the consumer's is 'an older one', ours '{"type": "bf16", "layers": 4}'"""),
+        ("7", """the consumer's is '7', ours '{"type": "bf16", "layers": 4}'"""),
+    ],
+)
+def test_a_difference_names_what_differs(theirs: str, expected: str) -> None:
+    assert difference(theirs, '{"type": "bf16", "layers": 4}') == expected

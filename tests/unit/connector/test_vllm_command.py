@@ -207,3 +207,14 @@ def test_instances_pair_when_model_type_and_blocks_are_equal(environment: pytest
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
     prints.add(vllm_command.pairing(load(LauncherSettings)))
     assert len(prints) == 2 + len(others)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_cpus_whose_instructions_differ_do_not_pair(environment: pytest.MonkeyPatch) -> None:
+    """vLLM orders the values of a block for the instructions that will read it."""
+    given = settings(environment, DTYPE="bfloat16")
+    prints = set()
+    for flags in ("avx2", "avx2 avx512f", "avx2 avx512f amx_bf16"):
+        environment.setattr(vllm_command, "_cpu_flags", lambda flags=flags: set(flags.split()))
+        prints.add(vllm_command.pairing(given))
+    assert len(prints) == 3
