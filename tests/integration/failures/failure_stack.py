@@ -52,6 +52,12 @@ class Server:
         self._compute_a_token()
         return int(self.metric("pd_kv_received_shares_total"))
 
+    def registrations(self) -> int:
+        """Those it has accepted."""
+        self._compute_a_token()
+        found = self._samples("pd_kv_registrations_total")
+        return sum(int(sample.value) for sample in found if sample.labels["outcome"] == "accepted")
+
     def failures(self) -> Counter[str]:
         """Transfers that ended without delivery, by cause."""
         self._compute_a_token()  # the connector's counts travel with a step's

@@ -54,7 +54,7 @@ async def test_wrong_prompt(stack: FailureStack, prompts: Prompts) -> None:
 
 async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
     producer, consumer = stack.producer, stack.consumer
-    received, failed = consumer.received(), consumer.failures()
+    received, failed, registered = consumer.received(), consumer.failures(), producer.registrations()
     (prompt,) = prompts(100)
     transfer = Transfer(prompt)
     with (
@@ -64,6 +64,7 @@ async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
     ):
         decode = transfer.decode(consumer, between.record)
         true = await between.first(Register)
+        await until_equal(producer.registrations, registered + 1)
         during.send(producer.control_address, msgspec.structs.replace(true, reply_to=during.address))
         assert "registered already" in (await during.first(Failed)).cause
         await transfer.prefill(producer)
@@ -81,12 +82,13 @@ async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:
 async def test_one_rank_too_many(stack: FailureStack, prompts: Prompts) -> None:
     """Two ranks register where the first has said that it is alone."""
     producer, consumer = stack.producer, stack.consumer
-    received, failed = stack.received(), stack.failures()
+    received, failed, registered = stack.received(), stack.failures(), producer.registrations()
     (prompt,) = prompts(100)
     transfer = Transfer(prompt)
     with GoBetween(stack.key, producer.transfer_record()) as between, Stranger(stack.key) as stranger:
         decode = transfer.decode(consumer, between.record)
         true = await between.first(Register)
+        await until_equal(producer.registrations, registered + 1)
         second = msgspec.structs.replace(true, rank=true.rank + 1, reply_to=stranger.address)
         stranger.send(producer.control_address, second)
         assert "bad registration" in (await stranger.first(Failed)).cause
