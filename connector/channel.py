@@ -18,12 +18,14 @@ from zmq.utils.monitor import recv_monitor_message
 
 from connector.control_key import ControlKey
 from connector.messages import Message, decode, encode
-from connector.peers import REFUSED, Peers, notice_dead_peers
+from connector.peers import Peers, notice_dead_peers
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 MAX_MESSAGE_BYTES = 16 << 20
+# Not the failures without detail: a connection that ends before it has said anything is a probe of ours or a port scan.
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 REFUSED_LOG_S = 30.0  # a refused peer tries again ten times a second
 
 

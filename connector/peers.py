@@ -24,6 +24,7 @@ HEARTBEAT_MS = 3000
 PROBE_S = 1.0  # a kernel that lives answers sooner; also the pause between two probes
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 BROKEN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | REFUSED
+REFUSALS = 5  # in a row, until a peer that has never accepted us counts as one with another key
 
 
 @dataclass
@@ -32,6 +33,8 @@ class _Peer:
     dealer: "zmq.Socket[bytes]"
     events: "zmq.Socket[bytes]"
     used: float
+    accepted: bool = False  # it has proved our key once
+    refusals: int = 0
     probe: socket.socket | None = None
     probed: float = field(default=-PROBE_S)
 
@@ -70,7 +73,7 @@ class Peers:
             except zmq.ZMQError:
                 dealer.close()
                 raise
-            events = dealer.get_monitor_socket(BROKEN)
+            events = dealer.get_monitor_socket(BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
             peer = self._peers[address] = _Peer(address, dealer, events, 0.0)
             self._poller.register(events, zmq.POLLIN)
         peer.used = time.monotonic()
@@ -98,10 +101,14 @@ class Peers:
             self._end_probe(peer)
 
     def _on_event(self, peer: _Peer) -> None:
-        event = recv_monitor_message(peer.events)
-        if event["event"] & REFUSED and event["value"] in (errno.EPIPE, errno.ECONNRESET, 0):
-            # Its key differs from ours, so it never took a registration of ours.
-            self._on_lost(peer.address, True)
+        event = recv_monitor_message(peer.events)["event"]
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            peer.accepted, peer.refusals = True, 0
+        elif event & REFUSED and not peer.accepted:
+            # Whose key differs never took a registration of ours. One refusal proves nothing: a busy peer may be late.
+            peer.refusals += 1
+            if peer.refusals >= REFUSALS:
+                self._on_lost(peer.address, True)
         elif peer.probe is None and peer.probed + PROBE_S < time.monotonic():
             self._begin_probe(peer)
 
