@@ -1,6 +1,6 @@
 """Registrations that no producer may serve: each is refused at once or not heard at all, and harms no other transfer.
 
-Each test holds a true registration back, so that its blocks wait, and lets it pass after the wrong ones.
+Most tests hold a true registration back, so that its blocks wait, and let it pass after the wrong ones.
 """
 
 import os
