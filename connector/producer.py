@@ -158,18 +158,20 @@ class Producer:
 
     def _on_register(self, registration: Register) -> None:
         with self._lock:
-            held = self._held(registration.transfer_id)
+            held = self._transfers.get(registration.transfer_id)
             known = held.shares.get(registration.rank) if held is not None else None
             if known is not None and known.state.registration == registration:
                 return  # its answer comes with the end: now it would say that nobody writes any more
             refusal = self._refusal(registration, held)
             self._stats.registered(refusal)
-            if held is None or refusal:
+            if refusal:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
                 log.warning("transfer %s: refused %s: %s", registration.transfer_id, registration.reply_to, refusal)
                 self._send(registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal))
                 return
             self._watch(registration.reply_to)
+            held = self._held(registration.transfer_id)
+            assert held is not None  # one that has ended refuses
             held.expected_shares = registration.shares
             transport = self._engines.choose(registration.segments, registration.host_identity)
             held.shares[registration.rank] = HeldShare(
@@ -196,10 +198,10 @@ class Producer:
         if not registration.block_ids:
             return "bad registration: it names no block"
         if held is None:
-            return self._ended[registration.transfer_id]
+            return self._ended.get(registration.transfer_id, "")
         if held.ending is not None:
             return held.ending[1]
-        if registration.rank in held.shares:
+        if registration.rank in held.shares or held.all_registered:
             return "bad registration: this transfer is registered already"
         if held.expected_shares not in (0, registration.shares):
             return f"bad registration: {registration.shares} shares, another rank said {held.expected_shares}"

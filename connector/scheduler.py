@@ -154,8 +154,8 @@ class ConsumerScheduler:
         if any(
             params.transfer_id == other.transfer_id for other in [*self._asked.values(), *self._registered.values()]
         ):
-            # With n > 1 vLLM makes several requests of one; only one of them can own the transfer.
-            log.warning("request %s: computed here, transfer %s is taken", request.request_id, params.transfer_id)
+            # With n > 1 vLLM makes several requests of one, and one more when a client leaves.
+            log.info("request %s: transfer %s belongs to another request", request.request_id, params.transfer_id)
             return
         self._asked[request.request_id] = params
 

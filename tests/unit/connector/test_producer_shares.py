@@ -198,3 +198,24 @@ def test_a_short_step_does_not_wait_for_the_logits(new_rank: NewRank) -> None:
         assert rank.engine.writes == []
         rank.producer.layer_computed(layer)
     assert isinstance(rank.outbox.take_next(), Done)
+
+
+def test_a_rank_beyond_those_that_were_announced_is_refused(new_rank: NewRank) -> None:
+    rank = new_rank()
+    rank.register(1, THERE)
+    rank.register(1, THERE, rank=1)
+    refused = rank.outbox.take_next()
+    assert isinstance(refused, Failed)
+    assert refused.cause == "bad registration: this transfer is registered already"
+    rank.chunk(1, PROMPT, HERE, 10)
+    rank.release(1)
+    assert isinstance(rank.outbox.take_next(), Done)
+    rank.until_released("r1")
+    rank.assert_nothing_left()
+
+
+def test_a_refused_registration_leaves_nothing_behind(new_rank: NewRank) -> None:
+    rank = new_rank()
+    rank.register(1, THERE, fingerprint="other")
+    assert isinstance(rank.outbox.take_next(), Failed)
+    rank.assert_nothing_left()
