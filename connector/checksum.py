@@ -2,7 +2,8 @@
 
 Each layer has a running CRC over its blocks in the prompt's order, which is the order in which they leave; how the
 layers were interleaved on the way does not matter. The producer reads blocks while their write is in flight, because
-only so long nobody rewrites them; the consumer reads them before vLLM learns that they have arrived.
+only so long nobody rewrites them; the consumer reads them before vLLM learns that they have arrived. A producer that is
+asked for more than one token writes on into the prompt's last block, and its checksum may not hold.
 """
 
 import ctypes
