@@ -11,7 +11,7 @@ from connector.checksum import Memory
 from connector.engine import TransferError
 from connector.engines import Engines
 from connector.held import Held, HeldShare
-from connector.layout import KVLayout
+from connector.layout import KVLayout, Piece
 from connector.stats import TransferStats
 
 log = logging.getLogger(__name__)
@@ -80,13 +80,9 @@ class Senders:
             share.first_write = share.first_write or started
             pieces = share.pieces(runs, self._layout, block_ids)
             size = sum(piece.length for piece in pieces)
-            cause = ""
-            try:
-                if pieces:  # none for a rank without heads of its own
-                    self._engines.write(share.transport, share.segment, pieces)
+            cause = self._write(share, pieces)
+            if not cause:
                 share.add_to_checksums(runs, self._layout, block_ids, self._memory)
-            except TransferError as error:
-                cause = f"write failed: {error}"
             seconds = time.monotonic() - started
             log.debug(
                 "transfer %s: layers %d to %d, %d bytes in %d pieces, from %.6f for %.6f s%s",
@@ -110,3 +106,22 @@ class Senders:
                     share.state.landed()
                 self.enqueue(held)
                 self._returned(held)
+
+    def _write(self, share: HeldShare, pieces: list[Piece]) -> str:
+        """Twice if need be: a connection may break while both ends live, and the same bytes may go to the same place
+        again. Not when the share has ended meanwhile, so that a consumer that cancels waits for one attempt at most.
+
+        Returns: why it failed both times; empty when every byte has arrived.
+        """
+        cause = ""
+        for attempt in ("first", "second"):
+            try:
+                if pieces:  # none for a rank without heads of its own
+                    self._engines.write(share.transport, share.segment, pieces)
+                return ""
+            except TransferError as error:
+                cause = f"write failed: {error}"
+                log.warning("%s attempt to write to %s: %s", attempt, share.reply_to, error)
+            if share.state.ending is not None:
+                break
+        return cause

@@ -51,6 +51,7 @@ class FakeEngine:
         self.returned = 0
         self.gates: dict[str, Gate] = {}
         self.broken: set[str] = set()
+        self.broken_once: set[str] = set()
         self._lock = threading.Lock()
 
     def hold(self, segment: str) -> Gate:
@@ -72,7 +73,8 @@ class FakeEngine:
             assert gate.opened.wait(LIMIT_S), "the test never opened the gate"
         with self._lock:
             self.returned += 1
-            if segment in self.broken:
+            if segment in self.broken | self.broken_once:
+                self.broken_once.discard(segment)
                 raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code -1")
             target = self.target(segment)
             for piece in pieces:

@@ -4,6 +4,8 @@ import zlib
 from array import array
 from typing import Any
 
+import pytest
+
 from connector.messages import Cancel, Cancelled, Done, Failed
 from connector.steps import Chunk, ProducerStep
 from tests.unit.connector.fakes import HEAD, HEADS, LAYERS, LIMIT_S, SOURCE, TARGET, page_of, until
@@ -219,3 +221,36 @@ def test_a_refused_registration_leaves_nothing_behind(new_rank: NewRank) -> None
     rank.register(1, THERE, fingerprint="other")
     assert isinstance(rank.outbox.take_next(), Failed)
     rank.assert_nothing_left()
+
+
+def test_a_write_that_fails_once_is_made_again(new_rank: NewRank) -> None:
+    rank = new_rank()
+    rank.engine.broken_once.add("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE, 10)
+    rank.release(1)
+    done = rank.outbox.take_next()
+    assert isinstance(done, Done)
+    assert done.bytes == LAYERS * len(THERE) * SOURCE.page
+    rank.assert_arrived(1, THERE)
+    rank.until_released("r1")
+
+
+@pytest.mark.parametrize(("cancelled", "attempts"), [(False, 2), (True, 1)])
+def test_a_write_is_made_twice_at_most_and_once_for_a_consumer_that_cancels(
+    new_rank: NewRank, cancelled: bool, attempts: int
+) -> None:
+    rank = new_rank()
+    rank.engine.broken.add("segment1")
+    gate = rank.engine.hold("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE, 10)
+    assert gate.entered.wait(LIMIT_S)
+    held_back = len(rank.engine.writes)
+    if cancelled:
+        rank.cancel(1)
+    gate.opened.set()
+    rank.release(1)
+    rank.until_released("r1")
+    assert held_back == 1
+    assert len(rank.engine.writes) == attempts
