@@ -34,7 +34,7 @@ from connector.parallel import heads_of_rank
 from connector.producer import Producer
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
-from connector.steps import ConsumerStep, ProducerStep, RankAddress, sum_of_shares
+from connector.steps import ConsumerStep, ProducerStep, RankAddress
 from connector.vllm_cache import cache_facts, layout_of, movable_block_size, separable_heads
 
 if TYPE_CHECKING:
@@ -64,16 +64,14 @@ class RankMetadata(KVConnectorHandshakeMetadata):
 
 @dataclass(frozen=True)
 class Received(KVConnectorWorkerMetadata):
-    """Facts of the transfers that arrived whole in this step, by request id."""
+    """By request id, the facts of each rank's part of a transfer that arrived whole in this step."""
 
-    done: dict[str, Done]
+    done: dict[str, list[Done]]
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "Received":
         assert isinstance(other, Received)
-        total = dict(self.done)
-        for request_id, facts in other.done.items():
-            total[request_id] = sum_of_shares([total[request_id], facts]) if request_id in total else facts
-        return Received(total)
+        requests = self.done.keys() | other.done.keys()
+        return Received({name: [*self.done.get(name, []), *other.done.get(name, [])] for name in requests})
 
 
 class StreamingMooncakeConnector(KVConnectorBase_V1):
@@ -286,7 +284,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         done = self._worker.take_done() if isinstance(self._worker, Consumer) else None
-        return Received(done) if done else None
+        return Received({request_id: [facts] for request_id, facts in done.items()}) if done else None
 
     def get_kv_connector_stats(self) -> StepStats | None:
         if self._scheduler is not None and self._block_pool is not None:

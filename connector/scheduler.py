@@ -132,7 +132,7 @@ class ConsumerScheduler:
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
         self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
         self._abandoned: set[str] = set()  # those of them whose request was aborted
-        self._facts: dict[str, Done] = {}
+        self._facts: dict[str, list[Done]] = {}  # request id -> one for each rank whose part has arrived whole
         self._tokens: dict[str, int] = {}  # request id -> tokens that came, or shall come, from the producer
         self._held: dict[str, int] = {}  # request id -> blocks that await their KV
         self._loads: list[Load] = []
@@ -222,11 +222,10 @@ class ConsumerScheduler:
         aborted, self._aborted = self._aborted, []
         return ConsumerStep(output.total_num_scheduled_tokens == 0, loads, aborted)
 
-    def loaded(self, request_ids: set[str], facts: dict[str, Done]) -> None:
+    def loaded(self, request_ids: set[str], facts: dict[str, list[Done]]) -> None:
         """The workers' word on which requests' transfers are over, and the facts of those that arrived."""
-        for request_id, share in facts.items():  # ranks may end in different steps
-            known = self._facts.get(request_id)
-            self._facts[request_id] = share if known is None else sum_of_shares([known, share])
+        for request_id, parts in facts.items():  # ranks may end in different steps
+            self._facts.setdefault(request_id, []).extend(parts)
         for request_id in request_ids:
             self._registered.pop(request_id, None)
             self._held.pop(request_id, None)
@@ -236,7 +235,7 @@ class ConsumerScheduler:
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
-        facts = self._facts.pop(request.request_id, None)
+        parts = self._facts.pop(request.request_id, [])
         tokens = self._tokens.pop(request.request_id, 0)
         asked = self._asked.pop(request.request_id, None)
         if asked is not None:  # aborted before its blocks were allocated
@@ -245,8 +244,9 @@ class ConsumerScheduler:
         if registered is not None:  # its transfer id is taken until the workers report the end
             self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
-        if facts is None:
+        if not parts or len(parts) < len(self._ranks):  # a rank's part was lost, and the rest recomputed
             return None
+        facts = sum_of_shares(parts)
         return {name: getattr(facts, name) for name in FACTS} | {"tokens": tokens}
 
     def _cancel(self, params: ConsumerParams) -> None:

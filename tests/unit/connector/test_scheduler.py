@@ -217,7 +217,7 @@ def test_a_load_happens_once() -> None:
     consumer = Consumer()
     one = consumer.registered()
     sent = len(consumer.outbox.sent)
-    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.loaded({"r1"}, {"r1": [DONE, DONE]})
     consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
     assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
     assert len(consumer.outbox.sent) == sent
@@ -238,10 +238,10 @@ def test_the_facts_of_the_load_are_in_the_answer() -> None:
     consumer = Consumer()
     one = consumer.registered()
     consumer.scheduler.build_step(output())
-    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.loaded({"r1"}, {"r1": [DONE, DONE]})
     facts = consumer.scheduler.request_finished(one)
     assert facts is not None
-    assert (facts["transfer_id"], facts["bytes"], facts["transport"]) == ("t1", 96, "tcp")
+    assert (facts["transfer_id"], facts["bytes"], facts["tokens"], facts["transport"]) == ("t1", 192, 10, "tcp")
     consumer.assert_nothing_left()
 
 
@@ -249,19 +249,20 @@ def test_facts_of_ranks_that_ended_in_different_steps_add_up() -> None:
     consumer = Consumer()
     one = consumer.registered()
     consumer.scheduler.build_step(output())
-    consumer.scheduler.loaded(set(), {"r1": DONE})
-    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.loaded(set(), {"r1": [DONE]})
+    consumer.scheduler.loaded({"r1"}, {"r1": [DONE]})
     facts = consumer.scheduler.request_finished(one)
     assert facts is not None
     assert facts["bytes"] == 192
     consumer.assert_nothing_left()
 
 
-def test_a_failed_load_has_no_facts() -> None:
+@pytest.mark.parametrize("facts", [{}, {"r1": [DONE]}], ids=["of every rank", "of one rank"])
+def test_a_failed_load_has_no_facts(facts: dict[str, list[Done]]) -> None:
     consumer = Consumer()
     one = consumer.registered()
     consumer.scheduler.build_step(output())
-    consumer.scheduler.loaded({"r1"}, {})
+    consumer.scheduler.loaded({"r1"}, facts)
     assert consumer.scheduler.request_finished(one) is None
     consumer.assert_nothing_left()
 
@@ -273,8 +274,8 @@ def test_an_abort_before_the_blocks_are_allocated_cancels() -> None:
     consumer.assert_nothing_left()
 
 
-@pytest.mark.parametrize("facts", [{}, {"r1": DONE}], ids=["stopped in time", "arrived all the same"])
-def test_an_abort_while_waiting_goes_to_the_workers_and_leaves_nothing(facts: dict[str, Done]) -> None:
+@pytest.mark.parametrize("facts", [{}, {"r1": [DONE, DONE]}], ids=["stopped in time", "arrived all the same"])
+def test_an_abort_while_waiting_goes_to_the_workers_and_leaves_nothing(facts: dict[str, list[Done]]) -> None:
     consumer = Consumer()
     one = consumer.registered()
     sent = len(consumer.outbox.sent)
@@ -289,7 +290,7 @@ def test_an_abort_after_the_load_is_none_of_the_workers_business() -> None:
     consumer = Consumer()
     one = consumer.registered()
     consumer.scheduler.build_step(output())
-    consumer.scheduler.loaded({"r1"}, {"r1": DONE})
+    consumer.scheduler.loaded({"r1"}, {"r1": [DONE, DONE]})
     consumer.scheduler.request_finished(one)
     consumer.assert_nothing_left()
 
