@@ -1,7 +1,6 @@
-"""The scheduler's side, with stand-ins for vLLM's requests and step outputs."""
+"""The scheduler's side of a consumer."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +8,10 @@ import pytest
 from connector.layout import KVLayout
 from connector.messages import Cancel, Done, Register
 from connector.parallel import sources
-from connector.scheduler import ConsumerScheduler, ProducerScheduler
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Queued, RankAddress, Released
+from connector.scheduler import ConsumerScheduler
+from connector.steps import ConsumerStep, Load, RankAddress
 from tests.unit.connector.fakes import Outbox
+from tests.unit.connector.vllm_requests import CONTROL, PRODUCER, decode, output, request
 
 BLOCK = 4
 HEADS = 2
@@ -20,109 +20,7 @@ RANKS = [
     RankAddress("tcp://d:1", {"tcp": "d-0"}, "host", KVLayout((1000, 2000), 64, HEAD, 0, 1, 99)),
     RankAddress("tcp://d:2", {"tcp": "d-1"}, "host", KVLayout((3000, 4000), 64, HEAD, 1, 1, 99)),
 ]
-CONTROL = ["tcp://p:1", "tcp://p:2"]
-PRODUCER = {"engine_id": "p0", "control": CONTROL, "transport": "tcp"}
 DONE = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp")
-
-
-def request(number: int = 1, prompt: int = 10, computed: int = 0, **params: Any) -> Any:
-    return SimpleNamespace(
-        request_id=f"r{number}", num_prompt_tokens=prompt, num_computed_tokens=computed, kv_transfer_params=params
-    )
-
-
-def prefill(number: int = 1, prompt: int = 10) -> Any:
-    return request(number, prompt, do_remote_decode=True, transfer_id=f"t{number}")
-
-
-def decode(number: int = 1, prompt: int = 10, transfer: str = "", producer: Any = PRODUCER) -> Any:
-    return request(number, prompt, do_remote_prefill=True, transfer_id=transfer or f"t{number}", producer=producer)
-
-
-def output(
-    tokens: dict[str, int] | None = None, tables: dict[str, list[int]] | None = None, preempted: Sequence[str] = ()
-) -> Any:
-    scheduled = tokens or {}
-    known = {name: (table,) for name, table in (tables or {}).items()}
-    return SimpleNamespace(
-        num_scheduled_tokens=scheduled,
-        total_num_scheduled_tokens=sum(scheduled.values()),
-        preempted_req_ids=set(preempted),
-        kv_connector_block_state=SimpleNamespace(get_block_ids=known.get),
-    )
-
-
-# --- producer ---
-
-
-def test_chunks_say_how_far_the_step_computes() -> None:
-    scheduler = ProducerScheduler()
-    one, plain = prefill(), request(2)
-    scheduler.on_new_request(one)
-    scheduler.on_new_request(plain)
-    table = [5, 6]
-    step = scheduler.build_step(output({"r1": 6, "r2": 3}, {"r1": table, "r2": [9]}))
-    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6, 6)], queued=[Queued("t1", "r1")])
-    table.append(7)  # vLLM's own list, which goes on growing: what the workers hold must not
-    assert step.chunks[0].block_ids == [5, 6]
-    one.num_computed_tokens = 6
-    assert scheduler.build_step(output({"r1": 4}, {"r1": table})).chunks == [Chunk("t1", "r1", 10, [5, 6, 7], 10, 4)]
-    assert scheduler.build_step(output()) == ProducerStep(True)
-
-
-def test_a_prefix_hit_counts_as_computed() -> None:
-    scheduler = ProducerScheduler()
-    one = prefill()
-    scheduler.on_new_request(one)
-    one.num_computed_tokens = 8
-    (chunk,) = scheduler.build_step(output({"r1": 2}, {"r1": [1, 2, 3]})).chunks
-    assert chunk.step_end == 10
-
-
-@pytest.mark.parametrize(("computed", "complete"), [(0, False), (9, False), (10, True), (11, True)])
-def test_an_ended_request_is_kept_until_the_workers_report_it(computed: int, complete: bool) -> None:
-    scheduler = ProducerScheduler()
-    one = prefill()
-    scheduler.on_new_request(one)
-    one.num_computed_tokens = computed
-    assert scheduler.request_finished(one, [5, 6, 7]) is True
-    assert scheduler.build_step(output()).released == [Released("t1", "r1", complete)]
-    assert scheduler.build_step(output()) == ProducerStep(True)
-    assert not scheduler._transfers
-
-
-def test_preempted_requests_are_named_even_when_they_ended_meanwhile() -> None:
-    scheduler = ProducerScheduler()
-    one = prefill()
-    scheduler.on_new_request(one)
-    scheduler.request_finished(one, [])
-    step = scheduler.build_step(output(preempted=["r1"]))
-    assert step.preempted == ["r1"]
-    assert step.released == [Released("t1", "r1", complete=False)]
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {},
-        {"transfer_id": "t1"},
-        {"transfer_id": "t1", "do_remote_decode": False},
-        {"do_remote_decode": True},
-        {"do_remote_decode": True, "transfer_id": 5},
-        {"do_remote_decode": "yes", "transfer_id": "t1"},
-        {"do_remote_prefill": True, "transfer_id": "t1", "producer": PRODUCER},
-    ],
-)
-def test_the_producer_leaves_other_requests_alone(params: dict[str, Any]) -> None:
-    scheduler = ProducerScheduler()
-    other = request(**params)
-    scheduler.on_new_request(other)
-    assert scheduler.build_step(output({"r1": 4}, {"r1": [1]})).chunks == []
-    assert scheduler.request_finished(other, [5, 6, 7]) is False
-    assert scheduler.build_step(output()).released == []
-
-
-# --- consumer ---
 
 
 class Consumer:
