@@ -32,6 +32,8 @@ class ProxySettings(Settings):
     proxy_token_timeout_s: Seconds = 60.0
     proxy_request_timeout_s: Seconds = 3600.0
     proxy_shutdown_grace_s: Seconds = 30.0
+    proxy_breaker_failures: int = Field(3, ge=1)
+    proxy_breaker_cooldown_s: Seconds = 5.0
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
 
