@@ -3,12 +3,15 @@
 ProxyError
 ├── RequestRefused            the client has to change the request
 │   ├── BadRequest
+│   ├── Unauthorized          no client key, or one that is not known
 │   ├── ModelNotFound
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
 │   └── RejectedByInstance    a leg's own 4xx: its status and its body are the client's answer
 ├── Wait                      the same request can work a little later
 │   ├── NoInstance            no pair of instances for the model
+│   ├── TooBusy               the queue is full
+│   ├── SloUnreachable        the first token would come later than it is of use
 │   └── ShuttingDown          this proxy is on its way out
 ├── LegFailed                 another instance may do better; if there is none, the client learns which leg failed
 │   ├── InstanceUnreachable
@@ -20,6 +23,7 @@ ProxyError
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,6 +45,10 @@ class BadRequest(RequestRefused):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class Unauthorized(RequestRefused):
+    pass
 
 
 class ModelNotFound(RequestRefused):
@@ -68,13 +76,27 @@ class RejectedByInstance(RequestRefused):
 
 
 class Wait(ProxyError):
-    pass
+    """`retry_after_s`: when it is worth trying again."""
+
+    retry_after_s: float = RETRY_AFTER_S
 
 
 class NoInstance(Wait):
     def __init__(self, missing: tuple[Role, ...], reason: str) -> None:
         super().__init__(reason)
         self.missing = missing
+
+
+class TooBusy(Wait):
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("The queue is full.")
+        self.retry_after_s = retry_after_s
+
+
+class SloUnreachable(Wait):
+    def __init__(self, predicted_s: float, slo_s: float) -> None:
+        super().__init__(f"The first token would take about {predicted_s:.1f} s, and {slo_s:g} s is the limit.")
+        self.retry_after_s = predicted_s - slo_s
 
 
 class ShuttingDown(Wait):
@@ -121,9 +143,12 @@ class HttpError:
 
 _STATUS: dict[type[ProxyError], tuple[int, str]] = {
     BadRequest: (400, "invalid_request"),
+    Unauthorized: (401, "invalid_api_key"),
     ModelNotFound: (404, "model_not_found"),
     BodyTooSlow: (408, "request_timeout"),
     BodyTooLarge: (413, "request_too_large"),
+    TooBusy: (429, "overloaded"),
+    SloUnreachable: (429, "slo_unreachable"),
     NoInstance: (503, "no_instance"),
     ShuttingDown: (503, "shutting_down"),
     InstanceUnreachable: (502, "instance_unreachable"),
@@ -139,8 +164,14 @@ def http_error(error: ProxyError) -> HttpError:
         headers = {"Retry-After": error.retry_after} if error.retry_after else {}
         return HttpError(error.status, error.body, headers)
     status, _ = _STATUS[type(error)]
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Wait) else {}
-    return HttpError(status, error_body(status, str(error), code(error), getattr(error, "param", None)), headers)
+    body = error_body(status, str(error), code(error), getattr(error, "param", None))
+    return HttpError(status, body, _headers(error))
+
+
+def _headers(error: ProxyError) -> dict[str, str]:
+    if isinstance(error, Wait):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
 
 
 def code(error: ProxyError) -> str:
@@ -150,5 +181,5 @@ def code(error: ProxyError) -> str:
 
 def error_body(status: int, message: str, code: str | int | None = None, param: str | None = None) -> bytes:
     """OpenAI's error object as JSON."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

@@ -1,9 +1,12 @@
 """The proxy's variables: `PROXY_*`, and those it shares with the rest of the stack."""
 
-from typing import Annotated, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from proxy.access import ClientKeys, read_client_keys
 from stack import etcd
 from stack.environment import Settings
 
@@ -22,10 +25,14 @@ class ProxySettings(Settings):
     etcd_endpoint: Annotated[str, AfterValidator(_etcd_endpoint)] = "127.0.0.1:2379"
     openai_api_key: SecretStr | None = None  # what vLLM demands; a client's own Authorization is never passed on
 
+    proxy_api_keys: SecretStr | None = None
+    proxy_api_keys_file: Path | None = None
+
     bind_address: str = "127.0.0.1"
     # In a container the proxy listens on every address of the container while compose publishes BIND_ADDRESS.
     proxy_listen_host: str | None = None
     proxy_port: int = Field(8000, ge=1, le=65535)
+    proxy_workers: int = Field(1, ge=1, le=64)
 
     proxy_connect_timeout_s: Seconds = 3.0
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
@@ -36,6 +43,16 @@ class ProxySettings(Settings):
     proxy_breaker_cooldown_s: Seconds = 5.0
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @cached_property
+    def client_keys(self) -> ClientKeys:
+        return read_client_keys(self.proxy_api_keys, self.proxy_api_keys_file)
+
+    @model_validator(mode="after")
+    def _client_keys_can_be_read(self) -> Self:
+        # Not a validator of the field: what is reported of a field shows its value.
+        self.client_keys  # noqa: B018
+        return self
 
     @property
     def host(self) -> str:

@@ -17,9 +17,12 @@ def leaves(base: type[ProxyError]) -> Iterator[type[ProxyError]]:
 
 EXAMPLES: list[tuple[ProxyError, int, str | None]] = [
     (errors.BadRequest("no", "prompt"), 400, None),
+    (errors.Unauthorized("no"), 401, None),
     (errors.ModelNotFound("x"), 404, None),
     (errors.BodyTooLarge("no"), 413, None),
     (errors.BodyTooSlow("no"), 408, None),
+    (errors.TooBusy(2.1), 429, "3"),
+    (errors.SloUnreachable(4.0, 3.5), 429, "1"),
     (errors.NoInstance(("decode",), "no"), 503, "5"),
     (errors.ShuttingDown(), 503, "5"),
     (errors.InstanceUnreachable("decode", "d0", "is away"), 502, None),
@@ -36,7 +39,7 @@ def test_status_and_form(error: ProxyError, status: int, retry_after: str | None
     shown = json.loads(answer.body)["error"]
     assert shown == {
         "message": str(error),
-        "type": "invalid_request_error" if status < 500 else "server_error",
+        "type": "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error",
         "param": getattr(error, "param", None),
         "code": code(error),
     }
@@ -50,3 +53,7 @@ def test_no_failure_is_without_an_example() -> None:
 def test_an_instances_own_rejection_is_passed_on_as_it_is() -> None:
     answer = http_error(RejectedByInstance(422, b"{}", "9"))
     assert (answer.status, answer.body, answer.headers) == (422, b"{}", {"Retry-After": "9"})
+
+
+def test_a_refused_key_says_how_to_send_one() -> None:
+    assert http_error(errors.Unauthorized("no")).headers == {"WWW-Authenticate": "Bearer"}
