@@ -1,6 +1,5 @@
 """`python -m proxy`: reads the environment, serves until SIGTERM."""
 
-import asyncio
 import sys
 
 from proxy import logs
@@ -13,7 +12,7 @@ def main() -> None:
     settings = load_or_exit(ProxySettings)
     logs.configure(settings.proxy_log_level)
     try:
-        asyncio.run(serve(settings))
+        serve(settings)
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error

@@ -80,6 +80,8 @@ def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[
             refusal = http_error(error)
             exchange.close(refusal.status, code(error), error)
             response = Response(refusal.body, refusal.status, dict(refusal.headers), mimetype="application/json")
+            if isinstance(error, BodyTooLarge | BodyTooSlow):
+                response.headers["Connection"] = "close"  # what is left of the body would be read as a next request
         else:
             if answer.is_stream:
                 response = Response(exchange.stream(), answer.status, content_type=answer.content_type)

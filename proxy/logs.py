@@ -1,11 +1,10 @@
 """Logs are JSON, one line an event, on stdout; what libraries log goes the same way."""
 
 import logging
+import os
 import sys
 
 import structlog
-
-STDLIB_LOGGER = logging.getLogger("hypercorn.error")
 
 
 def configure(level: str) -> None:
@@ -13,6 +12,7 @@ def configure(level: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_pid,
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
@@ -32,3 +32,11 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _add_pid(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Tells one worker from another."""
+    event["pid"] = os.getpid()
+    return event

@@ -1,59 +1,106 @@
-"""Serves the app with hypercorn until SIGTERM or SIGINT, then lets running streams finish.
+"""Serves the app with uvicorn until SIGTERM or SIGINT, then lets running streams finish.
 
-Within PROXY_SHUTDOWN_GRACE_S streams end by themselves; at its end each is told that the proxy shuts down.
+Within PROXY_SHUTDOWN_GRACE_S streams end by themselves; at its end each is told that the proxy shuts down. With
+PROXY_WORKERS over 1 as many processes accept from one socket: each has its own view of etcd and of its own requests.
 """
 
 import asyncio
+import math
 import os
 import signal
 import socket
+import tempfile
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import structlog
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
+import uvicorn
 from quart import Quart
+from uvicorn.supervisors.multiprocess import Multiprocess
 
+from proxy import logs
 from proxy.app import create_app
 from proxy.gateway import Gateway
-from proxy.logs import STDLIB_LOGGER
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError
+from stack.environment import ConfigError, load_or_exit
 
-KEEP_ALIVE_S = 75.0  # longer than common clients keep theirs, so that it is not the server that closes under a request
-LAST_WORDS_S = 2.0  # to write the error event of a stream that was cut, and to close
+KEEP_ALIVE_S = 75  # longer than common clients keep theirs, so that it is not the server that closes under a request
+LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
 BACKLOG = 1024
 
 log = structlog.get_logger()
 
 
-async def serve(settings: ProxySettings) -> None:
-    """Raises: ConfigError: the address cannot be listened on."""
-    app = create_app(settings)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, asked.set)
+def serve(settings: ProxySettings) -> None:
+    """Returns after SIGTERM or SIGINT, when the last request has ended.
 
-    async def shutdown_trigger() -> None:
-        await asked.wait()
-        _drain(app, settings.proxy_shutdown_grace_s)
-
-    config = hypercorn_config(settings, _listen(settings.host, settings.proxy_port))
-    log.info("starting", listen=f"{settings.host}:{settings.proxy_port}", etcd=settings.etcd_endpoint)
-    await hypercorn_serve(app, config, shutdown_trigger=shutdown_trigger)
+    Raises: ConfigError: the address cannot be listened on.
+    """
+    listener = _listen(settings.host, settings.proxy_port)
+    config = uvicorn_config("proxy.server:application", settings, factory=True, workers=settings.proxy_workers)
+    log.info(
+        "starting",
+        listen=f"{settings.host}:{settings.proxy_port}",
+        etcd=settings.etcd_endpoint,
+        workers=settings.proxy_workers,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn sends itself the signal once more when it has ended
+    if settings.proxy_workers == 1:
+        uvicorn.Server(config).run([listener])
+    else:
+        with tempfile.TemporaryDirectory(prefix="pd-proxy-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client when a worker imports it
+            _Workers(config, [listener]).run()
     log.info("stopped")
 
 
-def hypercorn_config(settings: ProxySettings, listener: socket.socket) -> Config:
-    """hypercorn takes `listener` over."""
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.graceful_timeout = settings.proxy_shutdown_grace_s + LAST_WORDS_S
-    config.include_server_header = False
-    config.errorlog = STDLIB_LOGGER
-    return config
+def application() -> Quart:
+    """The app of this process, with its settings from the environment; told when the process has to end."""
+    settings = load_or_exit(ProxySettings)
+    logs.configure(settings.proxy_log_level)
+    app = create_app(settings)
+
+    @app.before_serving
+    async def drain_on_termination() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stop_accepting: Any = signal.getsignal(number)  # uvicorn's own handler
+
+            def terminate(number: int, frame: FrameType | None, stop: Callable[..., None] = stop_accepting) -> None:
+                loop.call_soon_threadsafe(_drain, app, settings.proxy_shutdown_grace_s)
+                stop(number, frame)
+
+            signal.signal(number, terminate)
+
+    return app
+
+
+def uvicorn_config(app: Any, settings: ProxySettings, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.proxy_shutdown_grace_s) + LAST_WORDS_S,
+        **more,
+    )
+
+
+class _Workers(Multiprocess):
+    """uvicorn's supervisor: starts the workers, replaces one that has died, ends them all."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:  # or connections would wait in a queue from which no worker takes any more
+            listener.close()
+        super().terminate_all()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -68,14 +115,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _drain(app: Quart, grace_s: float) -> None:
     gateway: Gateway = app.extensions["gateway"]
+    if gateway.draining:
+        return
     gateway.draining = True
     log.info("shutting down", running=len(gateway.being_served), grace_s=grace_s)
-    loop = asyncio.get_running_loop()
-    loop.call_later(grace_s, gateway.abort_all)
-    loop.call_later(grace_s + 2 * LAST_WORDS_S, _leave)
-
-
-def _leave() -> None:
-    """hypercorn waits without limit for a client that does not read what was written to it."""
-    log.warning("leaving with connections open")
-    os._exit(1)
+    asyncio.get_running_loop().call_later(grace_s, gateway.abort_all)

@@ -1,4 +1,4 @@
-"""A real proxy (hypercorn, a socket) in front of scripted instances, without etcd: the view is given by the test."""
+"""A real proxy (uvicorn, a socket) in front of scripted instances, without etcd: the view is given by the test."""
 
 import asyncio
 import socket
@@ -9,13 +9,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypercorn.asyncio import serve
+import uvicorn
 from quart import Quart
 
 from proxy.app import create_app
 from proxy.fleet import View
 from proxy.gateway import Gateway
-from proxy.server import hypercorn_config
+from proxy.server import uvicorn_config
 from proxy.settings import ProxySettings
 from stack.environment import load
 from tests.unit.proxy.scripted import Script, ScriptedServer
@@ -71,10 +71,10 @@ async def running_proxy(view: View, **settings: Any) -> AsyncIterator[RunningPro
     app = create_app(configured, lambda _, publish: GivenView(view, publish))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = hypercorn_config(configured, listener)
-    config.graceful_timeout = 0.1
-    stop = asyncio.Event()
-    serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+    config = uvicorn_config(app, configured)
+    config.timeout_graceful_shutdown = 0
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as client:
@@ -83,7 +83,7 @@ async def running_proxy(view: View, **settings: Any) -> AsyncIterator[RunningPro
                 assert answer.status == 200
             yield RunningProxy(url, app, client)
     finally:
-        stop.set()
+        server.should_exit = True
         async with asyncio.timeout(PATIENCE_S):
             await serving
 

@@ -181,8 +181,31 @@ async def test_it_leaves_although_a_client_does_not_read(
         assert answer.status == 200
         proxy.process.send_signal(signal.SIGTERM)
         status, log = await proxy.ended()
-    assert status == 1
-    assert log[-1]["event"] == "leaving with connections open"
+    assert status == 0
+    assert [each["outcome"] for each in log if each["event"] == "request"] == ["shutting_down"]
+    assert log[-1]["event"] == "stopped"
+
+
+async def test_two_workers_serve_one_port_and_count_together(
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    async with proxy_process(etcd_server, producer, consumer, PROXY_WORKERS="2") as proxy:
+        async with asyncio.timeout(PATIENCE_S):
+            workers: set[str] = set()
+            while len(workers) < 2:  # each connection reaches one of them
+                async with (
+                    aiohttp.ClientSession() as client,
+                    client.post(f"{proxy.url}/v1/completions", data=SEEDS_BODY) as answer,
+                ):
+                    assert answer.status in (200, 503)  # 503: that worker has not reached etcd yet
+                    workers.add(answer.headers["X-PD-Worker"])
+        async with proxy.client.get(proxy.url + "/metrics") as answer:
+            text = await answer.text()
+        shown = sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "pd_proxy_requests_total{" in line)
+        proxy.process.send_signal(signal.SIGTERM)
+        status, log = await proxy.ended()
+    assert status == 0
+    assert shown == len([each for each in log if each["event"] == "request"])
 
 
 @pytest.fixture
