@@ -1,15 +1,33 @@
-"""Which producer and which consumer serve a request. Pure functions over what is known at that moment.
+"""Which instances serve a request, and on which path. Pure functions over what is known at that moment.
 
 A producer and a consumer form a pair when both serve the model and their fingerprints (model, cache dtype, block
-layout) are equal. Of all pairs the consumer with the least outstanding requests is taken, then the producer; equals are
-taken in turn, the longest unused first, so that the same inputs always give the same pair.
+layout) are equal.
+
+The consumer is the one with the least outstanding tokens, prompts and expected outputs: they are the KV cache that its
+steps read, and the longer they are the longer is each step.
+
+The producer is the one that would have this prompt done first: the least of the prefill tokens in its queue and those
+tokens of this prompt that it does not hold. So a prompt goes where its prefix is, for as long as the queue there is
+shorter than the work saved by the hit; beyond that another one computes the prefix anew, and from then on holds it too.
+No weight has to be chosen between affinity and balance, because both are counted in tokens to compute.
+
+Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
+which the consumer has so little to compute that a transfer would take longer goes to it alone.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from proxy.errors import ModelNotFound, NoInstance
+from proxy.prefix_cache import PrefixCache
+from proxy.prompt import EMPTY, Prompt
 from stack.instances import Instance, Role
+
+Reason = Literal["disaggregated", "short_prompt", "prefix_on_consumer", "parameters", "no_producer"]
+NoProducer = Literal["refuse", "local"]
+
+ROLES: tuple[Role, ...] = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -18,6 +36,7 @@ class Load:
 
     outstanding: int = 0
     last_used: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,28 +45,77 @@ class Pair:
     consumer: Instance
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What one request asks for. splittable: whether its parameters let two instances share it."""
+
+    model: str
+    prompt: Prompt = EMPTY
+    output_tokens: int = 0
+    splittable: bool = True
+
+
+@dataclass(frozen=True)
+class Policy:
+    """local_prompt_tokens: a consumer that has fewer to compute gets the request alone, 0: never.
+
+    no_producer: what becomes of a prompt that needs a producer when there is none.
+    """
+
+    local_prompt_tokens: int
+    no_producer: NoProducer
+
+
+@dataclass(frozen=True)
+class Route:
+    """producer: None when the consumer computes the prompt itself, for the reason given.
+
+    prefill_tokens, decode_tokens: what the request adds to the producer's and to the consumer's outstanding tokens.
+    """
+
+    consumer: Instance
+    producer: Instance | None
+    reason: Reason
+    prefill_tokens: int
+    decode_tokens: int
+
+
 IDLE = Load()
-ROLES: tuple[Role, ...] = ("prefill", "decode")
+SPLIT_ALL = Policy(local_prompt_tokens=0, no_producer="refuse")
 
 
 def choose(
-    instances: Sequence[Instance], loads: Mapping[str, Load], model: str, avoid: Collection[str] = frozenset()
-) -> Pair:
-    """The pair for one request.
+    instances: Sequence[Instance],
+    loads: Mapping[str, Load],
+    caches: Mapping[str, PrefixCache],
+    demand: Demand,
+    policy: Policy,
+    avoid: Collection[str] = frozenset(),
+) -> Route:
+    """The route for one request.
 
-    Args: loads: by instance id, absent means idle; avoid: instance ids that have just failed this request.
-    Raises: ModelNotFound: instances are known and none serves `model`; NoInstance: no pair for it.
+    Args: loads: by instance id, absent means idle; caches: by instance id, absent means that it holds nothing;
+    avoid: instance ids that have just failed this request, or are not to be used for another reason.
+    Raises: ModelNotFound: instances are known and none serves the model; NoInstance: none that can take the request.
     """
-    serving = [instance for instance in instances if model in instance.served_models]
+    serving = [instance for instance in instances if demand.model in instance.served_models]
     if instances and not serving:
-        raise ModelNotFound(model)
+        raise ModelNotFound(demand.model)
     usable = [instance for instance in serving if instance.instance_id not in avoid]
-    producers = sorted(of_role(usable, "prefill"), key=lambda instance: _rank(instance, loads))
-    consumers = sorted(of_role(usable, "decode"), key=lambda instance: _rank(instance, loads))
+    consumers = sorted(of_role(usable, "decode"), key=lambda consumer: _rank(consumer, loads))
+    decode_tokens = demand.prompt.tokens + demand.output_tokens
+    if not demand.splittable and consumers:
+        return Route(consumers[0], None, "parameters", 0, decode_tokens)
     for consumer in consumers:
-        for producer in producers:
-            if mismatch(producer, consumer) is None:
-                return Pair(producer, consumer)
+        if _missing(demand.prompt, consumer, caches) < policy.local_prompt_tokens:
+            short = demand.prompt.tokens < policy.local_prompt_tokens
+            return Route(consumer, None, "short_prompt" if short else "prefix_on_consumer", 0, decode_tokens)
+        if producers := [each for each in of_role(usable, "prefill") if mismatch(each, consumer) is None]:
+            missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in producers}
+            producer = min(producers, key=lambda each: _rank(each, loads, missing[each.instance_id]))
+            return Route(consumer, producer, "disaggregated", missing[producer.instance_id], decode_tokens)
+    if consumers and policy.no_producer == "local":
+        return Route(consumers[0], None, "no_producer", 0, decode_tokens)
     raise no_pair(usable)
 
 
@@ -77,6 +145,11 @@ def mismatch(producer: Instance, consumer: Instance) -> str | None:
     return f"different {', '.join(differing) or 'fingerprints'} ({producer.instance_id}, {consumer.instance_id})"
 
 
-def _rank(instance: Instance, loads: Mapping[str, Load]) -> tuple[int, int, str]:
+def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:
+    cache = caches.get(instance.instance_id)
+    return prompt.missing(cache.matched(prompt.blocks) if cache else 0)
+
+
+def _rank(instance: Instance, loads: Mapping[str, Load], more_tokens: int = 0) -> tuple[int, int, int, str]:
     load = loads.get(instance.instance_id, IDLE)
-    return load.outstanding, load.last_used, instance.instance_id
+    return load.tokens + more_tokens, load.outstanding, load.last_used, instance.instance_id

@@ -1,14 +1,19 @@
-"""The instances as discovery last saw them, and what each has in hand."""
+"""The instances as discovery last saw them, what each has in hand, and what each is thought to hold of past prompts."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 
 from proxy import dispatch
-from proxy.dispatch import Load, Pair
+from proxy.dispatch import Demand, Load, Pair, Policy, Route
 from proxy.errors import NoInstance
+from proxy.prefix_cache import PrefixCache
+from proxy.prompt import Prompt
 from stack.instances import Instance
+
+# Half a million tokens of an instance's prefix cache, in at most 1 MiB of the proxy's memory.
+BLOCKS_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -36,29 +41,53 @@ class View:
 
 
 class Fleet:
-    def __init__(self) -> None:
+    """Both legs of a request begin and end here, each with the tokens that its route names."""
+
+    def __init__(self, policy: Policy = dispatch.SPLIT_ALL) -> None:
         self.view = View()
+        self._policy = policy
         self._loads: dict[str, Load] = {}
+        self._caches: dict[str, PrefixCache] = {}
         self._dispatches = count(1)
 
     def update(self, view: View) -> None:
         self.view = view
         known = {instance.instance_id for instance in view.instances}
         self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
+        self._caches = {
+            name: self._caches[name] if name in self._caches else PrefixCache(BLOCKS_REMEMBERED) for name in known
+        }
 
-    def choose(self, model: str, avoid: Collection[str] = frozenset()) -> Pair:
+    def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
+        """As `dispatch.choose`."""
         if not self.view.known:
             raise NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
-        return dispatch.choose(self.view.usable, self._loads, model, avoid)
+        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
+
+    def choose(self, model: str, avoid: Collection[str] = frozenset()) -> Pair:
+        """A pair for a request of which nothing but the model is known."""
+        route = self.route(Demand(model), avoid)
+        if route.producer is None:
+            raise NoInstance(("prefill",), "No prefill instance is available.")
+        return Pair(route.producer, route.consumer)
 
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding
 
-    def begin(self, instance: Instance) -> None:
-        """One more request is on its way to `instance`; every `begin` has its `end`."""
-        name = instance.instance_id
-        self._loads[name] = Load(self.outstanding(name) + 1, next(self._dispatches))
+    def outstanding_tokens(self, instance_id: str) -> int:
+        return self._loads.get(instance_id, dispatch.IDLE).tokens
 
-    def end(self, instance: Instance) -> None:
+    def begin(self, instance: Instance, tokens: int = 0) -> None:
+        """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
+        name = instance.instance_id
+        load = self._loads.get(name, dispatch.IDLE)
+        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens)
+
+    def end(self, instance: Instance, tokens: int = 0) -> None:
         load = self._loads[instance.instance_id]
-        self._loads[instance.instance_id] = replace(load, outstanding=load.outstanding - 1)
+        self._loads[instance.instance_id] = Load(load.outstanding - 1, load.last_used, load.tokens - tokens)
+
+    def holds(self, instance: Instance, prompt: Prompt) -> None:
+        """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
+        if (cache := self._caches.get(instance.instance_id)) is not None:
+            cache.insert(prompt.blocks)
