@@ -5,17 +5,13 @@ template is the larger part, hardly counts beside a long one.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from proxy.prompt import Prompt
 
 WEIGHT = 0.05  # of the newest answer: about the last 20 count
 # Below it the chat template's tokens outweigh the text's.
 MIN_BYTES = 256
-# vLLM's own default for completions; the other endpoints have none.
-COMPLETIONS_DEFAULT_TOKENS = 16
 
 
 @dataclass
@@ -37,11 +33,10 @@ class TokenEstimate:
         averages = self._of(model)
         return averages.prompt_bytes / averages.prompt_tokens
 
-    def output_tokens(self, model: str, body: Mapping[str, Any], path: str) -> int:
-        """What an answer to this body is expected to have, within the bounds that the client has set."""
-        expected = max(round(self._of(model).output_tokens), _tokens(body.get("min_tokens"), 0))
-        expected = min(expected, _limit(body, path, expected))
-        return expected * _tokens(body.get("n"), 1)
+    def output_tokens(self, model: str, limit: int | None) -> int:
+        """What an answer is expected to have, at most the client's `limit`, which vLLM has yet to check."""
+        expected = round(self._of(model).output_tokens)
+        return expected if limit is None else max(min(expected, limit), 0)
 
     def learn(self, model: str, prompt: Prompt, prompt_tokens: int, output_tokens: int) -> None:
         """The last two are the answer's `usage`; `prompt` is what was thought of its request."""
@@ -53,15 +48,3 @@ class TokenEstimate:
 
     def _of(self, model: str) -> _Averages:
         return self._averages.get(model) or _Averages()
-
-
-def _limit(body: Mapping[str, Any], path: str, otherwise: int) -> int:
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        if body.get(name) is not None:
-            return _tokens(body[name], otherwise)
-    return COMPLETIONS_DEFAULT_TOKENS if path == "/v1/completions" else otherwise
-
-
-def _tokens(value: Any, otherwise: int) -> int:
-    """Client's number; vLLM refuses what is none, and no request weighs more than the largest of contexts."""
-    return min(value, 1 << 20) if isinstance(value, int) and value > 0 else otherwise
