@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from proxy.access import ClientKeys, read_client_keys
+from proxy.dispatch import NoProducer
 from stack import etcd
 from stack.environment import Settings
 
@@ -34,6 +35,8 @@ class ProxySettings(Settings):
     proxy_port: int = Field(8000, ge=1, le=65535)
     proxy_workers: int = Field(1, ge=1, le=64)
 
+    proxy_local_prompt_tokens: int = Field(64, ge=0)
+    proxy_no_producer: NoProducer = "refuse"
     proxy_connect_timeout_s: Seconds = 3.0
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
     proxy_token_timeout_s: Seconds = 60.0
@@ -41,6 +44,13 @@ class ProxySettings(Settings):
     proxy_shutdown_grace_s: Seconds = 30.0
     proxy_breaker_failures: int = Field(3, ge=1)
     proxy_breaker_cooldown_s: Seconds = 5.0
+    # What one process serves with its 512 MB, and so many tokens as instances do not prefill within the first token's
+    # deadline: whoever had to wait behind more would wait in vain.
+    proxy_max_running_requests: int = Field(2048, ge=1)
+    proxy_max_running_tokens: int | None = Field(None, ge=1)
+    proxy_max_queued_requests: int = Field(1024, ge=0)
+    proxy_max_queued_tokens: int | None = Field(4_000_000, ge=1)
+    proxy_ttft_slo_s: Seconds | None = None
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
 
