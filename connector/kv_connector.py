@@ -35,6 +35,7 @@ from connector.producer import Producer
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, ProducerStep, RankAddress
+from connector.transfer_facts import PIPE_VARIABLE, FactsWriter
 from connector.vllm_cache import cache_facts, layout_of, movable_block_size, separable_heads
 
 if TYPE_CHECKING:
@@ -104,7 +105,12 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         channel = self._channel = self._options.open_channel(port=0)
         channel.serve(_ignore, _nothing, _left_to_workers)
         return ConsumerScheduler(
-            self._fingerprint, self._block_size, self._total_heads, self._options.checksum, channel.send
+            self._fingerprint,
+            self._block_size,
+            self._total_heads,
+            self._options.checksum,
+            channel.send,
+            FactsWriter(os.environ.get(PIPE_VARIABLE)),
         )
 
     # --- scheduler ---

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -22,6 +23,7 @@ from types import FrameType
 from connector import __version__, vllm_command
 from connector.registration import Registration, forget_old_segments
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from connector.transfer_facts import PIPE_VARIABLE
 from connector.transports import obstacle
 from stack.environment import load_or_exit
 from stack.instances import Instance
@@ -57,9 +59,12 @@ def main() -> int:
     instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
     forget_old_segments(settings.mooncake.metadata_server, name)
     log.info("starting vLLM as %s: %s on port %d", instance_id, settings.served_name, settings.port)
+    folder = tempfile.TemporaryDirectory(prefix="pd-")
+    facts_pipe = os.path.join(folder.name, "transfer-facts")
+    os.mkfifo(facts_pipe, 0o600)
     vllm = subprocess.Popen(
         vllm_command.command(settings, instance_id),
-        env=vllm_command.environment(settings, os.environ),
+        env=vllm_command.environment(settings, os.environ) | {PIPE_VARIABLE: facts_pipe},
         preexec_fn=_die_with_parent,
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
@@ -71,6 +76,7 @@ def main() -> int:
             _drain(vllm, settings)
     finally:
         _stop(vllm)
+        folder.cleanup()
     if stop.is_set():
         return 0
     log.error("vLLM ended by itself with code %d", vllm.returncode)

@@ -117,17 +117,25 @@ class ProducerScheduler:
 class ConsumerScheduler:
     """Registers decode requests with their producers and tells the workers what to wait for.
 
-    `total_heads`: KV heads of the whole model. `checksum`: let producers prove what they wrote.
+    `total_heads`: KV heads of the whole model. `checksum`: let producers prove what they wrote. `publish` gets each
+    transfer's facts at its end.
     """
 
     def __init__(
-        self, fingerprint: str, block_size: int, total_heads: int, checksum: bool, send: Callable[[str, Message], None]
+        self,
+        fingerprint: str,
+        block_size: int,
+        total_heads: int,
+        checksum: bool,
+        send: Callable[[str, Message], None],
+        publish: Callable[[dict[str, Any]], None],
     ) -> None:
         self._fingerprint = fingerprint
         self._block_size = block_size
         self._total_heads = total_heads
         self._checksum = checksum
         self._send = send
+        self._publish = publish
         self._ranks: list[RankAddress] = []
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
         self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
@@ -227,16 +235,20 @@ class ConsumerScheduler:
         for request_id, parts in facts.items():  # ranks may end in different steps
             self._facts.setdefault(request_id, []).extend(parts)
         for request_id in request_ids:
-            self._registered.pop(request_id, None)
+            registered = self._registered.pop(request_id, None)
             self._held.pop(request_id, None)
             if request_id in self._abandoned:  # nobody will ask for its facts any more
                 self._abandoned.remove(request_id)
                 self._facts.pop(request_id, None)
+            elif registered is not None:
+                nothing_usable = {"transfer_id": registered.transfer_id, "bytes": 0, "tokens": 0}
+                self._publish(self._facts_of(request_id) or nothing_usable)
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
-        parts = self._facts.pop(request.request_id, [])
-        tokens = self._tokens.pop(request.request_id, 0)
+        answer = self._facts_of(request.request_id)
+        self._facts.pop(request.request_id, None)
+        self._tokens.pop(request.request_id, None)
         asked = self._asked.pop(request.request_id, None)
         if asked is not None:  # aborted before its blocks were allocated
             self._cancel(asked)
@@ -244,10 +256,14 @@ class ConsumerScheduler:
         if registered is not None:  # its transfer id is taken until the workers report the end
             self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
+        return answer
+
+    def _facts_of(self, request_id: str) -> dict[str, Any] | None:
+        parts = self._facts.get(request_id, [])
         if not parts or len(parts) < len(self._ranks):  # a rank's part was lost, and the rest recomputed
             return None
         facts = sum_of_shares(parts)
-        return {name: getattr(facts, name) for name in FACTS} | {"tokens": tokens}
+        return {name: getattr(facts, name) for name in FACTS} | {"tokens": self._tokens.get(request_id, 0)}
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control in params.producer.control:

@@ -71,6 +71,7 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         *("--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))),
         "--enable-prompt-tokens-details",
+        *("--middleware", "connector.transfer_facts.TransferFacts"),
     ]
     if on_gpu():
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]

@@ -26,7 +26,8 @@ DONE = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp")
 class Consumer:
     def __init__(self, ranks: Sequence[RankAddress] = RANKS) -> None:
         self.outbox = Outbox()
-        self.scheduler = ConsumerScheduler("same", BLOCK, HEADS, False, self.outbox.send)
+        self.published: list[dict[str, Any]] = []
+        self.scheduler = ConsumerScheduler("same", BLOCK, HEADS, False, self.outbox.send, self.published.append)
         self.scheduler.set_ranks(list(ranks))
 
     def add(self, added: Any) -> Any:
@@ -138,6 +139,7 @@ def test_the_facts_of_the_load_are_in_the_answer() -> None:
     consumer.scheduler.build_step(output())
     consumer.scheduler.loaded({"r1"}, {"r1": [DONE, DONE]})
     facts = consumer.scheduler.request_finished(one)
+    assert consumer.published == [facts]
     assert facts is not None
     assert (facts["transfer_id"], facts["bytes"], facts["tokens"], facts["transport"]) == ("t1", 192, 10, "tcp")
     consumer.assert_nothing_left()
@@ -161,6 +163,7 @@ def test_a_failed_load_has_no_facts(facts: dict[str, list[Done]]) -> None:
     one = consumer.registered()
     consumer.scheduler.build_step(output())
     consumer.scheduler.loaded({"r1"}, facts)
+    assert consumer.published == [{"transfer_id": "t1", "bytes": 0, "tokens": 0}]
     assert consumer.scheduler.request_finished(one) is None
     consumer.assert_nothing_left()
 
@@ -181,6 +184,7 @@ def test_an_abort_while_waiting_goes_to_the_workers_and_leaves_nothing(facts: di
     assert consumer.scheduler.build_step(output()).aborted == ["t1"]
     assert len(consumer.outbox.sent) == sent  # the worker cancels: it alone knows whether the end is here already
     consumer.scheduler.loaded({"r1"}, facts)
+    assert not consumer.published
     consumer.assert_nothing_left()
 
 
