@@ -94,9 +94,9 @@ class TooBusy(Wait):
 
 
 class SloUnreachable(Wait):
-    def __init__(self, predicted_s: float, slo_s: float) -> None:
+    def __init__(self, predicted_s: float, slo_s: float, retry_after_s: float) -> None:
         super().__init__(f"The first token would take about {predicted_s:.1f} s, and {slo_s:g} s is the limit.")
-        self.retry_after_s = predicted_s - slo_s
+        self.retry_after_s = retry_after_s
 
 
 class ShuttingDown(Wait):

@@ -22,7 +22,7 @@ EXAMPLES: list[tuple[ProxyError, int, str | None]] = [
     (errors.BodyTooLarge("no"), 413, None),
     (errors.BodyTooSlow("no"), 408, None),
     (errors.TooBusy(2.1), 429, "3"),
-    (errors.SloUnreachable(4.0, 3.5), 429, "1"),
+    (errors.SloUnreachable(4.0, 3.5, 0.5), 429, "1"),
     (errors.NoInstance(("decode",), "no"), 503, "5"),
     (errors.ShuttingDown(), 503, "5"),
     (errors.InstanceUnreachable("decode", "d0", "is away"), 502, None),
