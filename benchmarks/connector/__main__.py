@@ -4,6 +4,7 @@ It starts everything itself, with the interpreter that runs it, and ends it agai
 """
 
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -13,20 +14,22 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.connector import etcd_server, link, machine, servers, stages
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import BenchmarkError, CannotStart, OutOfTime
+from benchmarks import etcd_server, machine
+from benchmarks.connector import link, page, servers, stages
 from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.connector.options import Options, parse
-from benchmarks.connector.ports import free_ports
-from benchmarks.connector.processes import Processes
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.results import Results
 from benchmarks.connector.run import Run
+from benchmarks.deadline import Deadline
+from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
+from benchmarks.ports import free_ports
+from benchmarks.processes import Processes
+from benchmarks.results import Results
 from stack.settings import EMBEDDED_MODEL, REPOSITORY
 
 LOOPBACK = "127.0.0.1"
+DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)
 
 
 def main() -> int:
@@ -34,7 +37,7 @@ def main() -> int:
     servers.forget_settings_of_the_shell()
     signal.signal(signal.SIGTERM, _end)
     try:
-        results = Results(options.out, _name(options), _about(options))
+        results = Results(options.out, _name(options), _about(options), page.render)
         _run(options, results)
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
@@ -94,7 +97,7 @@ def _about(options: Options) -> dict[str, object]:
         "command": shlex.join(["python", "-m", "benchmarks.connector", *words]),
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": machine.hardware(),
-        "versions": machine.versions(options.commit),
+        "versions": machine.versions(options.commit, DISTRIBUTIONS),
         "settings": {name: value for name, value in servers.common(options).items() if name != "MODEL"},
     }
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import RequestFailed
 from benchmarks.connector.routes import Route
 from benchmarks.connector.servers import SERVED_MODEL
+from benchmarks.deadline import Deadline
+from benchmarks.errors import RequestFailed
 
 T = TypeVar("T")
 COMPLETIONS = "/v1/completions"

@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
-from benchmarks.connector.errors import RequestFailed
-from benchmarks.connector.page import Row
 from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.errors import RequestFailed
+from benchmarks.tables import Row
 
 
 async def measure(run: Run, client: Client, stage: str, routes: Sequence[Route]) -> None:

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
-from benchmarks.connector.errors import RequestFailed
-from benchmarks.connector.page import Row
 from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.errors import RequestFailed
+from benchmarks.tables import Row
 
 
 async def measure(

@@ -8,11 +8,11 @@ import asyncio
 
 from benchmarks.connector import latency, routes
 from benchmarks.connector.client import open_client
-from benchmarks.connector.errors import CannotStart
 from benchmarks.connector.namespaces import CONSUMER_HOST, PRODUCER_HOST, Link
 from benchmarks.connector.routes import OurPair, Route
 from benchmarks.connector.run import Run
 from benchmarks.connector.servers import Place
+from benchmarks.errors import CannotStart
 
 STREAMING = {"layer by layer": "layer", "streaming off": "chunk"}
 

@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from benchmarks.connector.errors import CannotStart
+from benchmarks.errors import CannotStart
 
 QWEN25_7B = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -8,7 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from benchmarks.connector.errors import CannotStart
+from benchmarks.errors import CannotStart
 
 CLONE_NEWNET = 0x40000000
 PRODUCER_HOST, CONSUMER_HOST = "10.77.0.1", "10.77.0.2"

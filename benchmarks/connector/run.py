@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.connector.deadline import Deadline
 from benchmarks.connector.options import Options
-from benchmarks.connector.processes import Processes
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.results import Results
 from benchmarks.connector.servers import Blueprint
+from benchmarks.deadline import Deadline
+from benchmarks.processes import Processes
+from benchmarks.results import Results
 
 
 @dataclass(frozen=True)

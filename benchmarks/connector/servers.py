@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.connector.options import Options
-from benchmarks.connector.processes import Launch
+from benchmarks.processes import Launch
 from connector import vllm_command
 from connector.settings import LauncherSettings
 from stack.environment import load

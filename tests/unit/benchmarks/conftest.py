@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.connector import page
 from benchmarks.connector.client import Client, open_client
-from benchmarks.connector.deadline import Deadline
 from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.results import Results
 from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.deadline import Deadline
+from benchmarks.results import Results
 from tests.unit.benchmarks.scripted_vllm import FACTS, ScriptedVllm, serve, url
 
 ABOUT = {
@@ -57,7 +58,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     def make(*words: str) -> Run:
         options = parse([*words, "--out", str(tmp_path)])
         nothing = cast(Any, None)
-        results = Results(tmp_path, "run", ABOUT)
+        results = Results(tmp_path, "run", ABOUT, page.render)
         return Run(options, nothing, "", nothing, nothing, Prompts(1), results, Deadline(30.0))
 
     return make

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from benchmarks.connector.client import Client, open_client
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import OutOfTime, RequestFailed
+from benchmarks.deadline import Deadline
+from benchmarks.errors import OutOfTime, RequestFailed
 from tests.unit.benchmarks.conftest import Scripted
 from tests.unit.benchmarks.scripted_vllm import FACTS
 

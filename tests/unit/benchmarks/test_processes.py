@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.connector import processes
-from benchmarks.connector.errors import CannotStart
-from benchmarks.connector.processes import Launch, Processes
+from benchmarks import processes
+from benchmarks.errors import CannotStart
+from benchmarks.processes import Launch, Processes
 
 SLEEPS = "import time; time.sleep(600)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.connector import page
-from benchmarks.connector.results import Results, dump
+from benchmarks.results import Results, dump
 from tests.unit.benchmarks.conftest import ABOUT
 
 FACTS = {"bytes": 2_000_000, "early_bytes": 1_500_000, "pieces": 28, "exposed_seconds": 0.0042}
@@ -69,7 +69,7 @@ def test_the_slow_link_shows_what_stays_after_the_prefill() -> None:
 
 
 def test_the_raw_file_has_one_line_for_each_request(tmp_path: Path) -> None:
-    results = Results(tmp_path, "run", ABOUT)
+    results = Results(tmp_path, "run", ABOUT, page.render)
     results.add("latency", **row("single", 0.123456789))
     results.add("latency", **row("ours", 0.2, transfer=FACTS))
     results.end("complete")
@@ -82,14 +82,14 @@ def test_the_raw_file_has_one_line_for_each_request(tmp_path: Path) -> None:
 
 
 def test_what_is_written_before_the_end_says_so(tmp_path: Path) -> None:
-    results = Results(tmp_path, "run", ABOUT)
+    results = Results(tmp_path, "run", ABOUT, page.render)
     results.add("latency", **row("single", 0.1))
     results.write()
     assert "ended: not yet" in results.page_file.read_text()
 
 
 def test_a_run_without_a_measurement_leaves_no_files(tmp_path: Path) -> None:
-    Results(tmp_path, "run", ABOUT).end("etcd ended with status 1")
+    Results(tmp_path, "run", ABOUT, page.render).end("etcd ended with status 1")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.connector import etcd_server, namespaces, routes
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import CannotStart, OutOfTime
+from benchmarks import etcd_server
+from benchmarks.connector import namespaces, routes
 from benchmarks.connector.model import make_qwen_shaped
-from benchmarks.connector.ports import STEP, free_ports
-from benchmarks.connector.processes import Processes
 from benchmarks.connector.routes import Contender, OurPair, Single, UpstreamPair
+from benchmarks.deadline import Deadline
+from benchmarks.errors import CannotStart, OutOfTime
+from benchmarks.ports import STEP, free_ports
+from benchmarks.processes import Processes
 from stack import etcd
 from stack.instances import Instance
 from tests.etcd_process import EtcdProcess

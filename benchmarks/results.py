@@ -4,22 +4,28 @@ The JSON holds every single value; each measured request is one line of the file
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.connector import page
-from benchmarks.connector.page import Row
+from benchmarks.tables import Row
 
 
 class Results:
-    """`about` is what is known before the first request: command, machine, versions, flags."""
+    """`about` is what is known before the first request: command, machine, versions, flags.
 
-    def __init__(self, folder: Path, name: str, about: dict[str, Any]) -> None:
+    `render` makes the page of the whole document and the name of the raw file.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, about: dict[str, Any], render: Callable[[dict[str, Any], str], str]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.json_file = folder / f"{name}.json"
         self.page_file = folder / f"{name}.md"
         self._document: dict[str, Any] = {**about, "ended": "not yet"}
         self._tables: dict[str, list[Row]] = {}
+        self._render = render
 
     def add(self, table: str, **row: Any) -> None:
         self._tables.setdefault(table, []).append({key: _rounded(value) for key, value in row.items()})
@@ -33,7 +39,7 @@ class Results:
     def write(self) -> None:
         document = {**self._document, **self._tables}
         _replace(self.json_file, dump(document))
-        _replace(self.page_file, page.render(document, self.json_file.name))
+        _replace(self.page_file, self._render(document, self.json_file.name))
 
 
 def dump(document: dict[str, Any]) -> str:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from stack.settings import REPOSITORY
 
-DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)
-
 
 def hardware() -> dict[str, str]:
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
@@ -27,11 +25,14 @@ def hardware() -> dict[str, str]:
     return facts
 
 
-def versions(commit: str) -> dict[str, str]:
-    """Of the code and of the environment that runs both it and the servers. `commit`: for a copy without git."""
+def versions(commit: str, distributions: re.Pattern[str]) -> dict[str, str]:
+    """Of the code and of packages whose whole name matches, in the environment that runs both the code and the servers.
+
+    `commit`: for a copy without git.
+    """
     found: dict[str, str] = {}
     for distribution in metadata.distributions():  # the first of a name is the one that is imported
-        if distribution.name and DISTRIBUTIONS.fullmatch(distribution.name):
+        if distribution.name and distributions.fullmatch(distribution.name):
             found.setdefault(distribution.name, distribution.version)
     commit = commit or _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
     changed = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")

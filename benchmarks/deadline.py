@@ -2,7 +2,7 @@
 
 import time
 
-from benchmarks.connector.errors import OutOfTime
+from benchmarks.errors import OutOfTime
 
 
 class Deadline:

@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.connector.deadline import Deadline
-from benchmarks.connector.errors import CannotStart
-from benchmarks.connector.processes import Launch, Processes
+from benchmarks.deadline import Deadline
+from benchmarks.errors import CannotStart
+from benchmarks.processes import Launch, Processes
 
 POLL_S = 0.1
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.connector.errors import CannotStart
+from benchmarks.errors import CannotStart
 
 # A launcher gives its vLLM 15 s to end before it kills it.
 END_LIMIT_S = 20.0
