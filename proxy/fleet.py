@@ -20,7 +20,8 @@ BLOCKS_REMEMBERED = 4096
 class View:
     """One state of etcd's keyspace; times are Unix seconds.
 
-    revision: etcd's, 0 before the first answer. stale_since: when etcd was lost; the view keeps serving.
+    revision: etcd's, 0 before the first answer. stale_since: when etcd was lost; the view keeps serving. stale_reason:
+    why, in words.
     superseded: instance id -> the id that took over its URL; unreadable: key -> what is wrong with its record.
     """
 
@@ -29,6 +30,7 @@ class View:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     revision: int = 0
     stale_since: float | None = None
+    stale_reason: str | None = None
 
     @property
     def known(self) -> bool:
