@@ -1,64 +1,66 @@
-"""A client's body, checked as far as the proxy has to understand it, and the two bodies made of it.
+"""A client's body, understood as far as the proxy has to, and the bodies made of it.
 
-The consumer gets the client's bytes as they are, with `kv_transfer_params` appended: no parameter is parsed and
-written again on the way. The producer gets every field that shapes the prompt, and is asked for one token.
+No parameter is parsed and written again on its way: each leg gets the client's bytes with members appended. Where a
+name is there twice the last one counts, in Python's JSON parser and so in vLLM. The consumer gets only
+`kv_transfer_params` more; the producer is asked for one token of the same prompt.
+
+One transfer id moves one prompt's KV cache to one sequence. What needs more than that, or computes the whole prompt at
+the consumer anyway, is `unsplittable`: it goes to the consumer alone, as it is.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from proxy.endpoints import CHAT, ENDPOINTS, Endpoint
 from proxy.errors import BadRequest
 from stack.instances import Instance
 
-# What only shapes the output. The producer's single token is thrown away, and some of these would make it fail or make
-# it more than one request. Fields that a chat template can read (tools, tool_choice, response_format, …) must stay:
-# both legs have to see the same prompt.
-_OUTPUT_ONLY = frozenset(
-    {
-        *("n", "best_of", "min_tokens", "stream_options", "echo", "suffix"),
-        *("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids"),
-        *("return_token_ids", "return_tokens_as_token_ids", "return_token_offsets", "return_prompt_text"),
-    }
-)
+__all__ = ["ENDPOINTS", "CompletionRequest", "Endpoint"]
 
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A path of OpenAI's API that takes both legs; `prompt_fields`: one of them has to be there."""
-
-    path: str
-    prompt_fields: tuple[str, ...]
-
-
-ENDPOINTS = (
-    Endpoint("/v1/completions", ("prompt", "prompt_embeds")),
-    Endpoint("/v1/chat/completions", ("messages",)),
-)
+# Tools that the client runs. vLLM runs others itself and goes on, with a second request to the engine.
+_CLIENT_TOOLS = ("function", "custom", "namespace")
+# Only the proxy sets these: the connectors on both sides act on them.
+_TRANSFER = ("kv_transfer_params", "ec_transfer_params")
 
 
 class CompletionRequest:
-    """One checked request; `model` and `stream` are what dispatch has to know.
+    """One request; what is wrong with it beyond what the proxy itself needs is left to vLLM to say.
 
+    body: the parsed JSON object. model: what to look for among the served ones. stream: whether events are expected.
+    output_limit: the most tokens that the client wants, None when it leaves that to vLLM.
+    unsplittable: the parameter that one transfer cannot serve, None for a request that can be disaggregated.
     Raises: BadRequest: with the name of the parameter, for what no instance should be bothered with.
     """
 
     def __init__(self, raw: bytes, endpoint: Endpoint) -> None:
-        body = _parsed(raw)
-        self.model = _model(body)
-        self.stream = bool(body.get("stream"))
-        _refuse_unsupported(body)
-        if all(body.get(field) is None for field in endpoint.prompt_fields):
-            raise BadRequest(f"Missing required parameter: '{endpoint.prompt_fields[0]}'.", endpoint.prompt_fields[0])
-        self._decode = raw.rstrip()
-        self._prefill = json.dumps(_one_token(body)).encode()
+        self.body = _parsed(raw)
+        self.model = _model(self.body)
+        _refuse_transfer_parameters(self.body)
+        self.stream = _true(self.body.get("stream"))
+        self.output_limit = _output_limit(self.body, endpoint)
+        self.unsplittable = _unsplittable(self.body, endpoint, self.output_limit)
+        self._raw = raw.rstrip()
+        self._endpoint = endpoint
 
     def prefill_body(self, transfer_id: str) -> bytes:
-        return _with_parameters(self._prefill, {"do_remote_decode": True, "transfer_id": transfer_id})
+        first, *others = self._endpoint.limits
+        members: dict[str, Any] = {"stream": False, first: 1}
+        members |= {name: 1 for name in others if name in self.body}
+        members |= {name: off for name, off in self._endpoint.output_only.items() if name in self.body}
+        members["kv_transfer_params"] = {"do_remote_decode": True, "transfer_id": transfer_id}
+        return self._with(members)
 
     def decode_body(self, transfer_id: str, producer: Instance) -> bytes:
-        parameters = {"do_remote_prefill": True, "transfer_id": transfer_id, "producer": producer.kv_transfer}
-        return _with_parameters(self._decode, parameters)
+        transfer = {"do_remote_prefill": True, "transfer_id": transfer_id, "producer": producer.kv_transfer}
+        return self._with({"kv_transfer_params": transfer})
+
+    def local_body(self) -> bytes:
+        """For one instance that does everything: the client's own bytes."""
+        return self._raw
+
+    def _with(self, members: dict[str, Any]) -> bytes:
+        """The body is an object with at least one member: the model."""
+        return self._raw[:-1] + b", " + json.dumps(members).encode()[1:]
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
@@ -72,19 +74,6 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _one_token(body: dict[str, Any]) -> dict[str, Any]:
-    prefill = {name: value for name, value in body.items() if name not in _OUTPUT_ONLY}
-    prefill |= {"stream": False, "max_tokens": 1}
-    if "max_completion_tokens" in prefill:
-        prefill["max_completion_tokens"] = 1
-    return prefill
-
-
-def _with_parameters(body: bytes, parameters: dict[str, Any]) -> bytes:
-    """`body` is a JSON object with at least one member."""
-    return body[:-1] + b', "kv_transfer_params": ' + json.dumps(parameters).encode() + b"}"
-
-
 def _model(body: dict[str, Any]) -> str:
     model = body.get("model")
     if model is None or model == "":
@@ -94,20 +83,74 @@ def _model(body: dict[str, Any]) -> str:
     return model
 
 
-def _refuse_unsupported(body: dict[str, Any]) -> None:
-    """One transfer id moves one prompt's KV cache to one sequence; what needs more than that is refused."""
-    if "kv_transfer_params" in body:
-        raise BadRequest("'kv_transfer_params' is set by the proxy.", "kv_transfer_params")
-    for name in ("n", "best_of"):
-        value = body.get(name)
-        if isinstance(value, int) and value > 1:
-            raise BadRequest(f"'{name}' must be 1: one request makes one completion here.", name)
-    if body.get("use_beam_search"):
-        raise BadRequest("Beam search is not supported.", "use_beam_search")
+def _refuse_transfer_parameters(body: dict[str, Any]) -> None:
+    extra = body.get("vllm_xargs")  # vLLM merges them with its own
+    for name in _TRANSFER:
+        if name in body or (isinstance(extra, dict) and name in extra):
+            raise BadRequest(f"'{name}' is set by the proxy.", name)
+
+
+def _output_limit(body: dict[str, Any], endpoint: Endpoint) -> int | None:
+    return next((limit for name in endpoint.limits if (limit := _integer(body.get(name))) is not None), None)
+
+
+def _unsplittable(body: dict[str, Any], endpoint: Endpoint, output_limit: int | None) -> str | None:
+    if output_limit is not None and output_limit < 1:  # refused, or an echo of the prompt without an answer
+        return next(name for name in endpoint.limits if _integer(body.get(name)) is not None)
+    if (_integer(body.get("n")) or 1) > 1:
+        return "n"
+    for name in ("use_beam_search", "background"):  # many requests to the engine; an answer that is fetched later
+        if _true(body.get(name)):
+            return name
+    if body.get("previous_response_id") is not None:  # the consumer's memory
+        return "previous_response_id"
+    return _prompts(body) or _prompt_logprobs(body, endpoint) or _server_tools(body) or _truncation(body, output_limit)
+
+
+def _prompts(body: dict[str, Any]) -> str | None:
+    """A list of integers is one prompt, as token ids."""
     for name in ("prompt", "prompt_embeds"):
         value = body.get(name)
-        # A list of integers is one prompt, as token ids.
         if isinstance(value, list) and len(value) > 1 and not isinstance(value[0], int):
-            raise BadRequest(f"'{name}' must be one prompt: send one request for each.", name)
-    if isinstance(body.get("prompt_embeds"), str | list) and body.get("prompt"):
-        raise BadRequest("Send either 'prompt' or 'prompt_embeds', not both.", "prompt_embeds")
+            return name
+    return "prompt_embeds" if body.get("prompt") and body.get("prompt_embeds") else None
+
+
+def _prompt_logprobs(body: dict[str, Any], endpoint: Endpoint) -> str | None:
+    """They exist only where the whole prompt is computed, so vLLM takes nothing from any cache."""
+    if body.get("prompt_logprobs") is not None:
+        return "prompt_logprobs"
+    # vLLM asks for them with every echo in a chat, and in a completion when it has log probabilities.
+    if _true(body.get("echo")) and (endpoint is CHAT or body.get("logprobs") is not None):
+        return "echo"
+    return None
+
+
+def _server_tools(body: dict[str, Any]) -> str | None:
+    tools = body.get("tools")
+    kinds = (
+        [tool.get("type", "function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    )
+    return None if all(kind in _CLIENT_TOOLS for kind in kinds) else "tools"
+
+
+def _truncation(body: dict[str, Any], output_limit: int | None) -> str | None:
+    """A prompt that is cut to fit keeps one token less when the output is limited, as it is at the producer only."""
+    if output_limit is not None:
+        return None
+    if _integer(body.get("truncate_prompt_tokens")) == -1:
+        return "truncate_prompt_tokens"
+    return "truncation" if body.get("truncation") == "auto" else None
+
+
+def _true(value: Any) -> bool:
+    """As pydantic reads a bool."""
+    return str(value).lower() in ("true", "1", "on", "t", "y", "yes")
+
+
+def _integer(value: Any) -> int | None:
+    """As pydantic reads an int, None for everything that it refuses."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

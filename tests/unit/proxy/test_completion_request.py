@@ -1,43 +1,71 @@
-"""What is checked in a client's body, and what becomes of it on each leg."""
+"""What becomes of a client's body: what each leg gets, what goes to the consumer alone, what is refused."""
 
 import json
 from typing import Any
 
 import pytest
 
-from proxy.completion_request import ENDPOINTS, CompletionRequest
+from proxy.completion_request import CompletionRequest
+from proxy.endpoints import CHAT, COMPLETIONS, DETOKENIZE, MESSAGES, RESPONSES, TOKENIZE, Endpoint
 from proxy.errors import BadRequest
 from tests.unit.proxy.scripted import instance
 
-COMPLETIONS, CHAT = ENDPOINTS
 PRODUCER = instance("prefill", "p0", kv_transfer={"control": "tcp://p0:1"})
 PROMPT: dict[str, Any] = {"model": "m", "prompt": "x"}
-MESSAGES: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
-ONE_TOKEN = {
-    "stream": False,
-    "max_tokens": 1,
-    "kv_transfer_params": {"do_remote_decode": True, "transfer_id": "t"},
-}
-TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
+MESSAGE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+INPUT: dict[str, Any] = {"model": "m", "input": "x"}
+MINIMAL = {COMPLETIONS: PROMPT, CHAT: MESSAGE, RESPONSES: INPUT, MESSAGES: MESSAGE, TOKENIZE: PROMPT}
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def request(endpoint: Endpoint, **given: Any) -> CompletionRequest:
+    return CompletionRequest(json.dumps(MINIMAL[endpoint] | given).encode(), endpoint)
 
 
 @pytest.mark.parametrize(
-    ("given", "prefill"),
+    ("endpoint", "given", "changed"),
     [
-        ({}, {}),
-        ({"max_tokens": 1000, "stream": True, "stream_options": {"include_usage": True}}, {}),
-        ({"min_tokens": 5, "n": 1, "best_of": 1, "echo": True, "logprobs": 5, "prompt_logprobs": 1}, {}),
-        ({"temperature": 0.5, "seed": 1, "stop": ["x"], "ignore_eos": True}, "kept"),
-        ({"priority": 3, "cache_salt": "s", "truncate_prompt_tokens": 9, "add_special_tokens": False}, "kept"),
+        (COMPLETIONS, {}, {"max_tokens": 1}),
+        (COMPLETIONS, {"max_tokens": 1000, "stream": True}, {"max_tokens": 1}),
+        (COMPLETIONS, {"max_tokens": None}, {"max_tokens": 1}),
+        (COMPLETIONS, {"stream_options": {"include_usage": True}}, {"max_tokens": 1, "stream_options": None}),
+        (COMPLETIONS, {"min_tokens": 5, "logprobs": 5}, {"max_tokens": 1, "min_tokens": 0, "logprobs": None}),
+        (COMPLETIONS, {"echo": True, "n": 1, "best_of": 3}, {"max_tokens": 1, "echo": False}),
+        (COMPLETIONS, {"structured_outputs": {"regex": "a+"}}, {"max_tokens": 1, "structured_outputs": None}),
+        (COMPLETIONS, {"return_token_ids": True}, {"max_tokens": 1, "return_token_ids": None}),
+        (COMPLETIONS, {"temperature": 0.5, "seed": 1, "stop": ["x"], "ignore_eos": True}, {"max_tokens": 1}),
+        (COMPLETIONS, {"priority": 3, "cache_salt": "s", "truncate_prompt_tokens": 9}, {"max_tokens": 1}),
+        (COMPLETIONS, {"prompt": ["x"], "suffix": "y", "add_special_tokens": False}, {"max_tokens": 1}),
+        (COMPLETIONS, {"logit_bias": {"5": 1.0}, "stop_token_ids": [7]}, {"max_tokens": 1}),
+        (CHAT, {}, {"max_completion_tokens": 1}),
+        (CHAT, {"max_completion_tokens": 99}, {"max_completion_tokens": 1}),
+        (CHAT, {"max_tokens": 99}, {"max_completion_tokens": 1, "max_tokens": 1}),
+        (
+            CHAT,
+            {"logprobs": True, "top_logprobs": 3},
+            {"max_completion_tokens": 1, "logprobs": False, "top_logprobs": 0},
+        ),
         # A chat template can read these, so both legs must see them.
-        (TOOLS | {"response_format": {"type": "json_object"}, "chat_template_kwargs": {"a": 1}}, "kept"),
-        ({"max_completion_tokens": 99}, {"max_completion_tokens": 1}),
+        (CHAT, {"tools": [FUNCTION], "tool_choice": "required"}, {"max_completion_tokens": 1}),
+        (CHAT, {"response_format": SCHEMA, "chat_template_kwargs": {"a": 1}}, {"max_completion_tokens": 1}),
+        (CHAT, {"messages": [{"role": "user", "content": [IMAGE]}]}, {"max_completion_tokens": 1}),
+        (RESPONSES, {}, {"max_output_tokens": 1}),
+        (RESPONSES, {"max_output_tokens": 9, "store": False, "stream": True}, {"max_output_tokens": 1}),
+        (RESPONSES, {"include": ["message.output_text.logprobs"]}, {"max_output_tokens": 1, "include": None}),
+        (RESPONSES, {"instructions": "i", "tools": [{"type": "function", "name": "f"}]}, {"max_output_tokens": 1}),
+        (MESSAGES, {"max_tokens": 9, "system": "s", "stop_sequences": ["x"]}, {"max_tokens": 1}),
+        (MESSAGES, {"max_tokens": 9, "tools": [{"name": "f", "input_schema": {}}], "stream": True}, {"max_tokens": 1}),
     ],
 )
-def test_the_prefill_leg_asks_for_one_token_of_the_same_prompt(given: dict[str, Any], prefill: Any) -> None:
-    request = CompletionRequest(json.dumps(MESSAGES | given).encode(), CHAT)
-    expected = MESSAGES | (given if prefill == "kept" else prefill) | ONE_TOKEN
-    assert json.loads(request.prefill_body("t")) == expected
+def test_the_prefill_leg_asks_for_one_token_of_the_same_prompt(
+    endpoint: Endpoint, given: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    asked = request(endpoint, **given)
+    transfer = {"kv_transfer_params": {"do_remote_decode": True, "transfer_id": "t"}}
+    assert json.loads(asked.prefill_body("t")) == MINIMAL[endpoint] | given | {"stream": False} | changed | transfer
+    assert asked.unsplittable is None
 
 
 @pytest.mark.parametrize(
@@ -49,40 +77,106 @@ def test_the_prefill_leg_asks_for_one_token_of_the_same_prompt(given: dict[str, 
         b'{"model": "m", "prompt": [1, 2, 3], "nested": {"a": {}}}',
     ],
 )
-def test_the_decode_leg_is_the_clients_own_bytes(raw: bytes) -> None:
-    body = CompletionRequest(raw, COMPLETIONS).decode_body("t", PRODUCER)
-    assert body.startswith(raw.rstrip()[:-1] + b', "kv_transfer_params"')
+def test_every_leg_gets_the_clients_own_bytes(raw: bytes) -> None:
+    asked = CompletionRequest(raw, COMPLETIONS)
+    prefill, decode = asked.prefill_body("t"), asked.decode_body("t", PRODUCER)
+    assert prefill.startswith(raw.rstrip()[:-1] + b', "stream": false')
+    assert decode.startswith(raw.rstrip()[:-1] + b', "kv_transfer_params"')
     parameters = {"do_remote_prefill": True, "transfer_id": "t", "producer": {"control": "tcp://p0:1"}}
-    assert json.loads(body) == json.loads(raw) | {"kv_transfer_params": parameters}
+    assert json.loads(decode) == json.loads(raw) | {"kv_transfer_params": parameters}
+    assert asked.local_body() == raw.rstrip()
 
 
 @pytest.mark.parametrize(
-    ("given", "param"),
+    ("endpoint", "given", "parameter"),
     [
-        ({"n": 2}, "n"),
-        ({"best_of": 3}, "best_of"),
-        ({"use_beam_search": True}, "use_beam_search"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"prompt": [[1, 2], [3]]}, "prompt"),
-        ({"prompt": None, "prompt_embeds": ["a", "b"]}, "prompt_embeds"),
-        ({"prompt_embeds": "a"}, "prompt_embeds"),
-        ({"prompt": None}, "prompt"),
+        (COMPLETIONS, {"n": 2}, "n"),
+        (COMPLETIONS, {"n": "2"}, "n"),  # which pydantic takes for a number
+        (CHAT, {"n": 2}, "n"),
+        (COMPLETIONS, {"use_beam_search": True}, "use_beam_search"),
+        (COMPLETIONS, {"prompt": ["a", "b"]}, "prompt"),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, "prompt"),
+        (COMPLETIONS, {"prompt": None, "prompt_embeds": ["a", "b"]}, "prompt_embeds"),
+        (COMPLETIONS, {"prompt_embeds": "a"}, "prompt_embeds"),
+        (COMPLETIONS, {"prompt_logprobs": 0}, "prompt_logprobs"),
+        (CHAT, {"prompt_logprobs": 1}, "prompt_logprobs"),
+        (COMPLETIONS, {"echo": True, "logprobs": 0}, "echo"),
+        (CHAT, {"echo": True}, "echo"),
+        (COMPLETIONS, {"max_tokens": 0, "echo": True}, "max_tokens"),
+        (CHAT, {"max_tokens": 0}, "max_tokens"),
+        (CHAT, {"max_completion_tokens": -1, "max_tokens": 5}, "max_completion_tokens"),
+        (RESPONSES, {"max_output_tokens": 0}, "max_output_tokens"),
+        (RESPONSES, {"background": True}, "background"),
+        (RESPONSES, {"previous_response_id": "resp_1"}, "previous_response_id"),
+        (RESPONSES, {"tools": [{"type": "web_search_preview"}]}, "tools"),
+        (RESPONSES, {"tools": [{"type": {}}]}, "tools"),
+        (RESPONSES, {"truncation": "auto"}, "truncation"),
+        (CHAT, {"truncate_prompt_tokens": -1}, "truncate_prompt_tokens"),
+        (COMPLETIONS, {"truncate_prompt_tokens": -1, "max_tokens": 5}, None),
+        (RESPONSES, {"truncation": "auto", "max_output_tokens": 5}, None),
+        (RESPONSES, {"truncation": "disabled", "previous_response_id": None, "background": False}, None),
+        (COMPLETIONS, {"echo": True}, None),
+        (COMPLETIONS, {"echo": "false", "logprobs": 1}, None),
+        (COMPLETIONS, {"prompt_logprobs": None, "n": None, "use_beam_search": False}, None),
+    ],
+)
+def test_what_one_transfer_cannot_serve_is_named(
+    endpoint: Endpoint, given: dict[str, Any], parameter: str | None
+) -> None:
+    assert request(endpoint, **given).unsplittable == parameter
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter"),
+    [
         ({"kv_transfer_params": None}, "kv_transfer_params"),
+        ({"kv_transfer_params": {"do_remote_decode": True}}, "kv_transfer_params"),
+        ({"ec_transfer_params": {}}, "ec_transfer_params"),
+        ({"vllm_xargs": {"kv_transfer_params": "x"}}, "kv_transfer_params"),
         ({"model": ""}, "model"),
+        ({"model": None}, "model"),
         ({"model": ["m"]}, "model"),
     ],
 )
-def test_what_one_transfer_cannot_carry_is_refused(given: dict[str, Any], param: str) -> None:
+@pytest.mark.parametrize("endpoint", MINIMAL)
+def test_what_is_the_proxys_own_is_refused(endpoint: Endpoint, given: dict[str, Any], parameter: str) -> None:
     with pytest.raises(BadRequest) as refusal:
-        CompletionRequest(json.dumps(PROMPT | given).encode(), COMPLETIONS)
-    assert refusal.value.param == param
+        request(endpoint, **given)
+    assert refusal.value.param == parameter
 
 
-@pytest.mark.parametrize("prompt", ["", "x", [1, 2, 3], ["x"], [[1, 2, 3]], []])
-def test_one_prompt_in_any_of_its_forms_is_left_to_vllm(prompt: Any) -> None:
-    assert CompletionRequest(json.dumps(PROMPT | {"prompt": prompt}).encode(), COMPLETIONS).model == "m"
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"1", b"\xff{}", b"[" * 100_000, '{"model": "m"}'.encode("utf-16")])
+def test_what_is_not_a_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadRequest, match="JSON"):
+        CompletionRequest(raw, COMPLETIONS)
+
+
+@pytest.mark.parametrize("prompt", [None, "", "x", 5, [1, 2, 3], ["x"], [[1, 2, 3]], [], [None], {"a": 1}])
+def test_every_single_prompt_right_or_wrong_is_left_to_vllm(prompt: Any) -> None:
+    assert request(COMPLETIONS, prompt=prompt).unsplittable is None
 
 
 @pytest.mark.parametrize(("given", "stream"), [({}, False), ({"stream": True}, True), ({"stream": None}, False)])
 def test_stream(given: dict[str, Any], stream: bool) -> None:
-    assert CompletionRequest(json.dumps(PROMPT | given).encode(), COMPLETIONS).stream is stream
+    assert request(COMPLETIONS, **given).stream is stream
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "limit"),
+    [
+        (COMPLETIONS, {"max_tokens": 7}, 7),
+        (COMPLETIONS, {"max_tokens": "x"}, None),
+        (CHAT, {"max_tokens": 7, "max_completion_tokens": 5}, 5),
+        (CHAT, {"max_tokens": 7, "max_completion_tokens": None}, 7),
+        (RESPONSES, {"max_tokens": 7}, None),
+        (RESPONSES, {"max_output_tokens": 7}, 7),
+        (MESSAGES, {"max_tokens": 7}, 7),
+    ],
+)
+def test_output_limit(endpoint: Endpoint, given: dict[str, Any], limit: int | None) -> None:
+    assert request(endpoint, **given).output_limit == limit
+
+
+def test_paths_of_one_leg_say_so() -> None:
+    assert not TOKENIZE.both_legs
+    assert not DETOKENIZE.both_legs
