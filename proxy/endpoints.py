@@ -16,7 +16,7 @@ def _as_it_is(openai_error: bytes) -> bytes:
 
 def _anthropic_error(openai_error: bytes) -> bytes:
     error = json.loads(openai_error)["error"]
-    return json.dumps({"type": "error", "error": {"type": error["type"], "message": error["message"]}}).encode()
+    return json.dumps({"type": "error", "error": {"type": error.get("type"), "message": error.get("message")}}).encode()
 
 
 @dataclass(frozen=True, eq=False)
