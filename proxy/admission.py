@@ -103,7 +103,7 @@ class Admission:
         if len(self._queue) >= self._limits.queued_requests or not _fits(
             self.queued_tokens + weight, self._limits.queued_tokens
         ):
-            raise TooBusy(retry_after(self.queued_tokens, self._throughput.tokens_per_s()))
+            raise TooBusy("The queue is full.", retry_after(self.queued_tokens, self._throughput.tokens_per_s()))
         waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, weight)
         self._queue[waiter] = None
         self.queued_tokens += weight

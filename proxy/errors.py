@@ -5,12 +5,15 @@ ProxyError
 │   ├── BadRequest
 │   ├── Unauthorized          no client key, or one that is not known
 │   ├── ModelNotFound
+│   ├── HeadTooLarge
+│   ├── HeadTooSlow
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
 │   └── RejectedByInstance    a leg's own 4xx: its status and its body are the client's answer
 ├── Wait                      the same request can work a little later
 │   ├── NoInstance            no pair of instances for the model
 │   ├── TooBusy               the queue is full
+│   ├── TooManyConnections
 │   ├── SloUnreachable        the first token would come later than it is of use
 │   └── ShuttingDown          this proxy is on its way out
 ├── LegFailed                 another instance may do better; if there is none, the client learns which leg failed
@@ -24,7 +27,7 @@ ProxyError
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from stack.instances import Role
@@ -57,6 +60,16 @@ class ModelNotFound(RequestRefused):
         self.param = "model"
 
 
+class HeadTooLarge(RequestRefused):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request's headers are larger than {limit} bytes.")
+
+
+class HeadTooSlow(RequestRefused):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"The request's headers did not arrive within {limit_s:g} s.")
+
+
 class BodyTooLarge(RequestRefused):
     pass
 
@@ -86,11 +99,22 @@ class NoInstance(Wait):
         super().__init__(reason)
         self.missing = missing
 
+    def while_blocked(self, instance_ids: Collection[str], retry_after_s: float) -> "NoInstance":
+        """The same, where these instances are left alone for a while because they kept failing."""
+        blocked = NoInstance(self.missing, f"{self} Left alone after failures: {', '.join(sorted(instance_ids))}.")
+        blocked.retry_after_s = retry_after_s
+        return blocked
+
 
 class TooBusy(Wait):
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("The queue is full.")
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(what)
         self.retry_after_s = retry_after_s
+
+
+class TooManyConnections(Wait):
+    def __init__(self) -> None:
+        super().__init__("Too many connections are open.")
 
 
 class SloUnreachable(Wait):
@@ -145,10 +169,13 @@ _STATUS: dict[type[ProxyError], tuple[int, str]] = {
     BadRequest: (400, "invalid_request"),
     Unauthorized: (401, "invalid_api_key"),
     ModelNotFound: (404, "model_not_found"),
+    HeadTooSlow: (408, "request_timeout"),
     BodyTooSlow: (408, "request_timeout"),
     BodyTooLarge: (413, "request_too_large"),
+    HeadTooLarge: (431, "headers_too_large"),
     TooBusy: (429, "overloaded"),
     SloUnreachable: (429, "slo_unreachable"),
+    TooManyConnections: (503, "too_many_connections"),
     NoInstance: (503, "no_instance"),
     ShuttingDown: (503, "shutting_down"),
     InstanceUnreachable: (502, "instance_unreachable"),

@@ -51,7 +51,17 @@ class ProxySettings(Settings):
     proxy_max_queued_requests: int = Field(1024, ge=0)
     proxy_max_queued_tokens: int | None = Field(4_000_000, ge=1)
     proxy_ttft_slo_s: Seconds | None = None
+
+    # A server's worth of clients, each with a connection or two that it keeps; the rest of 512 MB is for bodies, of which
+    # Python needs a few times their size while it reads them.
+    proxy_max_connections: int = Field(4096, ge=1)
+    proxy_idle_timeout_s: Seconds = 75.0  # longer than common clients', so that it is not the server that closes
+    proxy_max_head_bytes: int = Field(64 * 1024, ge=1024)
+    proxy_head_timeout_s: Seconds = 20.0
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    proxy_max_buffered_bytes: int = Field(128 * 1024 * 1024, ge=1024)
+    proxy_body_timeout_s: Seconds = 60.0
+    otel_exporter_otlp_endpoint: str | None = None
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @cached_property
@@ -62,6 +72,13 @@ class ProxySettings(Settings):
     def _client_keys_can_be_read(self) -> Self:
         # Not a validator of the field: what is reported of a field shows its value.
         self.client_keys  # noqa: B018
+        return self
+
+    @model_validator(mode="after")
+    def _the_largest_body_fits(self) -> Self:
+        if self.proxy_max_buffered_bytes < self.proxy_max_body_bytes:
+            expected = f"expected at least PROXY_MAX_BODY_BYTES={self.proxy_max_body_bytes}"
+            raise ValueError(f"PROXY_MAX_BUFFERED_BYTES={self.proxy_max_buffered_bytes}: {expected}")
         return self
 
     @property

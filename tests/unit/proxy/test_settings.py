@@ -14,6 +14,7 @@ from stack.environment import ConfigError, load
         ("PROXY_TOKEN_TIMEOUT_S", "0", "PROXY_TOKEN_TIMEOUT_S='0'"),
         ("ETCD_ENDPOINT", "http://", "expected host:port"),
         ("PROXY_LOG_LEVEL", "loud", "PROXY_LOG_LEVEL='loud'"),
+        ("PROXY_MAX_BUFFERED_BYTES", "4096", "PROXY_MAX_BUFFERED_BYTES=4096: expected at least PROXY_MAX_BODY_BYTES"),
     ],
 )
 def test_a_bad_variable_is_one_line(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

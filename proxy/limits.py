@@ -1,0 +1,256 @@
+"""What a connection may cost: uvicorn's HTTP protocol with bounds on what a client can send, hold and leave unfinished.
+
+- A request's head has a bound on bytes (431) and on time (408), also for a client that sends empty lines for ever.
+- A body that nobody will read is not read: an answer that comes before its end closes the connection. So the
+  application, which bounds a body's size and time, decides by answering.
+- The bodies of all requests being served have a bound together. Beyond it the largest unfinished one is refused (429).
+- The number of connections has a bound. Beyond it the one that has been without a complete request for longest makes
+  room, so that a thousand silent or slow clients do not keep a busy one out; if all are being served: 503.
+- One request may be sent ahead while another is answered; a connection with more ends with the last of those two.
+- `Upgrade` is ignored, as RFC 9110 allows. httptools drops the body of such a request, and Java's HttpClient asks every
+  server for HTTP/2 that way.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httptools
+import structlog
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from proxy.errors import (
+    RETRY_AFTER_S,
+    BadRequest,
+    HeadTooLarge,
+    HeadTooSlow,
+    ProxyError,
+    TooBusy,
+    TooManyConnections,
+    code,
+    http_error,
+)
+
+# After a refusal: a client that is still sending learns why only if the connection is not reset under its hands.
+LINGER_S = 1.0
+
+# Of the process, like the sockets: uvicorn makes the protocols, for whatever application there is.
+REFUSED = Counter("pd_proxy_refused_at_the_socket", "Requests that no handler saw", ("code",), registry=None)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """head_bytes: request line and headers; buffered_bytes: bodies of all requests that are being received or served."""
+
+    connections: int
+    head_bytes: int
+    head_timeout_s: float
+    buffered_bytes: int
+
+
+class Sockets:
+    """What the connections of one process share; `incomplete`, oldest first: those that owe a complete request."""
+
+    def __init__(self, limits: SocketLimits) -> None:
+        self.limits = limits
+        self.incomplete: dict[LimitedProtocol, None] = {}
+        self.buffered_bytes = 0
+
+
+def limited_protocol(limits: SocketLimits) -> Any:
+    """For `uvicorn.Config(http=…)`; can be pickled, as uvicorn does for its workers."""
+    return partial(LimitedProtocol, Sockets(limits))
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    def __init__(self, sockets: Sockets, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._sockets = sockets
+        self._limits = sockets.limits
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_began = False
+        self._head_bytes = 0
+        self._in_body = False
+        self._steps = 0  # heads, pieces of bodies and messages that have come to an end
+        self._stepless_bytes = 0
+        self._buffered_bytes = 0
+        self._upgrading = False
+        self._deaf = False  # what the client sends from now on counts for nothing
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            if not self._sockets.incomplete:
+                self._deaf = True
+                self._answer(TooManyConnections())
+                transport.close()
+                return
+            next(iter(self._sockets.incomplete)).make_room()
+        self._sockets.incomplete[self] = None
+        self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._deaf = True
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        self._sockets.incomplete.pop(self, None)
+        self._release_body()
+
+    def make_room(self) -> None:
+        """Another connection needs this one's place."""
+        self._sockets.incomplete.pop(self, None)
+        if self._head_began or self._in_body:
+            self._refuse(TooManyConnections())
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        steps = self._steps
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, ProxyError) else BadRequest("This is not an HTTP request."))
+            return
+        if self._steps != steps:
+            self._stepless_bytes = 0
+        else:  # a head, or what may stand between the chunks of a body and after them
+            self._stepless_bytes += len(data)
+            if self._stepless_bytes > self._limits.head_bytes:
+                self._refuse(HeadTooLarge(self._limits.head_bytes))
+                return
+        if self._in_body or self._is_answering():
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_too_slow)
+
+    def on_message_begin(self) -> None:
+        if self.pipeline:
+            raise BadRequest("More than one request was sent ahead.")
+        super().on_message_begin()
+        self._head_began = True
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count_head(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise BadRequest("CONNECT is not supported.")
+            self._upgrading = True
+            return
+        super().on_headers_complete()
+        self._head_began = False
+        self._in_body = True
+        self._steps += 1
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._steps += 1
+        self._buffered_bytes += len(body)
+        self._sockets.buffered_bytes += len(body)
+        if self._sockets.buffered_bytes > self._limits.buffered_bytes:
+            largest = max(self._sockets.incomplete, key=lambda each: each._buffered_bytes, default=self)
+            too_busy = TooBusy("Too many large requests are being served.", RETRY_AFTER_S)
+            if largest is self:
+                raise too_busy
+            largest._refuse(too_busy)
+
+    def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        super().on_message_complete()
+        self._in_body = False
+        self._steps += 1
+        self._sockets.incomplete.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._release_body()
+        if self.transport.is_closing() or not self.cycle.response_complete:  # another has been sent ahead
+            return
+        self._sockets.incomplete[self] = None
+        if self._in_body or self._deaf:
+            self._deaf = True
+            self._close_soon()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser takes what follows for another protocol: it is shown the same head once more, without Upgrade.
+            self._upgrading = False
+            headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
+            head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, headers)
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.feed_data(head + data[upgrade.args[0] :])
+
+    def _count_head(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > self._limits.head_bytes:
+            raise HeadTooLarge(self._limits.head_bytes)
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._head_began:
+            self._refuse(HeadTooSlow(self._limits.head_timeout_s))
+        else:
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        """Whether an answer is under way, or to come, that an error must not be written into."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return not self._in_body or self.cycle.response_started or bool(self.pipeline)
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answers in place of the application, and closes; where that is about to answer, closes after it has."""
+        if self._deaf:
+            return
+        self._deaf = True
+        self._stop_head_timer()
+        if self._is_answering():
+            self.cycle.keep_alive = False
+            return
+        if self._in_body:  # the application waits for the rest
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._release_body()
+        self._answer(error)
+        self._close_soon()
+
+    def _answer(self, error: ProxyError) -> None:
+        REFUSED.labels(code(error)).inc()
+        log.info("refused at the socket", client=self.client, code=code(error), error=str(error))
+        refusal = http_error(error)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items())
+        self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
+
+    def _close_soon(self) -> None:
+        """What the client still sends stays in the kernel's buffers, where it is bounded."""
+        self.flow.pause_reading()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(LINGER_S, self.timeout_keep_alive_handler)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _release_body(self) -> None:
+        self._sockets.buffered_bytes -= self._buffered_bytes
+        self._buffered_bytes = 0
