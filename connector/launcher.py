@@ -30,7 +30,10 @@ from stack.instances import Instance
 
 log = logging.getLogger("launcher")
 
-HEALTH_TIMEOUT_S = 2.0
+METRICS_TIMEOUT_S = 2.0
+# On a CPU the engine's steps are in the server's own process, which answers nothing meanwhile: 2,048 tokens at 160 a
+# second, with two servers on two cores, are 13 s. That is no reason to leave etcd.
+SILENCE_S = 20.0
 STOP_TIMEOUT_S = 15.0  # for vLLM to end after SIGTERM, before SIGKILL
 PR_SET_PDEATHSIG = 1
 
@@ -91,17 +94,27 @@ def _watch(
     Returns: whether it was ever healthy, and so may have requests.
     """
     served = healthy = False
+    interval = settings.lease_ttl_s / 3  # of a check as well as between two, so that a silent server's lease is renewed
+    answered = 0.0
     while vllm.poll() is None and not stop.is_set():
-        if _get(settings, "/health") is not None:
+        try:
+            answers_well = _get(settings, "/health", interval) is not None
+            answered = time.monotonic()
+        except TimeoutError:
+            silence = time.monotonic() - answered
+            answers_well = healthy and silence < SILENCE_S
+            if answers_well:
+                log.info("no answer to /health for %.1f s: vLLM may be busy", silence)
+        if answers_well:
             if not healthy:
                 log.info("vLLM is healthy")
             served = healthy = True
             registration.keep()
         elif healthy:
-            log.warning("vLLM does not answer /health: leaving etcd until it does")
+            log.warning("vLLM is not healthy: leaving etcd until it is")
             healthy = False
             registration.lapse()
-        stop.wait(settings.lease_ttl_s / 3)
+        stop.wait(interval)
     return served
 
 
@@ -109,8 +122,11 @@ def _drain(vllm: "subprocess.Popen[bytes]", settings: LauncherSettings) -> None:
     """Wait until no request is left, at most the grace period."""
     deadline = time.monotonic() + settings.shutdown_grace_s
     while vllm.poll() is None and time.monotonic() < deadline:
-        metrics = _get(settings, "/metrics")
-        if metrics is None:  # e.g. a long step in the server's own process: no sign that it is idle
+        try:
+            metrics = _get(settings, "/metrics", METRICS_TIMEOUT_S)
+        except TimeoutError:  # e.g. a long step in the server's own process: no sign that it is idle
+            metrics = None
+        if metrics is None:
             log.info("waiting: /metrics does not answer")
         elif requests := _unfinished_requests(metrics):
             log.info("waiting for %d requests to finish", requests)
@@ -138,13 +154,20 @@ def _stop(vllm: "subprocess.Popen[bytes]") -> None:
     vllm.wait()
 
 
-def _get(settings: LauncherSettings, path: str) -> str | None:
-    """Body of a 200 answer from the instance, None for anything else."""
+def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
+    """Body of a 200 answer from the instance, None for another answer or a refused connection.
+
+    Raises: TimeoutError: no answer.
+    """
     host = "127.0.0.1" if settings.listen_host == "0.0.0.0" else settings.listen_host or settings.host
     try:
-        with urllib.request.urlopen(f"http://{host}:{settings.port}{path}", timeout=HEALTH_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(f"http://{host}:{settings.port}{path}", timeout=timeout_s) as answer:
             return str(answer.read().decode())
-    except (urllib.error.URLError, OSError, TimeoutError):
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if isinstance(getattr(error, "reason", None), TimeoutError):  # urllib's wrapping, while it connects
+            raise TimeoutError from error
         return None
 
 

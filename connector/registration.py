@@ -5,7 +5,6 @@ etcd being away stops nothing that runs: the record is written again, under a ne
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -16,9 +15,6 @@ with warnings.catch_warnings():
     # etcd3's generated code is of 2018.
     warnings.simplefilter("ignore", DeprecationWarning)
     from etcd3.exceptions import Etcd3Exception
-
-if TYPE_CHECKING:
-    from etcd3.leases import Lease
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +29,7 @@ class Registration:
         self._instance = instance
         self._ttl = ttl
         self._client = etcd.connect(endpoint)
-        self._lease: Lease | None = None
+        self._lease: int | None = None  # its id in etcd
         self._reachable = True
 
     def keep(self) -> None:
@@ -43,7 +39,7 @@ class Registration:
                 log.warning("etcd no longer knows our lease: registering again")
                 self._lease = None
             if self._lease is None:
-                lease = self._client.lease(self._ttl)
+                lease = self._client.lease(self._ttl).id
                 self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
                 self._lease = lease
                 log.info("registered %s in etcd at %s", self._instance.key, self._endpoint)
@@ -51,6 +47,9 @@ class Registration:
             if self._reachable:
                 log.warning("etcd at %s does not answer (%s): retrying", self._endpoint, type(error).__name__)
             self._reachable = False
+            # TCP tries a connection that was cut at ever longer intervals, and one whose other end is gone for minutes.
+            self._client.close()
+            self._client = etcd.connect(self._endpoint)
         else:
             if not self._reachable:
                 log.info("etcd at %s answers again", self._endpoint)
@@ -67,12 +66,12 @@ class Registration:
         self.lapse()
         self._client.close()
 
-    def _renew(self, lease: "Lease") -> bool:
-        return all(answer.TTL > 0 for answer in lease.refresh())
+    def _renew(self, lease: int) -> bool:
+        return all(answer.TTL > 0 for answer in self._client.refresh_lease(lease))
 
-    def _revoke(self, lease: "Lease") -> None:
+    def _revoke(self, lease: int) -> None:
         try:
-            lease.revoke()
+            self._client.revoke_lease(lease)
             log.info("left etcd: %s", self._instance.key)
         except ETCD_AWAY as error:
             log.warning("could not leave etcd (%s): the lease ends within %d s", type(error).__name__, self._ttl)

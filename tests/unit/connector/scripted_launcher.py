@@ -16,4 +16,5 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
 vllm_command.command = command
 vllm_command.vllm_version = lambda: "0.32.0+cpu"
 launcher.STOP_TIMEOUT_S = 1.0
+launcher.SILENCE_S = 8.0
 sys.exit(launcher.main())

@@ -1,8 +1,8 @@
 """A program in place of vLLM's server: python scripted_vllm.py PORT
 
 `/health` and `/metrics` answer what the test last said with `POST /set?health=503&running=2`; a status of 0 closes the
-connection without an answer. `POST /exit?code=7` ends it. SIGTERM ends it, unless `sigterm=ignored` was said. It says
-what happened on its output.
+connection without an answer, `health=none` keeps it open without one. `POST /exit?code=7` ends it. SIGTERM ends it,
+unless `sigterm=ignored` was said. It says what happened on its output.
 """
 
 import http.server
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import urllib.parse
 from types import FrameType
 
@@ -20,6 +21,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         match self.path:
             case "/health":
+                while state["health"] == "none":
+                    time.sleep(0.02)
                 self._answer(int(state["health"]), "")
             case "/metrics":
                 lines = [f'vllm:num_requests_{kind}{{engine="0"}} {state[kind]}.0' for kind in ("running", "waiting")]

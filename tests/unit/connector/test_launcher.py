@@ -143,6 +143,19 @@ def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
     assert launcher.until_registered() == first
 
 
+def test_a_server_too_busy_to_answer_stays_in_etcd_for_a_while(launch: Launch) -> None:
+    """A silence of three checks is longer than its lease."""
+    launcher = launch()
+    first = launcher.until_registered()
+    launcher.say("set?health=none")
+    until(lambda: launcher.log.count("no answer to /health") == 3)
+    assert launcher.records() == [first]
+    launcher.until_gone()
+    assert "leaving etcd" in launcher.log
+    launcher.say("set?health=200")
+    assert launcher.until_registered() == first
+
+
 def test_on_sigterm_it_leaves_etcd_then_waits_for_requests_then_stops_vllm(launch: Launch) -> None:
     launcher = launch()
     launcher.until_registered()

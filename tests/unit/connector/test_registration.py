@@ -9,6 +9,7 @@ import pytest
 from connector.registration import Registration, forget_old_segments
 from stack import etcd
 from stack.instances import Instance
+from tests.cuttable_link import CuttableLink
 from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import until
 from tests.unit.proxy.scripted import instance
@@ -21,8 +22,8 @@ LONG_S = 3600
 def register(etcd_server: EtcdProcess) -> Iterator[Callable[..., Registration]]:
     made: list[Registration] = []
 
-    def make(ttl: int = LONG_S) -> Registration:
-        made.append(Registration(etcd_server.endpoint, RECORD, ttl))
+    def make(ttl: int = LONG_S, endpoint: str = etcd_server.endpoint) -> Registration:
+        made.append(Registration(endpoint, RECORD, ttl))
         return made[-1]
 
     yield make
@@ -104,6 +105,20 @@ def test_a_new_client_does_not_inherit_another_ones_wait(etcd_server: EtcdProces
     registration.keep()
     etcd_server.start()
     assert record(etcd_server) is None
+
+
+def test_a_connection_that_is_dead_at_the_other_end_is_given_up(etcd_server: EtcdProcess, register: Register) -> None:
+    """As when etcd's host is replaced: nothing tells so, and TCP would wait for minutes."""
+    with CuttableLink(etcd_server.endpoint) as link:
+        registration = register(ttl=1, endpoint=link.endpoint)
+        registration.keep()
+        link.cut()
+        link.replace()
+        until(lambda: record(etcd_server) is None)
+        registration.keep()
+        assert record(etcd_server) is None
+        registration.keep()
+        assert record(etcd_server) == RECORD
 
 
 def test_without_etcd_it_can_lapse_and_leave(
