@@ -10,8 +10,8 @@ import structlog
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from proxy.completion_request import ENDPOINTS, Endpoint
 from proxy.discovery import Discovery
+from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import OK, Exchange
 from proxy.gateway import Follow, Gateway, open_gateway
@@ -73,15 +73,19 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
 
 def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[[], Awaitable[Response]]:
     async def complete() -> Response:
-        exchange = Exchange(gateway(), endpoint, g.request_id)
+        exchange = Exchange(gateway(), endpoint, g.request_id, request.headers)
         try:
-            answer = await exchange.answer(await _body())
+            answer = await exchange.answer(_body)
         except ProxyError as error:
             refusal = http_error(error)
             exchange.close(refusal.status, code(error), error)
-            response = Response(refusal.body, refusal.status, dict(refusal.headers), mimetype="application/json")
+            body = endpoint.error_body(refusal.body)
+            response = Response(body, refusal.status, dict(refusal.headers), mimetype="application/json")
             if isinstance(error, BodyTooLarge | BodyTooSlow):
                 response.headers["Connection"] = "close"  # what is left of the body would be read as a next request
+        except Exception:
+            exchange.close(500, "internal_error")
+            raise
         else:
             if answer.is_stream:
                 response = Response(exchange.stream(), answer.status, content_type=answer.content_type)

@@ -1,4 +1,4 @@
-"""One try at one request: a fresh transfer id, a pair of instances, and both legs dispatched at once.
+"""One try at one request: a fresh transfer id, the instances of its route, and their legs dispatched at once.
 
 The consumer's answer decides. The producer is only listened to while the consumer has not answered: its failure then
 fails the try, because the consumer would wait for blocks that never come.
@@ -6,13 +6,17 @@ fails the try, because the consumer would wait for blocks that never come.
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.completion_request import CompletionRequest, Endpoint
-from proxy.dispatch import Pair
-from proxy.errors import LegFailed
+from proxy.breaker import Leg
+from proxy.completion_request import CompletionRequest
+from proxy.dispatch import Route
+from proxy.endpoints import Endpoint
+from proxy.errors import DeadlinePassed, LegFailed, RejectedByInstance
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Call, Deadline
+from proxy.prompt import Prompt
 from stack.instances import Instance
 
 
@@ -24,36 +28,40 @@ class Deadlines:
     total: Deadline
 
 
-class Attempt:
-    """Dispatches in its constructor; ends with `finish` or `cancel`, and a failed `answer` has already cancelled."""
+@dataclass(frozen=True)
+class Job:
+    """What every try at one request has in common; `headers` go to both legs."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        request: CompletionRequest,
-        endpoint: Endpoint,
-        request_id: str,
-        pair: Pair,
-        deadlines: Deadlines,
-    ) -> None:
-        self.pair = pair
-        self.transfer_id = uuid.uuid4().hex
+    request: CompletionRequest
+    endpoint: Endpoint
+    prompt: Prompt
+    headers: Mapping[str, str]
+    deadlines: Deadlines
+
+
+class Attempt:
+    """Dispatches in its constructor; ends with `finish` or `cancel`, and a failed `answer` has already cancelled.
+
+    `dispatched_at`, `prefilled_at`, `answered_at`: in the running loop's time, None for what has not happened.
+    """
+
+    def __init__(self, gateway: Gateway, job: Job, route: Route) -> None:
+        self.route = route
+        self.transfer_id = uuid.uuid4().hex if route.producer else None
         self.failed: set[str] = set()
-        self._fleet = gateway.fleet
-        self._metrics = gateway.metrics
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self.dispatched_at = self._loop.time()
+        self.prefilled_at: float | None = None
+        self.answered_at: float | None = None
+        self._prefill = self._send_prefill(job)
+        self._decode = self._send_decode(job)
         self._consumer_busy = True
-        to_producer = Call(pair.producer, endpoint.path, request.prefill_body(self.transfer_id), request_id)
-        to_consumer = Call(
-            pair.consumer, endpoint.path, request.decode_body(self.transfer_id, pair.producer), request_id
-        )
-        self._fleet.begin(pair.producer)
-        self._fleet.begin(pair.consumer)
-        self._prefill = asyncio.create_task(gateway.legs.prefill(to_producer, deadlines.first_token))
-        self._decode = asyncio.create_task(
-            gateway.legs.decode(to_consumer, deadlines.first_token if request.stream else deadlines.total)
-        )
-        self._prefill.add_done_callback(self._prefill_ended)
-        self._decode.add_done_callback(self._decode_answered)
+
+    @property
+    def prefill_answer(self) -> bytes | None:
+        """The producer's answer of one token, once it is here."""
+        return self._prefill.result() if self._prefill and self.prefilled_at is not None else None
 
     async def answer(self) -> Answer:
         """The consumer's answer, its first chunk included.
@@ -61,9 +69,11 @@ class Attempt:
         Raises: the failure of either leg.
         """
         try:
-            await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
+            if self._prefill is not None:
+                await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
+                if not self._decode.done():
+                    self._prefill.result()
             if not self._decode.done():
-                self._prefill.result()
                 await asyncio.wait((self._decode,))
             return self._decode.result()
         except BaseException:
@@ -74,25 +84,89 @@ class Attempt:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
         if self._consumer_busy:
             self._consumer_busy = False
-            self._fleet.end(self.pair.consumer)
+            self._gateway.fleet.end(self.route.consumer, self.route.decode_tokens)
 
     def cancel(self) -> None:
         """Nobody waits any more: closes both connections, wherever they are."""
-        self._prefill.cancel()
+        if self._prefill is not None:
+            self._prefill.cancel()
         if not self._decode.cancel() and not self._decode.cancelled() and self._decode.exception() is None:
             self._decode.result().close()
         self.finish()
 
-    def _prefill_ended(self, task: "asyncio.Task[None]") -> None:
-        self._fleet.end(self.pair.producer)
-        self._note_failure(self.pair.producer, task)
+    def broken(self, error: BaseException) -> None:
+        """The answer failed after its first chunk."""
+        name = self.route.consumer.instance_id
+        self._gateway.metrics.leg_failed("decode", error)
+        if isinstance(error, LegFailed):
+            now = self._loop.time()
+            self._gateway.breakers.begin(name, now).failed(now)
 
-    def _decode_answered(self, task: "asyncio.Task[Answer]") -> None:
-        self._note_failure(self.pair.consumer, task)
+    def _send_prefill(self, job: Job) -> "asyncio.Task[bytes] | None":
+        producer, transfer_id = self.route.producer, self.transfer_id
+        if producer is None or transfer_id is None:
+            return None
+        vote = self._begin(producer, self.route.prefill_tokens, job.prompt)
+        rate = self._gateway.prefill_rate(producer)
+        rate.begin(self.dispatched_at)
+        call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers)
+        task = asyncio.create_task(self._gateway.legs.prefill(call, job.deadlines.first_token))
 
-    def _note_failure(self, instance: Instance, task: "asyncio.Task[None] | asyncio.Task[Answer]") -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self._metrics.leg_failed(instance.role, error)
+        def ended(task: "asyncio.Task[bytes]") -> None:
+            now = self._loop.time()
+            self._gateway.fleet.end(producer, self.route.prefill_tokens)
+            if self._note_failure(producer, task, vote):
+                rate.end(0, now)
+            else:
+                self.prefilled_at = now
+                rate.end(self.route.prefill_tokens, now)
+
+        task.add_done_callback(ended)
+        return task
+
+    def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
+        consumer, producer = self.route.consumer, self.route.producer
+        vote = self._begin(consumer, self.route.decode_tokens, job.prompt)
+        if producer is None or self.transfer_id is None:
+            call = Call(consumer, job.endpoint, job.request.local_body(), job.headers)
+        else:
+            body = job.request.decode_body(self.transfer_id, producer)
+            call = Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": self.transfer_id})
+        deadline = job.deadlines.first_token if job.request.stream else job.deadlines.total
+        task = asyncio.create_task(self._gateway.legs.decode(call, deadline))
+
+        def answered(task: "asyncio.Task[Answer]") -> None:
+            if not self._note_failure(consumer, task, vote):
+                self.answered_at = self._loop.time()
+
+        task.add_done_callback(answered)
+        return task
+
+    def _begin(self, instance: Instance, tokens: int, prompt: Prompt) -> Leg:
+        self._gateway.fleet.begin(instance, tokens)
+        self._gateway.fleet.holds(instance, prompt)
+        return self._gateway.breakers.begin(instance.instance_id, self.dispatched_at)
+
+    def _note_failure(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]", vote: Leg) -> bool:
+        """Counts the end of a leg. Returns: whether it failed or was cancelled."""
+        if task.cancelled():
+            vote.abandoned()
+            return True
+        error = task.exception()
+        if error is None:
+            vote.succeeded()
+            return False
+        self._gateway.metrics.leg_failed(instance.role, error)
         if isinstance(error, LegFailed):
             self.failed.add(instance.instance_id)
+            vote.failed(self._loop.time())
+        elif isinstance(error, RejectedByInstance):
+            vote.succeeded()
+        elif isinstance(error, DeadlinePassed) and not self._waits_for_the_producer(instance):
+            vote.failed(self._loop.time())
+        else:
+            vote.abandoned()
+        return True
+
+    def _waits_for_the_producer(self, instance: Instance) -> bool:
+        return instance is self.route.consumer and self._prefill is not None and self.prefilled_at is None

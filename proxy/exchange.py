@@ -1,42 +1,50 @@
-"""One client request from its body to the last byte of its answer.
+"""One client request from its headers to the last byte of its answer.
 
 Until the consumer's first chunk every failure becomes an HTTP status, or one more try on another instance. After it a
-failure becomes an SSE `error` event, and the stream ends without [DONE]. However the request ends (answered, failed,
-client gone, proxy stopped), `close` settles both legs, counts it and writes its one log line.
+failure becomes an SSE `error` event, and the stream ends without its last event. However the request ends (answered,
+failed, client gone, proxy stopped), `close` settles both legs, counts it and writes its one log line.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
+from werkzeug.datastructures import Headers
 
-from proxy import sse
-from proxy.attempt import Attempt, Deadlines
-from proxy.completion_request import CompletionRequest, Endpoint
+from proxy.admission import Ticket
+from proxy.attempt import Attempt, Deadlines, Job
+from proxy.completion_request import CompletionRequest
+from proxy.dispatch import Demand
+from proxy.endpoints import Endpoint
 from proxy.errors import LegFailed, ModelNotFound, NoInstance, ProxyError, ShuttingDown, code, http_error
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Deadline
+from proxy.prompt import read_prompt
+from proxy.request_facts import RequestFacts
 
 ATTEMPTS = 2
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection first
 OK = "ok"
 LEFT = "client_left"
+ANYONE = ""  # the client's name where no keys are configured
 
 log = structlog.get_logger()
 
 
 class Exchange:
-    def __init__(self, gateway: Gateway, endpoint: Endpoint, request_id: str) -> None:
+    def __init__(self, gateway: Gateway, endpoint: Endpoint, request_id: str, headers: Headers) -> None:
         self._gateway = gateway
         self._endpoint = endpoint
         self._request_id = request_id
-        self._started = time.monotonic()
+        self._headers = headers
+        self._loop = asyncio.get_running_loop()
+        self._span = gateway.tracing.start(f"POST {endpoint.path}", headers)
+        self._facts = RequestFacts(self._loop.time())
+        self._client = ANYONE
         self._model: str | None = None
-        self._attempt: Attempt | None = None
-        self._attempts = 0
+        self._ticket: Ticket | None = None
         self._answer: Answer | None = None
-        self._ttft: float | None = None
+        self._events = 0
         self._bytes = 0
         self._abort: ProxyError | None = None
         self._open = True
@@ -44,15 +52,16 @@ class Exchange:
         gateway.being_served.add(self)
         # The client can leave at any await between here and the first byte of the answer, when no generator has
         # started whose `finally` would run. The request's task always ends.
-        if task := asyncio.current_task():
-            task.add_done_callback(lambda _: self._client_left())
+        self._task = asyncio.current_task()
+        if self._task is not None:
+            self._task.add_done_callback(lambda _: self._client_left())
 
     @property
     def headers(self) -> dict[str, str]:
-        """Which pair had the last try; empty while none had."""
-        return {f"X-PD-{name.replace('_', '-').title()}": value for name, value in self._dispatched().items()}
+        """What is known so far; empty while there was no try."""
+        return self._facts.headers()
 
-    async def answer(self, raw: bytes) -> Answer:
+    async def answer(self, read_body: Callable[[], Awaitable[bytes]]) -> Answer:
         """Both legs for the client's body; returns when the consumer's first chunk is here.
 
         Raises: ProxyError: what the client is to be told instead.
@@ -60,17 +69,17 @@ class Exchange:
         try:
             if self._gateway.draining:
                 raise ShuttingDown
-            request = CompletionRequest(raw, self._endpoint)
-            self._model = request.model
-            self._answer = await self._try_pairs(request)
+            keys = self._gateway.settings.client_keys
+            self._client = keys.name_of(self._headers.get("Authorization"), self._headers.get("x-api-key")) or ANYONE
+            self._answer = await self._try_routes(await read_body())
         except asyncio.CancelledError:
-            if self._abort is None:
+            if self._abort is None or self._task is None:
                 raise
+            self._task.uncancel()
             raise self._abort from None
         self._bytes = len(self._answer.first)
-        if self._answer.is_stream:
-            self._ttft = time.monotonic() - self._started
-            self._gateway.metrics.ttft.labels(self._endpoint.path).observe(self._ttft)
+        self._facts.transfer = self._answer.transfer_facts or {}
+        self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -82,14 +91,18 @@ class Exchange:
         try:
             events = self._answer.first
             while events:
+                self._events += events.count(b"\n\n")
                 yield events
                 events = await self._answer.next_events(token_timeout, total)
                 self._bytes += len(events)
             outcome = OK
+            yield self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
         except ProxyError as error:
             failure = self._abort or error
             outcome = code(failure)
-            yield sse.event(http_error(failure).body)
+            if self._facts.attempt is not None and failure is error:
+                self._facts.attempt.broken(error)
+            yield self._endpoint.failed(http_error(failure).body)
         finally:
             self.close(status, outcome, failure)
 
@@ -98,78 +111,98 @@ class Exchange:
         if not self._open:
             return
         self._open = False
-        duration = time.monotonic() - self._started
-        if self._attempt is not None:
+        if (attempt := self._facts.attempt) is not None:
             if outcome == OK:
-                self._attempt.finish()
+                attempt.finish()
             else:
-                self._attempt.cancel()
+                attempt.cancel()
+        if self._ticket is not None:
+            self._ticket.leave()
         self._gateway.being_served.discard(self)
         metrics = self._gateway.metrics
         metrics.in_flight.dec()
-        metrics.requests.labels(self._endpoint.path, str(status), outcome).inc()
-        metrics.duration.labels(self._endpoint.path).observe(duration)
-        self._log(status, outcome, duration, failure)
+        metrics.requests.labels(self._endpoint.path, str(status), outcome, self._client).inc()
+        metrics.duration.labels(self._endpoint.path).observe(self._loop.time() - self._facts.arrived_at)
+        self._span.end(self._facts, status=status, outcome=outcome, request_id=self._request_id)
+        self._log(status, outcome, failure)
 
     def abort(self, error: ProxyError) -> None:
         """The client is told `error` at the next possible moment."""
         self._abort = error
-        if self._attempt is not None:
-            self._attempt.cancel()
+        if self._answer is not None:
+            self._answer.close()
+        elif self._task is not None:
+            self._task.cancel()
 
-    async def _try_pairs(self, request: CompletionRequest) -> Answer:
+    async def _try_routes(self, raw: bytes) -> Answer:
+        gateway = self._gateway
+        request = CompletionRequest(raw, self._endpoint)
+        self._model = request.model
+        path, estimate = self._endpoint.path, gateway.estimate
+        prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
+        output = estimate.output_tokens(request.model, request.output_limit)
+        splittable = request.unsplittable is None and self._endpoint.both_legs
+        demand = Demand(request.model, prompt, output, splittable)
+        headers = {**self._span.headers, "X-Request-Id": self._request_id}
+        job = Job(request, self._endpoint, prompt, headers, self._deadlines())
+        self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()
         failure: LegFailed | None = None
         while True:
             try:
-                pair = self._gateway.fleet.choose(request.model, avoid)
+                route = gateway.route(demand, avoid)
             except (NoInstance, ModelNotFound) as nobody:
                 raise (failure or nobody) from None
             if failure is not None:
-                self._gateway.metrics.retries.labels(failure.role).inc()
-            self._attempts += 1
-            self._attempt = Attempt(self._gateway, request, self._endpoint, self._request_id, pair, self._deadlines())
+                gateway.metrics.retries.labels(failure.role).inc()
+            self._facts.attempts += 1
+            self._facts.attempt = attempt = Attempt(gateway, job, route)
+            gateway.metrics.dispatched.labels(self._facts.path, request.unsplittable or route.reason).inc()
             try:
-                return await self._attempt.answer()
+                return await attempt.answer()
             except LegFailed as error:
-                log.warning("leg failed", request_id=self._request_id, **self._dispatched(), error=str(error))
-                if self._attempts == ATTEMPTS:
+                log.warning("leg failed", request_id=self._request_id, **self._facts.dispatch, error=str(error))
+                if self._facts.attempts == ATTEMPTS:
                     raise
                 failure = error
-                avoid |= self._attempt.failed
+                avoid |= attempt.failed
+
+    async def _admitted(self, tokens: int, deadline: Deadline) -> Ticket:
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await self._gateway.admission.enter(tokens)
+        except TimeoutError as error:
+            raise deadline.passed() from error
 
     def _deadlines(self) -> Deadlines:
         settings = self._gateway.settings
         first, total = settings.proxy_first_token_timeout_s, settings.proxy_request_timeout_s
         return Deadlines(
-            Deadline(self._started + first, first, "The first token"),
-            Deadline(self._started + total, total, "The request"),
+            Deadline(self._facts.arrived_at + first, first, "The first token"),
+            Deadline(self._facts.arrived_at + total, total, "The request"),
         )
 
     def _client_left(self) -> None:
         self.close(CLIENT_LEFT, LEFT)
 
-    def _dispatched(self) -> dict[str, str]:
-        if self._attempt is None:
-            return {}
-        return {
-            "producer": self._attempt.pair.producer.instance_id,
-            "consumer": self._attempt.pair.consumer.instance_id,
-            "transfer_id": self._attempt.transfer_id,
-        }
+    def _duration_ms(self) -> float:
+        return round(1000 * (self._loop.time() - self._facts.arrived_at), 1)
 
-    def _log(self, status: int, outcome: str, duration: float, error: ProxyError | None) -> None:
+    def _log(self, status: int, outcome: str, error: ProxyError | None) -> None:
+        ttft = self._facts.ttft_s
         log.info(
             "request",
             request_id=self._request_id,
+            client=self._client or None,
             endpoint=self._endpoint.path,
             model=self._model,
             status=status,
             outcome=outcome,
             error=str(error) if error else None,
-            **self._dispatched(),
-            attempts=self._attempts,
-            ttft_ms=round(self._ttft * 1000, 1) if self._ttft is not None else None,
-            duration_ms=round(duration * 1000, 1),
+            **self._facts.dispatch,
+            attempts=self._facts.attempts,
+            ttft_ms=round(ttft * 1000, 1) if ttft is not None and self._answer and self._answer.is_stream else None,
+            **self._facts.phases_ms(),
+            duration_ms=self._duration_ms(),
             bytes=self._bytes,
         )

@@ -1,30 +1,83 @@
-"""What all requests share: the session to the instances, the fleet, the metrics, and the requests being served."""
+"""What all requests share: the session to the instances, the fleet, the bounds, and the requests being served."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.admission import Admission, AdmissionLimits, Throughput, refuse_late_first_token
+from proxy.breaker import BreakerLimits, Breakers
 from proxy.discovery import Discovery
-from proxy.errors import ProxyError, ShuttingDown
+from proxy.dispatch import Demand, Policy, Route
+from proxy.errors import NoInstance, ProxyError, ShuttingDown
 from proxy.fleet import Fleet, View
 from proxy.legs import Legs
 from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
+from proxy.token_estimate import TokenEstimate
+from proxy.tracing import Tracing
+from stack.instances import Instance
 
 
 class Abortable(Protocol):
     def abort(self, error: ProxyError) -> None: ...
 
 
-@dataclass
 class Gateway:
-    settings: ProxySettings
-    fleet: Fleet
-    metrics: Metrics
-    legs: Legs
-    being_served: set[Abortable] = field(default_factory=set)
-    draining: bool = False
+    """Lives while the app serves."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self.settings = settings
+        self.fleet = Fleet(Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer))
+        self.breakers = Breakers(BreakerLimits(settings.proxy_breaker_failures, settings.proxy_breaker_cooldown_s))
+        self.admission = Admission(
+            AdmissionLimits(
+                settings.proxy_max_running_requests,
+                settings.proxy_max_queued_requests,
+                settings.proxy_max_running_tokens,
+                settings.proxy_max_queued_tokens,
+            )
+        )
+        self.estimate = TokenEstimate()
+        self.legs = Legs(settings)
+        self.metrics = Metrics(self.fleet, self.breakers, self.admission)
+        self.tracing = Tracing(settings)
+        self.being_served: set[Abortable] = set()
+        self.draining = False
+        self._prefill_rates: dict[str, Throughput] = {}
+
+    def update(self, view: View) -> None:
+        gone = {instance.instance_id for instance in self.fleet.view.instances}
+        gone -= {instance.instance_id for instance in view.instances}
+        self.fleet.update(view)
+        self.breakers.forget(gone)
+        for name in gone:
+            self._prefill_rates.pop(name, None)
+
+    def prefill_rate(self, producer: Instance) -> Throughput:
+        return self._prefill_rates.setdefault(producer.instance_id, Throughput())
+
+    def route(self, demand: Demand, avoid: set[str]) -> Route:
+        """Which instances take a request, without those whose circuit is open.
+
+        Raises: ModelNotFound; NoInstance: says when the first open circuit is tried again; SloUnreachable.
+        """
+        now = asyncio.get_running_loop().time()
+        blocked = self.breakers.blocked(now)
+        try:
+            route = self.fleet.route(demand, avoid | blocked)
+        except NoInstance as nobody:
+            if blocked:
+                raise nobody.while_blocked(blocked, self.breakers.retry_after(blocked, now)) from None
+            raise
+        if route.producer is not None and self.settings.proxy_ttft_slo_s is not None:
+            refuse_late_first_token(
+                self.settings.proxy_ttft_slo_s,
+                self.fleet.outstanding_tokens(route.producer.instance_id),
+                route.prefill_tokens,
+                self.prefill_rate(route.producer).tokens_per_s(),
+            )
+        return route
 
     def abort_all(self) -> None:
         """Ends what is still running, each with an answer that says so."""
@@ -46,12 +99,12 @@ Follow = Callable[[str, Callable[[View], None]], FollowsInstances]
 @asynccontextmanager
 async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> AsyncIterator[Gateway]:
     """Follows the instances and keeps the session open while the context is. `follow` gets etcd's endpoint."""
-    fleet = Fleet()
-    legs = Legs(settings)
-    discovery = follow(settings.etcd_endpoint, fleet.update)
+    gateway = Gateway(settings)
+    discovery = follow(settings.etcd_endpoint, gateway.update)
     discovery.start()
     try:
-        yield Gateway(settings, fleet, Metrics(fleet), legs)
+        yield gateway
     finally:
         await discovery.stop()
-        await legs.close()
+        await gateway.legs.close()
+        await gateway.tracing.close()

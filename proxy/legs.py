@@ -1,4 +1,4 @@
-"""One request to one instance: the prefill leg answers with a status only, the decode leg's answer is the client's.
+"""One request to one instance: the prefill leg's answer stays here, the decode leg's answer is the client's.
 
 Both turn whatever can happen on the wire into the errors of `proxy.errors`. Cancelling the coroutine, or closing the
 answer, closes the connection, which is how vLLM learns that nobody waits any more.
@@ -6,11 +6,14 @@ answer, closes the connection, which is how vLLM learns that nobody waits any mo
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
 from proxy import sse
+from proxy.endpoints import Endpoint
 from proxy.errors import (
     AnswerBroken,
     DeadlinePassed,
@@ -48,9 +51,9 @@ class Call:
     """What is posted where."""
 
     instance: Instance
-    path: str
+    endpoint: Endpoint
     body: bytes
-    request_id: str
+    headers: Mapping[str, str]
 
 
 class Answer:
@@ -66,10 +69,16 @@ class Answer:
         self._response = response
         self._boundary = boundary
 
+    @property
+    def transfer_facts(self) -> dict[str, Any] | None:
+        """What the consumer's connector says of the transfer, as connector/transfer_facts.py puts it there."""
+        facts = self._response.headers.get("X-PD-Transfer-Facts")
+        return json.loads(facts) if facts else None
+
     async def next_events(self, between_tokens_s: float, deadline: Deadline) -> bytes:
         """The whole events that have arrived after the last call; empty at the end of the stream.
 
-        Raises: AnswerBroken: the connection broke, or the stream ended without its [DONE]; DeadlinePassed.
+        Raises: AnswerBroken: the connection broke, or the stream ended without its last event; DeadlinePassed.
         """
         pause = Deadline(asyncio.get_running_loop().time() + between_tokens_s, between_tokens_s, "The next token")
         limit = min(pause, deadline, key=lambda either: either.at)
@@ -83,7 +92,7 @@ class Answer:
             raise _failure(self._call, error) from error
         except TimeoutError as error:
             raise limit.passed() from error
-        if not self._last.endswith(sse.DONE):
+        if not self._call.endpoint.is_whole(self._last):
             raise AnswerBroken("decode", self._call.instance.instance_id, "ended its stream early")
         return b""
 
@@ -112,19 +121,20 @@ class Legs:
     async def close(self) -> None:
         await self._session.close()
 
-    async def prefill(self, call: Call, deadline: Deadline) -> None:
-        """Returns when the producer has done its part."""
+    async def prefill(self, call: Call, deadline: Deadline) -> bytes:
+        """Returns when the producer has done its part, with its answer of one token."""
         try:
             async with asyncio.timeout_at(deadline.at), self._post(call) as response:
                 body = await response.read()
                 _check_status(call, response.status, body, response.headers.get("Retry-After"))
+                return body
         except aiohttp.ClientError as error:
             raise _failure(call, error) from error
         except TimeoutError as error:
             raise deadline.passed() from error
 
     async def decode(self, call: Call, deadline: Deadline) -> Answer:
-        """Returns with the first chunk; the caller closes the answer."""
+        """Returns with the first token of a stream, or with a whole answer; the caller closes it."""
         try:
             async with asyncio.timeout_at(deadline.at):
                 response = await self._post(call)
@@ -140,10 +150,7 @@ class Legs:
 
     def _post(self, call: Call) -> "aiohttp.client._RequestContextManager":
         return self._session.post(
-            call.instance.url + call.path,
-            data=call.body,
-            headers={"X-Request-Id": call.request_id},
-            allow_redirects=False,
+            call.instance.url + call.endpoint.path, data=call.body, headers=call.headers, allow_redirects=False
         )
 
 
@@ -156,9 +163,9 @@ async def _first_chunk(call: Call, response: aiohttp.ClientResponse) -> Answer:
     seen = b""
     while chunk := await response.content.readany():
         seen += boundary.whole_events(chunk)
-        data = sse.first_data(seen)
+        data = call.endpoint.first_data(seen)
         if data is None:
-            continue  # nothing yet, or only comments
+            continue  # nothing yet, or only comments and what precedes the first token
         if (error := sse.error_in(data)) is not None:
             code = error.get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 500

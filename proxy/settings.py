@@ -52,8 +52,8 @@ class ProxySettings(Settings):
     proxy_max_queued_tokens: int | None = Field(4_000_000, ge=1)
     proxy_ttft_slo_s: Seconds | None = None
 
-    # A server's worth of clients, each with a connection or two that it keeps; the rest of 512 MB is for bodies, of which
-    # Python needs a few times their size while it reads them.
+    # Clients that are served or wait, and some that keep a connection. The rest of 512 MB is for bodies: Python needs a
+    # few times their size while it reads them.
     proxy_max_connections: int = Field(4096, ge=1)
     proxy_idle_timeout_s: Seconds = 75.0  # longer than common clients', so that it is not the server that closes
     proxy_max_head_bytes: int = Field(64 * 1024, ge=1024)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, jsonify
 
 from proxy import dispatch
@@ -38,7 +38,7 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(gateway().metrics.registry), content_type=CONTENT_TYPE_LATEST)
+        return Response(gateway().metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/v1/models")
     async def models() -> Response:

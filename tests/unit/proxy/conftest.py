@@ -67,7 +67,7 @@ class RunningProxy:
 
 @asynccontextmanager
 async def running_proxy(view: View, **settings: Any) -> AsyncIterator[RunningProxy]:
-    configured = load(ProxySettings, **settings)
+    configured = load(ProxySettings, **{"proxy_local_prompt_tokens": 0, **settings})  # the tests' prompts are short
     app = create_app(configured, lambda _, publish: GivenView(view, publish))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]

@@ -81,7 +81,7 @@ async def proxy_process(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": str(port)}
-    environment |= {"ETCD_ENDPOINT": etcd_server.endpoint} | variables
+    environment |= {"ETCD_ENDPOINT": etcd_server.endpoint, "PROXY_LOCAL_PROMPT_TOKENS": "0"} | variables
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environment, stdout=PIPE)
     try:
         async with aiohttp.ClientSession() as client:

@@ -1,0 +1,84 @@
+"""What is known of one request, and how it is told: response headers, a last comment of a stream, the log.
+
+Phases, in seconds, add up to the time to first token:
+queue       from the request's arrival to its dispatch: its body, the wait for a place, tries that failed
+prefill     from there to the end of the producer's leg; on the local path there is none
+transfer    what of the KV transfer was left after the prefill, as the connector measured it
+first_step  the rest: on the consumer, until its first token was here; on the local path the prompt too
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxy.attempt import Attempt
+
+
+@dataclass
+class RequestFacts:
+    """Filled in while the request goes on; times are of the running loop's clock, sizes in bytes and tokens."""
+
+    arrived_at: float
+    attempt: "Attempt | None" = None
+    attempts: int = 0
+    transfer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str | None:
+        """`disaggregated` or `local`; None before there was a route."""
+        if self.attempt is None:
+            return None
+        return "disaggregated" if self.attempt.route.producer else "local"
+
+    @property
+    def ttft_s(self) -> float | None:
+        """For an answer that is not a stream the time to the whole of it."""
+        answered = self.attempt.answered_at if self.attempt else None
+        return None if answered is None else answered - self.arrived_at
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Those that are over."""
+        if self.attempt is None:
+            return {}
+        phases = {"queue": self.attempt.dispatched_at - self.arrived_at}
+        if self.attempt.prefilled_at is not None:
+            phases["prefill"] = self.attempt.prefilled_at - self.attempt.dispatched_at
+        if (exposed := self.transfer.get("exposed_seconds")) is not None:
+            phases["transfer"] = exposed
+        if self.ttft_s is not None:
+            phases["first_step"] = max(0.0, self.ttft_s - sum(phases.values()))
+        return phases
+
+    @property
+    def dispatch(self) -> dict[str, Any]:
+        """Which instances had the last try, why, and what moved between them."""
+        if self.attempt is None:
+            return {}
+        route = self.attempt.route
+        facts = {
+            "path": self.path,
+            "reason": route.reason,
+            "producer": route.producer.instance_id if route.producer else None,
+            "consumer": route.consumer.instance_id,
+            "transfer_id": self.attempt.transfer_id,
+            "transport": self.transfer.get("transport"),
+            "kv_bytes": self.transfer.get("bytes"),
+            "kv_tokens": self.transfer.get("tokens"),
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def headers(self) -> dict[str, str]:
+        shown = {f"X-PD-{name.replace('_', '-').title()}": str(value) for name, value in self.dispatch.items()}
+        if self.attempt is not None:
+            shown["Server-Timing"] = ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in self.phases.items())
+        return shown
+
+    def comment(self, **more: Any) -> bytes:
+        """A server-sent comment, which clients skip: for what was not known when the headers were sent."""
+        return b": pd " + json.dumps(self.dispatch | self.phases_ms() | more).encode() + b"\n\n"
+
+    def phases_ms(self) -> dict[str, float]:
+        return {f"{name}_ms": round(1000 * seconds, 2) for name, seconds in self.phases.items()}
