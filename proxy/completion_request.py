@@ -11,7 +11,7 @@ the consumer anyway, is `unsplittable`: it goes to the consumer alone, as it is.
 import json
 from typing import Any
 
-from proxy.endpoints import CHAT, ENDPOINTS, Endpoint
+from proxy.endpoints import CHAT, ENDPOINTS, MESSAGES, Endpoint
 from proxy.errors import BadRequest
 from stack.instances import Instance
 
@@ -104,7 +104,9 @@ def _unsplittable(body: dict[str, Any], endpoint: Endpoint, output_limit: int | 
             return name
     if body.get("previous_response_id") is not None:  # the consumer's memory
         return "previous_response_id"
-    return _prompts(body) or _prompt_logprobs(body, endpoint) or _server_tools(body) or _truncation(body, output_limit)
+    return (
+        _prompts(body) or _prompt_logprobs(body, endpoint) or _tools(body, endpoint) or _truncation(body, output_limit)
+    )
 
 
 def _prompts(body: dict[str, Any]) -> str | None:
@@ -126,7 +128,11 @@ def _prompt_logprobs(body: dict[str, Any], endpoint: Endpoint) -> str | None:
     return None
 
 
-def _server_tools(body: dict[str, Any]) -> str | None:
+def _tools(body: dict[str, Any], endpoint: Endpoint) -> str | None:
+    choice = body.get("tool_choice")
+    # vLLM reads a named tool's arguments as JSON here, which the first token of them is not.
+    if endpoint is MESSAGES and isinstance(choice, dict) and choice.get("type") == "tool":
+        return "tool_choice"
     tools = body.get("tools")
     kinds = (
         [tool.get("type", "function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
