@@ -76,6 +76,7 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
     return {
         "stale": view.stale_since is not None,
         "stale_for_s": round(now - view.stale_since, 1) if view.stale_since is not None else None,
+        "stale_reason": view.stale_reason,
         "revision": view.revision,
         "instances": [
             {
