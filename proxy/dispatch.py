@@ -6,10 +6,11 @@ layout) are equal.
 The consumer is the one with the least outstanding tokens, prompts and expected outputs: they are the KV cache that its
 steps read, and the longer they are the longer is each step.
 
-The producer is the one that would have this prompt done first: the least of the prefill tokens in its queue and those
-tokens of this prompt that it does not hold. So a prompt goes where its prefix is, for as long as the queue there is
-shorter than the work saved by the hit; beyond that another one computes the prefix anew, and from then on holds it too.
-No weight has to be chosen between affinity and balance, because both are counted in tokens to compute.
+The producer is the one with the least prefill tokens: those in its queue and those of this prompt that it does not
+hold. So a prompt goes where its prefix is, and yields to another producer when the queue there is longer than what the
+hit saves; that one computes the prefix, and holds it from then on too. While a producer is idle its work costs nobody
+anything: a token to compute counts as one in the queue, and the prompt is done as early as it can be. When all are
+busy, what is computed a second time keeps all later prompts waiting as well, and so counts several times.
 
 Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
 which the consumer has so little to compute that a transfer would take longer goes to it alone.
@@ -40,12 +41,6 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Pair:
-    producer: Instance
-    consumer: Instance
-
-
-@dataclass(frozen=True)
 class Demand:
     """What one request asks for. splittable: whether its parameters let two instances share it."""
 
@@ -60,10 +55,14 @@ class Policy:
     """local_prompt_tokens: a consumer that has fewer to compute gets the request alone, 0: never.
 
     no_producer: what becomes of a prompt that needs a producer when there is none.
+    busy_miss_weight: how often a token to compute counts when no producer is idle. Where producers can bear the load
+    only with their hits, 4 cuts the waiting to a quarter; more gains little, and lets the queues of hot prefixes grow
+    (docs/benchmarks/2026-11-22-dispatch.md).
     """
 
     local_prompt_tokens: int
     no_producer: NoProducer
+    busy_miss_weight: int = 4
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ def choose(
             return Route(consumer, None, "short_prompt" if short else "prefix_on_consumer", 0, decode_tokens)
         if producers := [each for each in of_role(usable, "prefill") if mismatch(each, consumer) is None]:
             missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in producers}
-            producer = min(producers, key=lambda each: _rank(each, loads, missing[each.instance_id]))
+            weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in producers) else 1
+            producer = min(producers, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
             return Route(consumer, producer, "disaggregated", missing[producer.instance_id], decode_tokens)
     if consumers and policy.no_producer == "local":
         return Route(consumers[0], None, "no_producer", 0, decode_tokens)
@@ -148,6 +148,10 @@ def mismatch(producer: Instance, consumer: Instance) -> str | None:
 def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:
     cache = caches.get(instance.instance_id)
     return prompt.missing(cache.matched(prompt.blocks) if cache else 0)
+
+
+def _is_busy(instance: Instance, loads: Mapping[str, Load]) -> bool:
+    return loads.get(instance.instance_id, IDLE).outstanding > 0
 
 
 def _rank(instance: Instance, loads: Mapping[str, Load], more_tokens: int = 0) -> tuple[int, int, int, str]:

@@ -6,14 +6,15 @@ from functools import cached_property
 from itertools import count
 
 from proxy import dispatch
-from proxy.dispatch import Demand, Load, Pair, Policy, Route
+from proxy.dispatch import Demand, Load, Policy, Route
 from proxy.errors import NoInstance
 from proxy.prefix_cache import PrefixCache
 from proxy.prompt import Prompt
 from stack.instances import Instance
 
-# Half a million tokens of an instance's prefix cache, in at most 1 MiB of the proxy's memory.
-BLOCKS_REMEMBERED = 4096
+# Of each instance: two million tokens, 3 MB. To remember more than it holds costs little, to remember less costs hits
+# that it would have given (docs/benchmarks/2026-11-22-dispatch.md).
+BLOCKS_REMEMBERED = 16384
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class View:
 class Fleet:
     """Both legs of a request begin and end here, each with the tokens that its route names."""
 
-    def __init__(self, policy: Policy = dispatch.SPLIT_ALL) -> None:
+    def __init__(self, policy: Policy = dispatch.SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED) -> None:
         self.view = View()
         self._policy = policy
+        self._blocks_remembered = blocks_remembered
         self._loads: dict[str, Load] = {}
         self._caches: dict[str, PrefixCache] = {}
         self._dispatches = count(1)
@@ -57,7 +59,7 @@ class Fleet:
         known = {instance.instance_id for instance in view.instances}
         self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
         self._caches = {
-            name: self._caches[name] if name in self._caches else PrefixCache(BLOCKS_REMEMBERED) for name in known
+            name: self._caches[name] if name in self._caches else PrefixCache(self._blocks_remembered) for name in known
         }
 
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
@@ -65,13 +67,6 @@ class Fleet:
         if not self.view.known:
             raise NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
         return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
-
-    def choose(self, model: str, avoid: Collection[str] = frozenset()) -> Pair:
-        """A pair for a request of which nothing but the model is known."""
-        route = self.route(Demand(model), avoid)
-        if route.producer is None:
-            raise NoInstance(("prefill",), "No prefill instance is available.")
-        return Pair(route.producer, route.consumer)
 
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding

@@ -74,7 +74,8 @@ AFFINITIES = [
     Affinity("all of it: the last token is computed", {"p1": 10}, {}, "p1", 1),
     Affinity("a queue shorter than what the hit saves", {"p1": 8}, {"p1": 799}, "p1", 200),
     Affinity("a queue longer than what the hit saves", {"p1": 8}, {"p1": 801}, "p0", 1000),
-    Affinity("both queues count", {"p1": 8}, {"p0": 500, "p1": 801}, "p1", 200),
+    Affinity("all busy: a hit saves others time too", {"p1": 8}, {"p0": 100, "p1": 3299}, "p1", 200),
+    Affinity("all busy: a queue longer than even that", {"p1": 8}, {"p0": 100, "p1": 3301}, "p0", 1000),
 ]
 
 
