@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.real_stack import PlainVllm, RealStack
+from tests.real_stack import PlainVllm, RealStack, running
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, stack: RealStack) -> Iterato
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
-    """The processes-only stack; what it printed and logged is in the report when it does not start."""
-    started = RealStack(tmp_path_factory.mktemp("stack"))
-    up = started.make("up")
-    try:
-        assert up.returncode == 0, f"make up failed:\n{up.stdout}\n{up.stderr}\n{started.logs()}"
+    """The processes-only stack."""
+    with running(RealStack(tmp_path_factory.mktemp("stack"))) as started:
         yield started
-    finally:
-        down = started.make("down")
-        assert down.returncode == 0, f"make down failed:\n{down.stdout}\n{down.stderr}"

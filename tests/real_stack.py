@@ -6,10 +6,13 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from pydoc_data.topics import topics
+from typing import Any, TypeVar
 
 import psutil
 
@@ -61,6 +64,8 @@ class RealStack:
         self.decode_url = f"http://127.0.0.1:{decode}"
         # While this file exists the producer claims its writes and moves nothing (connector/engine.py).
         self.drop_writes = self.folder / "drop-writes"
+        self.etcd_url = f"http://127.0.0.1:{etcd}"
+        self.supervisor = Supervisor(self.folder / "run")
         self.variables = {
             "STACK_MODE": "processes",
             "STACK_ENV_FILE": "/dev/null",
@@ -101,7 +106,13 @@ class RealStack:
     @property
     def pids(self) -> dict[str, int]:
         """Process id of each service, by name."""
-        return {process.service: process.pid for process in Supervisor(self.folder / "run").processes()}
+        return {process.service: process.pid for process in self.supervisor.processes()}
+
+    @cached_property
+    def english(self) -> list[int]:
+        """Tokens of a long text that comes with Python: its language reference."""
+        text = "\n".join(topics[name] for name in sorted(topics))[:400_000]
+        return list(post(self.prefill_url + "/tokenize", {"model": MODEL, "prompt": text})["tokens"])
 
     def vllm_server(self, service: str) -> psutil.Process:
         """The vLLM process that the launcher of `service` started."""
@@ -111,6 +122,21 @@ class RealStack:
     def logs(self) -> str:
         files = sorted((self.folder / "logs").glob("*.log"))
         return "\n".join(f"=== {file.name}\n{_tail(file)}" for file in files)
+
+
+Stack = TypeVar("Stack", bound=RealStack)
+
+
+@contextmanager
+def running(stack: Stack) -> Iterator[Stack]:
+    """Started and ended; what it printed and logged is in the report when it does not start."""
+    up = stack.make("up")
+    try:
+        assert up.returncode == 0, f"make up failed:\n{up.stdout}\n{up.stderr}\n{stack.logs()}"
+        yield stack
+    finally:
+        down = stack.make("down")
+        assert down.returncode == 0, f"make down failed:\n{down.stdout}\n{down.stderr}"
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.answers import Tokens
 from tests.integration.failures.failure_stack import FailureStack
-from tests.real_stack import wait_until
+from tests.real_stack import running, wait_until
 
 BLOCKS_LIMIT_S = 30  # longer than every bound after which a producer or a consumer gives blocks up
 
@@ -16,14 +16,8 @@ Prompts = Callable[..., list[Tokens]]
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailureStack]:
-    started = FailureStack(tmp_path_factory.mktemp("failures"))
-    up = started.make("up")
-    try:
-        assert up.returncode == 0, f"make up failed:\n{up.stdout}\n{up.stderr}\n{started.logs()}"
+    with running(FailureStack(tmp_path_factory.mktemp("failures"))) as started:
         yield started
-    finally:
-        down = started.make("down")
-        assert down.returncode == 0, f"make down failed:\n{down.stdout}\n{down.stderr}"
 
 
 @pytest.fixture(autouse=True)

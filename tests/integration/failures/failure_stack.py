@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from pydoc_data.topics import topics
 from typing import Any
 
 import psutil
@@ -20,8 +18,6 @@ from prometheus_client.samples import Sample
 
 from connector.control_key import ControlKey
 from stack.instances import PREFIX, Instance
-from stack.supervision import Supervisor
-from tests.integration.answers import Tokens
 from tests.real_stack import MODEL, START_LIMIT_S, RealStack, answers, post, wait_until
 
 CHUNK_TOKENS = 256
@@ -37,7 +33,7 @@ SEEN_LIMIT_S = 60.0  # for a moment that a test waits to see
 class Server:
     """One vLLM server, whichever process it is at present; `name` is supervisord's for its launcher."""
 
-    stack: "FailureStack"
+    stack: RealStack
     name: str
     url: str
 
@@ -170,17 +166,9 @@ class FailureStack(RealStack):
             "TRANSFER_CANCEL_TIMEOUT_S": str(CANCEL_TIMEOUT_S),
             "TRANSFER_CHECKSUM": "true",
         }
-        self.supervisor = Supervisor(self.folder / "run")
-        self.etcd_url = f"http://127.0.0.1:{self.variables['ETCD_PORT']}"
         self.producer = Server(self, "prefill-0", self.prefill_url)
         self.consumer = Server(self, "decode-0", f"http://127.0.0.1:{decode}")
         self.other_consumer = Server(self, "decode-1", f"http://127.0.0.1:{decode + 1}")
-
-    @cached_property
-    def english(self) -> Tokens:
-        """Tokens of a long text that comes with Python: its language reference."""
-        text = "\n".join(topics[name] for name in sorted(topics))[:400_000]
-        return list(post(self.prefill_url + "/tokenize", {"model": MODEL, "prompt": text})["tokens"])
 
     @property
     def servers(self) -> tuple[Server, Server, Server]:
