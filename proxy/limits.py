@@ -14,6 +14,7 @@
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -33,7 +34,7 @@ from proxy.errors import (
     http_error,
 )
 
-# After a refusal: a client that is still sending learns why only if the connection is not reset under its hands.
+# A client that is still sending can read why it is refused before the connection is reset under its hands.
 LINGER_S = 1.0
 
 # Of the process, like the sockets: uvicorn makes the protocols, for whatever application there is.
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """head_bytes: request line and headers; buffered_bytes: bodies of all requests that are being received or served."""
+    """head_bytes: request line and headers; buffered_bytes: bodies of all requests being received or served."""
 
     connections: int
     head_bytes: int
@@ -80,9 +81,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._buffered_bytes = 0
         self._upgrading = False
         self._deaf = False  # what the client sends from now on counts for nothing
+        self._answer_side: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._answer_side = SimpleNamespace(
+            write=transport.write, is_closing=transport.is_closing, close=self._close_after_answer
+        )
         if len(self.connections) > self._limits.connections:
             if not self._sockets.incomplete:
                 self._deaf = True
@@ -153,6 +158,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._upgrading = True
             return
         super().on_headers_complete()
+        self.cycle.transport = self._answer_side
         self._head_began = False
         self._in_body = True
         self._steps += 1
@@ -187,6 +193,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deaf = True
             self._close_soon()
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._deaf and not self._is_answering():
+            self.transport.close()
+
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
@@ -195,8 +206,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._upgrading = False
             headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
             head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, headers)
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.feed_data(head + data[upgrade.args[0] :])
+            self.parser = parser = httptools.HttpRequestParser(self)
+            parser.feed_data(head + data[upgrade.args[0] :])
 
     def _count_head(self, more: int) -> None:
         self._head_bytes += more
@@ -239,6 +250,13 @@ class LimitedProtocol(HttpToolsProtocol):
         headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items())
         self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
+
+    def _close_after_answer(self) -> None:
+        if self._in_body and not self.pipeline:
+            self._deaf = True
+            self._close_soon()
+        else:
+            self.transport.close()
 
     def _close_soon(self) -> None:
         """What the client still sends stays in the kernel's buffers, where it is bounded."""
