@@ -12,13 +12,14 @@ from werkzeug.exceptions import HTTPException
 
 from proxy.discovery import Discovery
 from proxy.endpoints import ENDPOINTS, Endpoint
-from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
+from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, Unauthorized, code, error_body, http_error
 from proxy.exchange import OK, Exchange
 from proxy.gateway import Follow, Gateway, open_gateway
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
 
-BODY_TIMEOUT_S = 60  # a client that sends its body slower than this holds a connection for nothing
+# GET: what says something of models and servers. A scraper and a health check need none.
+KEY_NEEDED = ("/v1/", "/instances")
 
 log = structlog.get_logger()
 
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.proxy_max_body_bytes
-    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
+    app.config["BODY_TIMEOUT"] = settings.proxy_body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # the proxy has deadlines of its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -46,6 +47,17 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
         given = request.headers.get("X-Request-Id", "")
         # It becomes part of log lines and of vLLM's request ids.
         g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else uuid.uuid4().hex
+
+    @app.before_request
+    async def ask_for_the_key() -> Response | None:
+        """Completions ask for it themselves, so that a refusal is counted and logged as their other refusals are."""
+        if request.method == "GET" and request.path.startswith(KEY_NEEDED):
+            try:
+                settings.client_keys.name_of(request.headers.get("Authorization"), request.headers.get("x-api-key"))
+            except Unauthorized as error:
+                refusal = http_error(error)
+                return Response(refusal.body, refusal.status, dict(refusal.headers), mimetype="application/json")
+        return None
 
     @app.after_request
     async def return_request_id(response: Response) -> Response:
@@ -81,8 +93,6 @@ def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[
             exchange.close(refusal.status, code(error), error)
             body = endpoint.error_body(refusal.body)
             response = Response(body, refusal.status, dict(refusal.headers), mimetype="application/json")
-            if isinstance(error, BodyTooLarge | BodyTooSlow):
-                response.headers["Connection"] = "close"  # what is left of the body would be read as a next request
         except Exception:
             exchange.close(500, "internal_error")
             raise
@@ -104,4 +114,4 @@ async def _body() -> bytes:
     except HTTPException as error:
         if error.code == 413:
             raise BodyTooLarge(f"The body is larger than {request.max_content_length} bytes.") from error
-        raise BodyTooSlow(f"The body did not arrive within {BODY_TIMEOUT_S} s.") from error
+        raise BodyTooSlow(f"The body did not arrive within {request.body_timeout} s.") from error

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 from werkzeug.datastructures import Headers
 
+from proxy import usage
 from proxy.admission import Ticket
 from proxy.attempt import Attempt, Deadlines, Job
 from proxy.completion_request import CompletionRequest
@@ -19,7 +20,7 @@ from proxy.endpoints import Endpoint
 from proxy.errors import LegFailed, ModelNotFound, NoInstance, ProxyError, ShuttingDown, code, http_error
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Deadline
-from proxy.prompt import read_prompt
+from proxy.prompt import Prompt, read_prompt
 from proxy.request_facts import RequestFacts
 
 ATTEMPTS = 2
@@ -42,6 +43,7 @@ class Exchange:
         self._facts = RequestFacts(self._loop.time())
         self._client = ANYONE
         self._model: str | None = None
+        self._prompt: Prompt | None = None
         self._ticket: Ticket | None = None
         self._answer: Answer | None = None
         self._events = 0
@@ -77,8 +79,8 @@ class Exchange:
                 raise
             self._task.uncancel()
             raise self._abort from None
-        self._bytes = len(self._answer.first)
         self._facts.transfer = self._answer.transfer_facts or {}
+        self._answer.first = self._counted(self._answer.first)
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
@@ -91,10 +93,8 @@ class Exchange:
         try:
             events = self._answer.first
             while events:
-                self._events += events.count(b"\n\n")
                 yield events
-                events = await self._answer.next_events(token_timeout, total)
-                self._bytes += len(events)
+                events = self._counted(await self._answer.next_events(token_timeout, total))
             outcome = OK
             yield self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
         except ProxyError as error:
@@ -104,6 +104,8 @@ class Exchange:
                 self._facts.attempt.broken(error)
             yield self._endpoint.failed(http_error(failure).body)
         finally:
+            if outcome == LEFT and self._abort is not None:  # cut off while the client did not read
+                outcome = code(self._abort)
             self.close(status, outcome, failure)
 
     def close(self, status: int, outcome: str, failure: ProxyError | None = None) -> None:
@@ -114,6 +116,7 @@ class Exchange:
         if (attempt := self._facts.attempt) is not None:
             if outcome == OK:
                 attempt.finish()
+                self._learn(attempt)
             else:
                 attempt.cancel()
         if self._ticket is not None:
@@ -139,7 +142,7 @@ class Exchange:
         request = CompletionRequest(raw, self._endpoint)
         self._model = request.model
         path, estimate = self._endpoint.path, gateway.estimate
-        prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
+        self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
         output = estimate.output_tokens(request.model, request.output_limit)
         splittable = request.unsplittable is None and self._endpoint.both_legs
         demand = Demand(request.model, prompt, output, splittable)
@@ -173,6 +176,26 @@ class Exchange:
                 return await self._gateway.admission.enter(tokens)
         except TimeoutError as error:
             raise deadline.passed() from error
+
+    def _counted(self, answer: bytes) -> bytes:
+        """The answer, or some events of it, with the client's `usage`; what is counted teaches the estimates."""
+        self._bytes += len(answer)
+        self._events += answer.count(b"\n\n")
+        if usage.counts_cached(answer) and self._facts.path == "disaggregated":
+            prefill = self._facts.attempt.prefill_answer if self._facts.attempt else None
+            found = usage.of_prefill(prefill) if prefill is not None else None
+            return usage.corrected(answer, found, self._facts.transfer.get("tokens"))
+        return answer
+
+    def _learn(self, attempt: Attempt) -> None:
+        """How long the prompt and the answer really were."""
+        if self._answer is None or self._model is None or self._prompt is None:
+            return
+        whole = b"" if self._answer.is_stream else self._answer.first
+        prompt_tokens = usage.tokens(attempt.prefill_answer or whole, "prompt_tokens")
+        output_tokens = self._events if self._answer.is_stream else usage.tokens(whole, "completion_tokens")
+        if prompt_tokens is not None and output_tokens is not None:
+            self._gateway.estimate.learn(self._model, self._prompt, prompt_tokens, output_tokens)
 
     def _deadlines(self) -> Deadlines:
         settings = self._gateway.settings

@@ -22,10 +22,10 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 from proxy import logs
 from proxy.app import create_app
 from proxy.gateway import Gateway
+from proxy.limits import SocketLimits, limited_protocol
 from proxy.settings import ProxySettings
 from stack.environment import ConfigError, load_or_exit
 
-KEEP_ALIVE_S = 75  # longer than common clients keep theirs, so that it is not the server that closes under a request
 LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
 BACKLOG = 1024
 
@@ -80,7 +80,7 @@ def application() -> Quart:
 def uvicorn_config(app: Any, settings: ProxySettings, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=limited_protocol(_socket_limits(settings)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -88,9 +88,18 @@ def uvicorn_config(app: Any, settings: ProxySettings, **more: Any) -> uvicorn.Co
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=math.ceil(settings.proxy_idle_timeout_s),
         timeout_graceful_shutdown=math.ceil(settings.proxy_shutdown_grace_s) + LAST_WORDS_S,
         **more,
+    )
+
+
+def _socket_limits(settings: ProxySettings) -> SocketLimits:
+    return SocketLimits(
+        settings.proxy_max_connections,
+        settings.proxy_max_head_bytes,
+        settings.proxy_head_timeout_s,
+        settings.proxy_max_buffered_bytes,
     )
 
 

@@ -7,6 +7,7 @@ would have kept, and no other instance has seen more of the prompt. Nothing else
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,12 @@ def counts_cached(answer: bytes) -> bool:
     return b'"cached_tokens"' in answer or b'"cache_read_input_tokens"' in answer
 
 
+def tokens(answer: bytes, name: str) -> int | None:
+    """What a whole answer says of its `prompt_tokens` or `completion_tokens`, None when it says nothing."""
+    found = re.search(rb'"%s":\s*(\d+)' % name.encode(), answer[answer.rfind(_USAGE) :])
+    return int(found[1]) if found else None
+
+
 def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) -> bytes:
     """A whole answer, or some whole events of one, with the right count.
 
@@ -48,8 +55,12 @@ def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) ->
     if start < 0:
         return answer
     start += len(_USAGE)
+    start += len(answer[start:]) - len(answer[start:].lstrip())
     text = answer[start:].decode()
-    usage, length = _DECODER.raw_decode(text)
+    try:
+        usage, length = _DECODER.raw_decode(text)
+    except ValueError:  # not JSON after all
+        return answer
     details = _details(usage) if isinstance(usage, dict) else None
     if details is None:
         return answer

@@ -125,3 +125,11 @@ async def eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def without_comment(stream: bytes) -> bytes:
+    """A whole stream without the proxy's own last word."""
+    events, separator, comment = stream.rpartition(b": pd ")
+    assert separator, "no comment"
+    assert comment.endswith(b"}\n\n")
+    return events

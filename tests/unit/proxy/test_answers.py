@@ -6,7 +6,7 @@ import json
 import openai
 import pytest
 
-from tests.unit.proxy.conftest import PATIENCE_S, StartStack, eventually
+from tests.unit.proxy.conftest import PATIENCE_S, StartStack, eventually, without_comment
 from tests.unit.proxy.scripted import DONE, MODEL, data, hangs, prefilled, replies, streams, token
 
 COMPLETION = {
@@ -57,10 +57,11 @@ async def test_a_stream_passes_byte_by_byte(start_stack: StartStack) -> None:
         assert answer.status == 200
         assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["X-PD-Consumer"] == "d0"
-        assert await answer.read() == b"".join(events)
+        assert without_comment(await answer.read()) == b"".join(events)
 
-    assert await stack.proxy.metric('pd_proxy_time_to_first_token_seconds_count{endpoint="/v1/completions"}') == 1
-    line = 'pd_proxy_requests_total{endpoint="/v1/completions",outcome="ok",status="200"}'
+    ttft = 'pd_proxy_time_to_first_token_seconds_count{endpoint="/v1/completions",path="disaggregated"}'
+    assert await stack.proxy.metric(ttft) == 1
+    line = 'pd_proxy_requests_total{client="",endpoint="/v1/completions",outcome="ok",status="200"}'
     assert await stack.proxy.metric(line) == 1
 
 

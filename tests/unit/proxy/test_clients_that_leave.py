@@ -34,7 +34,7 @@ async def settled(stack: Stack, status: int) -> None:
     await eventually(lambda: not stack.proxy.gateway.being_served)
     fleet = stack.proxy.gateway.fleet
     await eventually(lambda: fleet.outstanding("p0") == fleet.outstanding("d0") == 0)
-    line = f'pd_proxy_requests_total{{endpoint="/v1/completions",outcome="client_left",status="{status}"}}'
+    line = f'pd_proxy_requests_total{{client="",endpoint="/v1/completions",outcome="client_left",status="{status}"}}'
     assert await stack.proxy.metric(line) == 1
 
 

@@ -1,0 +1,208 @@
+"""What the proxy says of each request: headers, the last comment of a stream, metrics, spans."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, without_comment
+from tests.unit.proxy.scripted import DONE, MODEL, Script, error, prefilled, replies, streams, token
+
+STREAM = {"model": MODEL, "prompt": "San Francisco is a", "stream": True}
+WHOLE = {"model": MODEL, "prompt": "San Francisco is a"}
+FACTS = {"bytes": 4096, "tokens": 4, "seconds": 0.2, "exposed_seconds": 0.0005, "transport": "tcp"}
+
+
+def told(script: Script, facts: dict[str, Any]) -> Script:
+    """The script, with a transfer's facts as the consumer's middleware adds them."""
+
+    async def with_facts(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        body = await request.json()
+        if "kv_transfer_params" in body:
+            assert request.headers["X-PD-Transfer-Id"] == body["kv_transfer_params"]["transfer_id"]
+            response.headers["X-PD-Transfer-Facts"] = json.dumps(facts)
+        if not body.get("stream"):
+            response.content_type = "application/json"
+        await response.prepare(request)
+        for event in (token(" city"), DONE) if body.get("stream") else (b'{"choices": []}',):
+            await response.write(event)
+        return response
+
+    return with_facts
+
+
+@pytest.mark.parametrize("body", [STREAM, WHOLE], ids=["stream", "whole"])
+async def test_the_headers_say_who_served_and_what_moved(body: dict[str, Any], start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [told(streams(), FACTS)])
+    async with stack.proxy.post("/v1/completions", json=body) as answer:
+        await answer.read()
+    shown = {
+        name: answer.headers.get(f"X-PD-{name}") for name in ("Producer", "Consumer", "Path", "Reason", "Transport")
+    }
+    assert shown == {
+        "Producer": "p0",
+        "Consumer": "d0",
+        "Path": "disaggregated",
+        "Reason": "disaggregated",
+        "Transport": "tcp",
+    }
+    assert (answer.headers["X-PD-KV-Bytes"], answer.headers["X-PD-KV-Tokens"]) == ("4096", "4")
+    timing = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
+    assert set(timing) == {"queue", "prefill", "transfer", "first_step"}
+    assert float(timing["transfer"]) == 0.5
+    assert await stack.proxy.metric('pd_proxy_kv_bytes_total{transport="tcp"}') == 4096
+    assert await stack.proxy.metric('pd_proxy_transfers_total{result="moved"}') == 1
+
+
+async def test_a_streams_last_comment_has_it_all(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [told(streams(), FACTS)])
+    async with stack.proxy.post("/v1/completions", json=STREAM, headers={"X-Request-Id": "mine"}) as answer:
+        stream = await answer.read()
+    assert without_comment(stream) == token(" city") + DONE
+    comment = json.loads(stream.rpartition(b": pd ")[2])
+    phases = ("queue_ms", "prefill_ms", "transfer_ms", "first_step_ms")
+    assert (comment["request_id"], comment["path"], comment["kv_bytes"]) == ("mine", "disaggregated", 4096)
+    assert sum(comment[phase] for phase in phases) <= comment["duration_ms"] + 1
+
+
+async def test_a_cache_that_did_not_arrive_is_said_so(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [told(streams(), {"transfer_id": "t", "bytes": 0, "tokens": 0})])
+    async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
+        assert (answer.headers["X-PD-KV-Bytes"], answer.headers["X-PD-KV-Tokens"]) == ("0", "0")
+    assert await stack.proxy.metric('pd_proxy_transfers_total{result="recomputed"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "reason"),
+    [
+        (WHOLE, {"proxy_local_prompt_tokens": 100}, "short_prompt"),
+        (WHOLE | {"n": 2}, {}, "n"),
+        (WHOLE | {"prompt": ["a", "b"]}, {}, "prompt"),
+    ],
+)
+async def test_the_consumer_alone(
+    body: dict[str, Any], settings: dict[str, Any], reason: str, start_stack: StartStack
+) -> None:
+    stack = await start_stack([prefilled()], [told(streams(), FACTS)], **settings)
+    async with stack.proxy.post("/v1/completions", json=body) as answer:
+        assert answer.headers["X-PD-Path"] == "local"
+        assert "X-PD-Producer" not in answer.headers
+        assert "X-PD-KV-Bytes" not in answer.headers
+        assert "prefill" not in answer.headers["Server-Timing"]
+    assert stack.consumers[0].received[0].body == body
+    assert not stack.producers[0].received
+    assert await stack.proxy.metric(f'pd_proxy_dispatched_total{{path="local",reason="{reason}"}}') == 1
+
+
+async def test_without_a_producer_the_policy_decides(start_stack: StartStack) -> None:
+    stack = await start_stack([], [told(streams(), FACTS)], proxy_no_producer="local")
+    async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
+        assert (answer.status, answer.headers["X-PD-Reason"]) == (200, "no_producer")
+
+
+async def test_usage_has_the_cached_tokens_of_one_server(start_stack: StartStack) -> None:
+    def usage(cached: int) -> dict[str, Any]:
+        return {
+            "usage": {"prompt_tokens": 40, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": cached}}
+        }
+
+    stack = await start_stack([replies(200, usage(32))], [replies(200, usage(39))])
+    async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
+        assert await answer.json() == usage(32)
+
+
+async def test_a_wrong_key_is_401_and_the_name_of_a_right_one_is_counted(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [told(streams(), FACTS)], proxy_api_keys="alice:a1,bob:b2")
+    for headers in ({}, {"Authorization": "Bearer a2"}):
+        async with stack.proxy.post("/v1/completions", json=WHOLE, headers=headers) as answer:
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert not stack.consumers[0].received
+    for headers in ({"Authorization": "Bearer a1"}, {"x-api-key": "b2"}):
+        assert await stack.proxy.status("/v1/completions", json=WHOLE, headers=headers) == 200
+    for name, count in (("alice", 1), ("bob", 1)):
+        line = f'pd_proxy_requests_total{{client="{name}",endpoint="/v1/completions",outcome="ok",status="200"}}'
+        assert await stack.proxy.metric(line) == count
+    assert "Authorization" not in stack.consumers[0].received[0].headers
+    for path, status in (("/v1/models", 401), ("/instances", 401), ("/health", 200), ("/ready", 200)):
+        async with stack.proxy.client.get(stack.proxy.url + path) as answer:
+            assert answer.status == status
+
+
+async def test_a_failing_instance_is_left_alone_for_a_while(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [error(500, "x")], proxy_breaker_failures=2, proxy_breaker_cooldown_s=30)
+    for _ in range(2):
+        assert await stack.proxy.status("/v1/completions", json=WHOLE) == 502
+    async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
+        assert answer.status == 503
+        assert 25 <= int(answer.headers["Retry-After"]) <= 30
+        assert "d0" in (await answer.json())["error"]["message"]
+    assert await stack.proxy.metric('pd_proxy_circuit_closed{instance="d0",role="decode"}') == 0
+    assert len(stack.consumers[0].received) == 2
+
+
+async def test_beyond_its_bounds_the_proxy_is_busy(start_stack: StartStack) -> None:
+    release = asyncio.Event()
+    stack = await start_stack(
+        [prefilled()],
+        [streams(release, token(" city"), DONE)],
+        proxy_max_running_requests=1,
+        proxy_max_queued_requests=1,
+    )
+    first = asyncio.create_task(stack.proxy.status("/v1/completions", json=STREAM))
+    await asyncio.wait_for(stack.consumers[0].arrived.wait(), PATIENCE_S)
+    second = asyncio.create_task(stack.proxy.status("/v1/completions", json=STREAM))
+    async with asyncio.timeout(PATIENCE_S):
+        while await stack.proxy.metric("pd_proxy_queued_requests") < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (429, "overloaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+    release.set()
+    assert (await first, await second) == (200, 200)
+
+
+class Collector:
+    """An OTLP collector over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        exported = ExportTraceServiceRequest.FromString(await request.read())
+        self.spans += [s for r in exported.resource_spans for scope in r.scope_spans for s in scope.spans]
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+
+async def test_spans_go_to_the_collector_and_on_to_the_legs(
+    start_stack: StartStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.receive)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    try:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
+        stack: Stack = await start_stack(
+            [prefilled()], [told(streams(), FACTS)], otel_exporter_otlp_endpoint=f"http://{host}:{port}"
+        )
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        assert await stack.proxy.status("/v1/completions", json=STREAM, headers=headers) == 200
+        await stack.proxy.gateway.tracing.close()
+    finally:
+        await runner.cleanup()
+    assert {span.trace_id.hex() for span in collector.spans} == {trace}
+    by_name = {span.name: span for span in collector.spans}
+    root = by_name.pop("POST /v1/completions")
+    assert root.parent_span_id.hex() == "b7ad6b7169203331"
+    assert set(by_name) == {"queue", "prefill", "transfer", "first_step"}
+    assert {span.parent_span_id for span in by_name.values()} == {root.span_id}
+    for leg in (stack.producers[0], stack.consumers[0]):
+        assert leg.received[0].headers["traceparent"] == f"00-{trace}-{root.span_id.hex()}-01"
