@@ -61,6 +61,7 @@ class ProxySettings(Settings):
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     proxy_max_buffered_bytes: int = Field(128 * 1024 * 1024, ge=1024)
     proxy_body_timeout_s: Seconds = 60.0
+    proxy_max_prompts: int = Field(256, ge=1)
     otel_exporter_otlp_endpoint: str | None = None
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -1,0 +1,50 @@
+"""A client's body as a JSON object, within what one event loop can take: parsing stops everything else meanwhile.
+
+Size alone is no measure. 32 MB of text or of base64 are one string; 32 MB of `[],[],…` are 11 million lists, which take
+seconds and 800 MB. So what costs is counted before it is parsed, as bytes, inside strings too: the bounds are far above
+what a prompt of half a million tokens has.
+"""
+
+import json
+from typing import Any
+
+from proxy.errors import BadRequest
+
+# Values, names and containers. Each bound is a fraction of a second and some ten megabytes.
+_MOST = {b",": 1_000_000, b":": 250_000, b"[": 250_000, b"{": 250_000}
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Raises: BadRequest: not JSON, not in UTF-8, nested too deeply, too many values, or not an object."""
+    for mark, most in _MOST.items():
+        if len(raw) > most and raw.count(mark) > most:
+            raise BadRequest(f"The body holds more than {most} '{mark.decode()}'.")
+    try:
+        # Decoded first: json.loads on bytes would accept UTF-16, to which nothing can be appended as bytes.
+        body = json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not valid JSON in UTF-8: {error}.") from error
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return body
+
+
+def bound_sequences(body: dict[str, Any], most: int) -> None:
+    """One request takes one place in the queue, and is `n` sequences for each of its prompts.
+
+    Raises: BadRequest: they are more than `most`.
+    """
+    prompts = max(_prompts(body.get("prompt")), _prompts(body.get("prompt_embeds")))
+    choices = max(_count(body.get("n")), _count(body.get("best_of")))
+    if prompts * choices > most:
+        what = "n" if prompts == 1 else "prompt"
+        raise BadRequest(f"{prompts} prompts with {choices} choices each: expected at most {most} together.", what)
+
+
+def _prompts(value: Any) -> int:
+    """A list of integers is one prompt, as token ids."""
+    return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 1 else 1
