@@ -1,0 +1,1 @@
+"""How the choice of instances behaves under a real hour of traffic: the proxy's own functions in a simulated fleet."""

@@ -1,0 +1,129 @@
+"""Who chooses: the proxy's own functions, what other routers do, and ours without one of its halves."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+
+from benchmarks.dispatch.simulation import MODEL, Choose
+from proxy import dispatch
+from proxy.dispatch import SPLIT_ALL, Demand, Route
+from proxy.fleet import BLOCKS_REMEMBERED, Fleet, View
+from proxy.prefix_cache import PrefixCache
+from stack.instances import Instance, Role
+
+Chooser = Callable[[Fleet, int], Choose]
+
+
+def fleet_of(
+    producers: int, consumers: int, policy: dispatch.Policy = SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED
+) -> Fleet:
+    fleet = Fleet(policy, blocks_remembered)
+    names: list[tuple[Role, int]] = [("prefill", producers), ("decode", consumers)]
+    fleet.update(View(tuple(_instance(role, number) for role, many in names for number in range(many)), revision=1))
+    return fleet
+
+
+def ours(fleet: Fleet, seed: int) -> Choose:
+    return fleet.route
+
+
+def least_tokens(fleet: Fleet, seed: int) -> Choose:
+    """Ours, blind to prefixes."""
+    return lambda demand: fleet.route(replace(demand, prompt=replace(demand.prompt, blocks=())))
+
+
+def cache_aware(fleet: Fleet, seed: int) -> Choose:
+    """The default policy of vllm-router, with its default thresholds; its consumers are those with the fewest requests.
+
+    A producer that holds more than 30 % of the prompt gets it, unless requests are spread unevenly (more than 64
+    between the most and the fewest, and half as many again); otherwise the one with the fewest requests does.
+    """
+    producers, consumers = _sides(fleet)
+    caches = {producer.instance_id: PrefixCache(BLOCKS_REMEMBERED) for producer in producers}
+    turns = count()
+
+    def choose(demand: Demand) -> Route:
+        turn, blocks = next(turns), demand.prompt.blocks
+        requests = [fleet.outstanding(producer.instance_id) for producer in producers]
+        uneven = max(requests) - min(requests) > 64 and max(requests) > 1.5 * min(requests)
+        best = max(producers, key=lambda each: caches[each.instance_id].matched(blocks))
+        matches = caches[best.instance_id].matched(blocks) > 0.3 * len(blocks)
+        producer = best if matches and not uneven else _least(fleet, producers, turn)
+        caches[producer.instance_id].insert(blocks)
+        return _route(demand, producer, _least(fleet, consumers, turn))
+
+    return choose
+
+
+def least_requests(fleet: Fleet, seed: int) -> Choose:
+    producers, consumers = _sides(fleet)
+    turns = count()
+
+    def choose(demand: Demand) -> Route:
+        turn = next(turns)
+        return _route(demand, _least(fleet, producers, turn), _least(fleet, consumers, turn))
+
+    return choose
+
+
+def round_robin(fleet: Fleet, seed: int) -> Choose:
+    producers, consumers = _sides(fleet)
+    turns = count()
+
+    def choose(demand: Demand) -> Route:
+        turn = next(turns)
+        return _route(demand, producers[turn % len(producers)], consumers[turn % len(consumers)])
+
+    return choose
+
+
+def at_random(fleet: Fleet, seed: int) -> Choose:
+    producers, consumers = _sides(fleet)
+    dice = random.Random(seed)
+    return lambda demand: _route(demand, dice.choice(producers), dice.choice(consumers))
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "ours": ours,
+    "least tokens": least_tokens,
+    "cache aware": cache_aware,
+    "least requests": least_requests,
+    "round robin": round_robin,
+    "random": at_random,
+}
+
+
+def _sides(fleet: Fleet) -> tuple[list[Instance], list[Instance]]:
+    instances = fleet.view.usable
+    return [each for each in instances if each.role == "prefill"], [each for each in instances if each.role == "decode"]
+
+
+def _least(fleet: Fleet, instances: Sequence[Instance], turn: int) -> Instance:
+    """With the fewest requests; equals take turns."""
+    in_turn = [instances[(turn + number) % len(instances)] for number in range(len(instances))]
+    return min(in_turn, key=lambda each: fleet.outstanding(each.instance_id))
+
+
+def _route(demand: Demand, producer: Instance, consumer: Instance) -> Route:
+    tokens = demand.prompt.tokens
+    return Route(consumer, producer, "disaggregated", tokens, tokens + demand.output_tokens)
+
+
+def _instance(role: Role, number: int) -> Instance:
+    return Instance(
+        role=role,
+        instance_id=f"{role}-{number}",
+        url=f"http://{role}-{number}",
+        served_models=(MODEL,),
+        model=MODEL,
+        max_model_len=1 << 20,
+        block_size=16,
+        dtype="bfloat16",
+        tensor_parallel_size=1,
+        fingerprint="same",
+        kv_transfer={},
+        vllm_version="",
+        connector_version="",
+        started_at=0.0,
+    )

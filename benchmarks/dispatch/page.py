@@ -1,0 +1,78 @@
+"""The page of one run: what was simulated, and tables of what came out."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+from benchmarks.dispatch.simulation import Hardware, Outcome
+from benchmarks.dispatch.trace import Arrival
+from benchmarks.tables import percentile, table
+from proxy.prefix_cache import PrefixCache
+
+COLUMNS = (
+    *("cache", "prefill", "busy", "TTFT mean s", "P50 s", "P99 s"),
+    *("prefix hits", "producers", "consumers", "TPOT P50 ms", "P99 ms"),
+)
+
+
+def about(arrivals: Sequence[Arrival]) -> list[tuple[str, str]]:
+    tokens = sum(arrival.prompt.tokens for arrival in arrivals)
+    span_s = arrivals[-1].at_s - arrivals[0].at_s
+    return [
+        ("requests", f"{len(arrivals):,} in {span_s:,.0f} s"),
+        ("prompt tokens", f"{tokens:,}, {tokens / len(arrivals):,.0f} a request"),
+        ("output tokens a request", f"{mean(arrival.output_tokens for arrival in arrivals):,.0f}"),
+        ("prefix hits with one cache without bounds", f"{unbounded_hit_rate(arrivals):.1%}"),
+    ]
+
+
+def unbounded_hit_rate(arrivals: Sequence[Arrival]) -> float:
+    """The most that any choice of producers can reach."""
+    cache = PrefixCache(sum(len(arrival.prompt.blocks) for arrival in arrivals))
+    missing = 0
+    for arrival in arrivals:
+        missing += arrival.prompt.missing(cache.matched(arrival.prompt.blocks))
+        cache.insert(arrival.prompt.blocks)
+    return 1 - missing / sum(arrival.prompt.tokens for arrival in arrivals)
+
+
+def row(hardware: Hardware, arrivals: Sequence[Arrival], outcome: Outcome) -> list[str]:
+    computed = list(outcome.computed.values())
+    capacity = hardware.prefill_rate * len(computed) * (arrivals[-1].at_s - arrivals[0].at_s)
+    return [
+        f"{hardware.cache_tokens:,}",
+        f"{hardware.prefill_rate:,.0f}",
+        f"{sum(computed) / capacity:.0%}",
+        f"{mean(outcome.ttft_s):.2f}",
+        f"{percentile(outcome.ttft_s, 50):.2f}",
+        f"{percentile(outcome.ttft_s, 99):.2f}",
+        f"{outcome.hit_rate:.1%}",
+        f"{_unevenness(computed):.2f}",
+        f"{mean(_unevenness(tokens) for tokens in outcome.consumer_tokens):.2f}",
+        f"{(percentile(outcome.tpot_s, 50) or 0) * 1000:.1f}",
+        f"{(percentile(outcome.tpot_s, 99) or 0) * 1000:.1f}",
+    ]
+
+
+def render(command: str, facts: Sequence[tuple[str, str]], sections: Sequence[tuple[str, str, list[list[str]]]]) -> str:
+    """sections: title, what the first column is, and rows, each with its value of the first column in front."""
+    parts = [
+        "# Choice of instances, simulated",
+        f"```sh\n{command}\n```",
+        table(("", ""), facts),
+        EXPLANATION,
+    ]
+    for title, first_column, rows in sections:
+        parts += [f"## {title}", table((first_column, *COLUMNS), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+EXPLANATION = """\
+No servers and no clock: the same command gives the same page. `cache`: tokens of one producer's prefix cache;
+`prefill`: tokens that one producer computes in a second; `busy`: the share of the trace's time that the producers
+need for what they compute. TTFT is queue and prefill, without transfer and first decode step. `producers`: tokens
+computed by the busiest one, divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and
+then the mean. 1.00 is perfect balance."""
+
+
+def _unevenness(values: Sequence[int]) -> float:
+    return max(values) / mean(values)

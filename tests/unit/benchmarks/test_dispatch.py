@@ -1,0 +1,134 @@
+"""Choices of instances in simulated time: exact on paper, and better than round robin where prefixes are shared."""
+
+import random
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from benchmarks.dispatch.choosers import CHOOSERS, fleet_of
+from benchmarks.dispatch.page import render, row, unbounded_hit_rate
+from benchmarks.dispatch.simulation import Hardware, Outcome, simulate
+from benchmarks.dispatch.trace import Arrival, UnreadableTrace, prompt_of, read_trace
+from benchmarks.tables import percentile
+
+# Mooncake's conversation trace, where it lies beside the checkout; docs/benchmarks has the whole hour.
+TRACE = Path(__file__).parents[4] / "shared/data/conversation_trace.jsonl"
+FAST = Hardware(prefill_rate=1000, cache_tokens=100_000, step_s=1.0, step_s_per_token=0.001)
+
+
+def run(arrivals: list[Arrival], hardware: Hardware, chooser: str, producers: int = 4, consumers: int = 4) -> Outcome:
+    fleet = fleet_of(producers, consumers)
+    return simulate(arrivals, fleet, hardware, CHOOSERS[chooser](fleet, 1))
+
+
+def conversations(count: int, turns: int, turn_s: float, seed: int = 1) -> list[Arrival]:
+    """Each turn's prompt begins with the one before and adds 1,024 tokens; conversations begin one after the other."""
+    dice = random.Random(seed)
+    arrivals = []
+    for conversation in range(count):
+        at_s = conversation * turn_s / count
+        for turn in range(1, turns + 1):
+            prompt = prompt_of(1024 * turn, [conversation * 1000 + block for block in range(2 * turn)])
+            arrivals.append(Arrival(at_s, prompt, dice.randrange(50, 400)))
+            at_s += turn_s * dice.uniform(0.8, 1.2)
+    return sorted(arrivals, key=lambda arrival: arrival.at_s)
+
+
+def test_one_of_each_on_paper() -> None:
+    """1,000 tokens take 1 s each, the second's first 512 are held; a step takes 1 s and 1 ms a token held."""
+    arrivals = [
+        Arrival(0.0, prompt_of(1000, [1, 2]), 100),
+        Arrival(0.5, prompt_of(1000, [1, 3]), 10),
+    ]
+    outcome = run(arrivals, FAST, "ours", producers=1, consumers=1)
+    assert outcome.ttft_s == pytest.approx([1.0, 0.5 + 0.488])
+    assert sum(outcome.computed.values()) == 1488
+    assert outcome.hit_rate == pytest.approx(512 / 2000)
+    # 2,110 tokens are held while both decode, 1,100 before and after.
+    both_s, alone_s = 1 + 2.110, 1 + 1.100
+    assert outcome.tpot_s[0] == pytest.approx(both_s)
+    assert outcome.tpot_s[1] == pytest.approx((0.488 + 10 * both_s + (100 - 10 - 0.488 / alone_s) * alone_s) / 100)
+
+
+@pytest.mark.parametrize("chooser", CHOOSERS)
+def test_every_request_ends_and_the_same_run_gives_the_same_figures(chooser: str) -> None:
+    arrivals = conversations(20, 5, 10.0)
+    one, other = (run(arrivals, Hardware(8000, 50_000), chooser) for _ in range(2))
+    assert one == other
+    assert len(one.ttft_s) == len(one.tpot_s) == len(arrivals)
+    assert 0 <= one.hit_rate <= unbounded_hit_rate(arrivals)
+
+
+@pytest.mark.parametrize("chooser", ["round robin", "random", "least requests", "least tokens"])
+def test_conversations_are_served_better_where_their_prefix_is(chooser: str) -> None:
+    arrivals = conversations(60, 10, 10.0)
+    hardware = Hardware(prefill_rate=8000, cache_tokens=400_000)
+    ours, theirs = run(arrivals, hardware, "ours"), run(arrivals, hardware, chooser)
+    assert ours.hit_rate > 1.3 * theirs.hit_rate
+    assert percentile_99(ours) < 0.7 * percentile_99(theirs)
+
+
+def test_a_prefix_that_all_share_is_on_all_producers() -> None:
+    """Affinity that does not yield would keep three of the four idle."""
+    arrivals = [Arrival(number / 20, prompt_of(8704, [*range(16), 1000 + number]), 100) for number in range(400)]
+    outcome = run(arrivals, Hardware(prefill_rate=10_000, cache_tokens=400_000), "ours")
+    computed = list(outcome.computed.values())
+    assert max(computed) < 1.1 * mean(computed)
+    assert outcome.hit_rate > 0.9
+    assert percentile_99(outcome) < 1.0
+
+
+if TRACE.is_file():
+
+    def test_the_recorded_trace() -> None:
+        arrivals = read_trace(TRACE, limit=1000)
+        hardware = Hardware(prefill_rate=8500, cache_tokens=1_000_000)
+        ours, round_robin = run(arrivals, hardware, "ours"), run(arrivals, hardware, "round robin")
+        assert ours.hit_rate > 1.5 * round_robin.hit_rate
+        assert percentile_99(ours) < percentile_99(round_robin)
+
+
+def percentile_99(outcome: Outcome) -> float:
+    value = percentile(outcome.ttft_s, 99)
+    assert value is not None
+    return value
+
+
+def line(timestamp: int, tokens: int, *hash_ids: int) -> str:
+    return f'{{"timestamp": {timestamp}, "input_length": {tokens}, "output_length": 5, "hash_ids": {list(hash_ids)}}}\n'
+
+
+def test_reading_a_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text(line(0, 1000, 1, 2) + line(0, 600, 1, 3) + line(3000, 512, 4))
+    first, second, third = read_trace(file)
+    assert [each.at_s for each in (first, second, third)] == [0.0, 1.5, 3.0]
+    assert [len(each.prompt.blocks) for each in (first, second, third)] == [7, 4, 4]
+    assert first.prompt.blocks[:4] == second.prompt.blocks[:4]
+    assert (first.prompt.tokens, first.prompt.missing(4), first.output_tokens) == (1000, 488, 5)
+    assert len(read_trace(file, limit=1)) == 1
+
+
+@pytest.mark.parametrize("content", ["not JSON\n", "[]\n", '{"timestamp": 0}\n', line(0, 1000, 1)[:-2] + ', "x"'])
+def test_a_trace_that_cannot_be_read_is_one_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text(line(0, 1000, 1, 2) + content)
+    with pytest.raises(UnreadableTrace, match=r"trace\.jsonl:2: expected a line of Mooncake's format") as refusal:
+        read_trace(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableTrace, match=r"--trace=.*No such file"):
+        read_trace(tmp_path / "none")
+
+
+def test_the_page() -> None:
+    arrivals = conversations(4, 3, 10.0)
+    cells = row(FAST, arrivals, run(arrivals, FAST, "ours"))
+    page = render(
+        "python -m benchmarks.dispatch", [("requests", "12")], [("Who chooses", "chosen by", [["ours", *cells]])]
+    )
+    assert "| ours | 100,000 | 1,000 |" in page
+    assert page.count("\n| ") == 6
