@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.option_types import Tuple, count, counts, one_of, variables, words
 from stack.settings import EMBEDDED_MODEL
 
-MEASUREMENTS = ("latency", "concurrency", "link")
+MEASUREMENTS = ("latency", "concurrency", "threshold", "link")
 ROUTES = ("single", "ours", "upstream")
 GIB = 1 << 30
 
@@ -96,6 +96,8 @@ def parse(arguments: Sequence[str]) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if "link" in options.measurements and (options.measurements != ("link",) or options.profile != "cpu"):
         parser.error("link: expected alone and with --profile cpu; it has a network and servers of its own")
+    if "threshold" in options.measurements and "ours" not in options.routes:
+        parser.error(f"--routes={','.join(options.routes)}: expected ours among them for threshold")
     if options.compilation_config and not _is_json_object(options.compilation_config):
         parser.error(f"--compilation-config={options.compilation_config!r}: expected a JSON object")
     for variable in options.ours_env:

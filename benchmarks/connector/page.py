@@ -13,7 +13,7 @@ EARLY = "moved early"
 def render(document: dict[str, Any], raw_file: str) -> str:
     """`document` is what results.py writes into `raw_file`."""
     parts = [head(document, raw_file)]
-    for name, draw in (("latency", _latency), ("concurrency", _concurrency), ("link", _link), ("answers", _answers)):
+    for name, draw in _PARTS.items():
         if rows := document.get(name):
             parts.append(draw(rows))
             parts += _failures(rows)
@@ -74,10 +74,38 @@ def _link(rows: Sequence[Row]) -> str:
     return "## A slow link\n\nMedians.\n\n" + table(header, lines)
 
 
+def _threshold(rows: Sequence[Row]) -> str:
+    by_length = groups(rows, "stage", "prompt_tokens")
+    lines = []
+    for (stage, tokens), group in by_length.items():
+        answered = [row for row in group if "failed" not in row]
+        alone = [row for row in answered if row["route"] == "consumer alone"]
+        pair = [row for row in answered if row["route"] != "consumer alone"]
+        if not alone or not pair:
+            continue
+        ttft, gap = (
+            [statistics.median(row[name] for row in side) for side in (alone, pair)]
+            for name in ("ttft_s", "longest_gap_s")
+        )
+        lines.append((stage, f"{tokens:,}", *map(ms, ttft), ms(ttft[1] - ttft[0]), *map(ms, gap), ms(gap[0] - gap[1])))
+    times = ("TTFT ms alone", "with a producer", "later by", "longest gap ms alone", "with a producer", "shorter by")
+    note = "Medians. The gap is that of a stream which runs on the consumer at the same time."
+    return f"## Alone or with a producer\n\n{note}\n\n" + table(("stage", "prompt tokens", *times), lines)
+
+
 def _answers(rows: Sequence[Row]) -> str:
     lines = [(row["stage"], row["route"], f"{row['equal']} of {row['tokens']}") for row in rows]
     note = "Greedy tokens from the first on, for one prompt."
     return f"## Same answers as the single server\n\n{note}\n\n" + table(("stage", "route", "equal"), lines)
+
+
+_PARTS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "latency": _latency,
+    "concurrency": _concurrency,
+    "threshold": _threshold,
+    "link": _link,
+    "answers": _answers,
+}
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.connector import concurrency, latency, routes
+from benchmarks.connector import concurrency, latency, routes, threshold
 from benchmarks.connector.client import Client, open_client
 from benchmarks.connector.options import Options
 from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
@@ -63,6 +63,8 @@ async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequenc
             await latency.measure(run, client, "latency", stage, [*single, *pairs], run.options.prompt_tokens)
         if "concurrency" in run.options.measurements:
             await concurrency.measure(run, client, stage, pairs)
+        if "threshold" in run.options.measurements:
+            await threshold.measure(run, client, stage, pairs)
 
 
 async def _compare_answers(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.connector import concurrency, latency
+from benchmarks.connector import concurrency, latency, threshold
 from benchmarks.connector.client import Client
 from benchmarks.connector.run import Run
 from tests.unit.benchmarks.conftest import Scripted
@@ -70,3 +70,16 @@ async def test_users_send_their_requests_at_once(
     found = rows(tmp_path, "concurrency")
     assert len(found) == 8
     assert all(len(row["itl_s"]) == 2 for row in found)
+
+
+async def test_the_threshold_has_both_ways_while_a_stream_runs_on_the_consumer(
+    scripted: Scripted, client: Client, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run("threshold", "--rounds", "2", "--warm-up", "0")
+    await threshold.measure(run, client, "tcp", [scripted.pair])
+    found = rows(tmp_path, "threshold")
+    assert [row["prompt_tokens"] for row in found] == [length for length in threshold.LENGTHS for _ in range(4)]
+    assert [row["route"] for row in found[:4]] == ["ours", "consumer alone", "consumer alone", "ours"]
+    assert all(row["longest_gap_s"] > 0 for row in found)
+    streams = [body for body in scripted.consumer.asked if body.get("stream")]
+    assert len(streams) == len(found) + 1

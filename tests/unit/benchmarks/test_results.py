@@ -62,6 +62,15 @@ def test_percentiles_are_over_all_gaps_of_all_requests() -> None:
     ]
 
 
+def test_the_threshold_shows_what_either_way_costs() -> None:
+    rows = [
+        row("consumer alone", 0.020, longest_gap_s=0.018, prompt_tokens=64),
+        row("ours", 0.030, longest_gap_s=0.010, prompt_tokens=64),
+    ]
+    text = page.render({**ABOUT, "ended": "complete", "threshold": rows}, "run.json")
+    assert cells(text, "tcp") == ["tcp", "64", "20.0", "30.0", "10.0", "18.0", "10.0", "8.0"]
+
+
 def test_the_slow_link_shows_what_stays_after_the_prefill() -> None:
     link = [row("streaming off", 1.5, prefill_s=0.5, transfer={**FACTS, "exposed_seconds": at}) for at in (1.0, 0.9)]
     text = page.render({**ABOUT, "ended": "complete", "link": link}, "run.json")
