@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _USAGE = b'"usage":'
+_MOVED = re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"tokens":\s*(\d+)')
 _DECODER = json.JSONDecoder()
 
 
@@ -48,8 +49,8 @@ def tokens(answer: bytes, name: str) -> int | None:
 def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) -> bytes:
     """A whole answer, or some whole events of one, with the right count.
 
-    Args: producer: what it found, None when it did not say; moved: tokens of the prompt that came from it, as
-    the consumer's connector says, None or 0 when that is not known.
+    Args: producer: what it found, None when it did not say; moved: tokens of the prompt that came from it, None when
+    the consumer's connector has not said so at the answer's beginning. A whole answer has it at its end too.
     """
     start = answer.rfind(_USAGE)  # in a string its quotes would be escaped, and what a client can name comes before it
     if start < 0:
@@ -64,7 +65,9 @@ def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) ->
     details = _details(usage) if isinstance(usage, dict) else None
     if details is None:
         return answer
-    held = details.prompt_tokens - moved if moved else 0
+    if moved is None and (at_the_end := _MOVED.search(answer, start)):
+        moved = int(at_the_end[1])
+    held = details.prompt_tokens - moved if moved else 0  # when nothing came, nobody says what was held
     details.set(_of_one_server(producer or PromptCache(), held))
     end = start + len(text[:length].encode())
     return answer[:start] + json.dumps(usage, separators=(",", ":")).encode() + answer[end:]

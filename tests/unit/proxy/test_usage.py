@@ -74,11 +74,10 @@ def test_the_producers_figure_replaces_the_consumers(answer: bytes, expected: by
         (PromptCache(32, 64), 36, 64, 32),  # the consumer held more: the answer before this prompt
         (PromptCache(64, 32), 68, 64, 32),  # the consumer held less
         (PromptCache(0, 96), 4, 96, 0),
-        (PromptCache(32, 64), None, 32, 64),  # nobody says what the consumer held
         (PromptCache(32, 64), 0, 32, 64),  # nothing arrived, and the consumer computed the prompt
         (PromptCache(32, None), 36, 64, 0),
         (None, 68, 32, 0),
-        (None, None, 0, 0),
+        (None, 0, 0, 0),
     ],
 )
 def test_one_server_would_have_found_the_longer_of_both(
@@ -86,6 +85,19 @@ def test_one_server_would_have_found_the_longer_of_both(
 ) -> None:
     counted = json.loads(usage.corrected(CHAT, producer, moved))["usage"]["prompt_tokens_details"]
     assert (counted["cached_tokens"], counted["created_cache_tokens"]) == (found, added)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (LAST_CHUNK, 16),  # nobody says what the consumer held
+        (CHAT, 32),
+        (CHAT.replace(b'{"tokens":68}', b"null"), 16),
+        (CHAT.replace(b'{"tokens":68}', b'{"transport":"tcp","tokens":4}'), 96),
+    ],
+)
+def test_a_whole_answer_says_itself_what_was_moved(answer: bytes, found: int) -> None:
+    assert f'"cached_tokens":{found},'.encode() in usage.corrected(answer, PromptCache(16, 80), moved=None)
 
 
 @pytest.mark.parametrize(
