@@ -8,7 +8,7 @@ import threading
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -19,17 +19,21 @@ from quart import Response, request
 
 from proxy.app import create_app
 from proxy.fleet import View
-from proxy.limits import SocketLimits, limited_protocol
+from proxy.limits import REFUSED
 from proxy.server import uvicorn_config
 from proxy.settings import ProxySettings
 from stack.environment import load
-from tests.unit.proxy.conftest import PATIENCE_S, GivenView
+from tests.unit.proxy.conftest import PATIENCE_S, GivenView, eventually
 
 pytestmark = pytest.mark.timeout(60)
 
 MEBIBYTE = 1024 * 1024
 GIBIBYTE = 1024 * MEBIBYTE
-LIMITS = SocketLimits(connections=1000, head_bytes=8192, head_timeout_s=PATIENCE_S, buffered_bytes=8 * MEBIBYTE)
+DEFAULTS = {
+    "proxy_max_head_bytes": 8192,
+    "proxy_max_body_bytes": MEBIBYTE,
+    "proxy_max_buffered_bytes": 8 * MEBIBYTE,
+}
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = b"x" * 65536
 
@@ -98,6 +102,7 @@ class Client:
 class Server:
     port: int
     waiting: threading.Event
+    arrived: list[str] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
 
     async def connect(self) -> Client:
@@ -117,23 +122,20 @@ StartServer = Callable[..., Awaitable[Server]]
 
 
 @asynccontextmanager
-async def running_server(limits: SocketLimits, idle_s: float, body_s: float) -> AsyncIterator[Server]:
-    configured = load(ProxySettings, proxy_max_body_bytes=MEBIBYTE)
-    app = create_app(configured, lambda _, publish: GivenView(View(), publish))
-    app.config["BODY_TIMEOUT"] = body_s
+async def running_server(settings: ProxySettings) -> AsyncIterator[Server]:
+    app = create_app(settings, lambda _, publish: GivenView(View(), publish))
     waiting = threading.Event()
 
     @app.post("/wait")
     async def wait() -> Response:
         await request.get_data()
+        server.arrived.append(request.path)
         await asyncio.to_thread(waiting.wait)
         return Response(b"waited")
 
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1], waiting)
-    config = uvicorn_config(app, configured)
-    config.http = limited_protocol(limits)
-    config.timeout_keep_alive = idle_s  # type: ignore[assignment]
+    config = uvicorn_config(app, settings)
     config.timeout_graceful_shutdown = 0
     uvicorns = uvicorn.Server(config)
     serving = asyncio.create_task(asyncio.to_thread(uvicorns.run, [listener]))  # with uvloop, as deployed
@@ -150,11 +152,11 @@ async def running_server(limits: SocketLimits, idle_s: float, body_s: float) -> 
 
 @pytest.fixture
 async def start_server() -> AsyncIterator[StartServer]:
-    """`await start_server(head_bytes=…, idle_s=…)`: the whole proxy without instances, and `POST /wait`."""
+    """`await start_server(proxy_…=…)`: the whole proxy without instances, and `POST /wait`."""
     async with AsyncExitStack() as stack:
 
-        async def start(idle_s: float = PATIENCE_S, body_s: float = PATIENCE_S, **limits: Any) -> Server:
-            return await stack.enter_async_context(running_server(replace(LIMITS, **limits), idle_s, body_s))
+        async def start(**settings: Any) -> Server:
+            return await stack.enter_async_context(running_server(load(ProxySettings, **(DEFAULTS | settings))))
 
         yield start
 
@@ -164,6 +166,13 @@ async def refusal(client: Client) -> tuple[int, str]:
     answer = await client.answer()
     assert answer.headers["connection"] == "close"
     return answer.status, answer.code
+
+
+def refused_so_far(code: str) -> float:
+    [family] = REFUSED.collect()
+    return sum(
+        sample.value for sample in family.samples if sample.labels.get("code") == code and "total" in sample.name
+    )
 
 
 def resident_bytes() -> int:
@@ -180,16 +189,18 @@ def chunk(data: bytes) -> bytes:
 
 
 async def test_a_slow_head(start_server: StartServer) -> None:
-    server = await start_server(head_timeout_s=0.3)
+    server = await start_server(proxy_head_timeout_s=0.3)
     slow = await server.connect()
+    refused = refused_so_far("request_timeout")
     await slow.send(b"GET /health HTTP/1.1\r\nHo")
     assert await server.serves_others()
     assert await refusal(slow) == (408, "request_timeout")
     assert await slow.is_cut_off()
+    assert refused_so_far("request_timeout") == refused + 1
 
 
 async def test_a_slow_head_after_an_answer(start_server: StartServer) -> None:
-    server = await start_server(head_timeout_s=0.3)
+    server = await start_server(proxy_head_timeout_s=0.3)
     slow = await server.connect()
     await slow.send(HEALTH)
     assert (await slow.answer()).status == 200
@@ -205,7 +216,7 @@ async def test_a_head_byte_by_byte_is_read(start_server: StartServer) -> None:
 
 
 async def test_silence_and_empty_lines_end_like_a_slow_head(start_server: StartServer) -> None:
-    server = await start_server(head_timeout_s=0.3)
+    server = await start_server(proxy_head_timeout_s=0.3)
     silent, chatty, kept = await server.connect(), await server.connect(), await server.connect()
     await kept.send(HEALTH)
     await kept.answer()
@@ -226,7 +237,7 @@ async def _empty_lines(*clients: Client) -> None:
 
 
 async def test_an_idle_connection(start_server: StartServer) -> None:
-    server = await start_server(idle_s=0.2)
+    server = await start_server(proxy_idle_timeout_s=1)
     idle = await server.connect()
     await idle.send(HEALTH)
     assert (await idle.answer()).status == 200
@@ -300,7 +311,7 @@ async def test_a_body_of_a_gibibyte(path: str, header: str, status: int, start_s
 
 @pytest.mark.parametrize("header", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
 async def test_a_slow_body(header: str, start_server: StartServer) -> None:
-    server = await start_server(body_s=0.3)
+    server = await start_server(proxy_body_timeout_s=0.3)
     client = await server.connect()
     await client.send(post("/v1/completions", header) + chunk(b"{"))
     assert await server.serves_others()
@@ -310,7 +321,7 @@ async def test_a_slow_body(header: str, start_server: StartServer) -> None:
 
 
 async def test_hundreds_of_half_heads_make_room(start_server: StartServer) -> None:
-    server = await start_server(connections=50)
+    server = await start_server(proxy_max_connections=50)
     before = resident_bytes()
     halves = [await server.connect() for _ in range(400)]
     for half in halves:
@@ -329,7 +340,7 @@ async def test_hundreds_of_half_bodies_do_not_pile_up(start_server: StartServer)
         await half.send(post("/wait", f"Content-Length: {MEBIBYTE}"))
         await half.sends_until_cut_off(PIECE, MEBIBYTE // 2)
     answers = [asyncio.create_task(refusal(half)) for half in halves]
-    bound = LIMITS.buffered_bytes // (MEBIBYTE // 2)
+    bound = 8 * MEBIBYTE // (MEBIBYTE // 2)
     for answer in islice(asyncio.as_completed(answers), len(halves) - bound):
         assert await answer == (429, "overloaded")
     assert await server.serves_others()
@@ -339,7 +350,7 @@ async def test_hundreds_of_half_bodies_do_not_pile_up(start_server: StartServer)
 
 
 async def test_bodies_that_were_served_make_room_for_others(start_server: StartServer) -> None:
-    server = await start_server(buffered_bytes=MEBIBYTE)
+    server = await start_server(proxy_max_buffered_bytes=MEBIBYTE)
     client = await server.connect()
     for _ in range(20):
         await client.send(post("/v1/completions", "Content-Length: 500000") + b"x" * 500_000)
@@ -347,10 +358,11 @@ async def test_bodies_that_were_served_make_room_for_others(start_server: StartS
 
 
 async def test_when_all_connections_are_being_served_the_next_is_told_so(start_server: StartServer) -> None:
-    server = await start_server(connections=3)
+    server = await start_server(proxy_max_connections=3)
     served = [await server.connect() for _ in range(3)]
     for client in served:
         await client.send(post("/wait", "Content-Length: 2") + b"{}")
+    await eventually(lambda: len(server.arrived) == 3)
     late = await server.connect()
     assert await refusal(late) == (503, "too_many_connections")
     server.waiting.set()
@@ -360,7 +372,7 @@ async def test_when_all_connections_are_being_served_the_next_is_told_so(start_s
 
 
 async def test_the_connection_that_was_idle_for_longest_makes_room(start_server: StartServer) -> None:
-    server = await start_server(connections=3)
+    server = await start_server(proxy_max_connections=3)
     clients = [await server.connect() for _ in range(3)]
     for client in (clients[1], clients[0], clients[2], clients[1]):
         await client.send(HEALTH)
