@@ -19,6 +19,7 @@ START_S = 20.0
 
 class EtcdProcess:
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self._data = folder / "etcd"
         self._log = folder / "etcd.log"
         self._ports = [_free_port(), _free_port()]

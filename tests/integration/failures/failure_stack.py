@@ -90,9 +90,14 @@ class Server:
 
     # --- what others know of it ---
 
+    @property
+    def record(self) -> Instance:
+        """What it keeps in etcd now."""
+        return self._instances()[0]
+
     def transfer_record(self) -> dict[str, Any]:
         """What a proxy would tell a consumer about this producer now."""
-        return self._instances()[0].kv_transfer
+        return self.record.kv_transfer
 
     def is_registered(self) -> bool:
         return bool(self._instances())
