@@ -21,11 +21,12 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Launch:
-    """One process to start; `name` also names its log."""
+    """One process to start; `name` also names its log. `folder`: its working directory, None for ours."""
 
     name: str
     command: tuple[str, ...]
     environment: dict[str, str]
+    folder: Path | None = None
 
 
 class Processes:
@@ -48,12 +49,16 @@ class Processes:
                 self._running[launch.name] = subprocess.Popen(
                     launch.command,
                     env=launch.environment,
+                    cwd=launch.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     preexec_fn=_die_with_parent,
                 )
+
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
 
     def check(self) -> None:
         """Raises: CannotStart: one has ended by itself; with the end of its log."""

@@ -1,0 +1,27 @@
+"""What the parts of one run share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.deadline import Deadline
+from benchmarks.processes import Processes
+from benchmarks.proxy.cpus import Layout
+from benchmarks.proxy.options import Options
+from benchmarks.proxy.peers import Peer
+from benchmarks.results import Results
+
+
+@dataclass(frozen=True)
+class Run:
+    """`etcd` is its host:port; `ports` are free ones, each given out once; `scratch` ends with the run."""
+
+    options: Options
+    layout: Layout
+    peers: list[Peer]
+    etcd: str
+    ports: Iterator[int]
+    scratch: Path
+    processes: Processes
+    results: Results
+    deadline: Deadline
