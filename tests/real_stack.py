@@ -28,6 +28,7 @@ BLOCK_TOKENS = 32
 LEASE_TTL_S = 5
 PATIENCE_S = 20
 START_LIMIT_S = 600
+TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes"
 
 
 def free_ports(count: int) -> list[int]:
@@ -83,11 +84,12 @@ class RealStack:
             "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
             "MAX_MODEL_LEN": str(MAX_MODEL_LEN),
             "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
-            # Lets a prompt start before all of it has room, so that a producer can be made to preempt.
-            "VLLM_EXTRA_ARGS": "--no-scheduler-reserve-full-isl",
+            # The first lets a prompt start before all of it has room, so that a producer can be made to preempt.
+            "VLLM_EXTRA_ARGS": f"--no-scheduler-reserve-full-isl {TOOLS}",
             "LEASE_TTL_S": str(LEASE_TTL_S),
             "TRANSFER_PATIENCE_S": str(PATIENCE_S),
             "CONNECTOR_DROP_WRITES_FILE": str(self.drop_writes),
+            "PROXY_LOCAL_PROMPT_TOKENS": "0",  # short prompts too come from the producer
         }
 
     def make(self, target: str) -> "subprocess.CompletedProcess[str]":
@@ -159,6 +161,7 @@ class PlainVllm:
             *("--dtype", "float32", "--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN)),
             *("--max-num-batched-tokens", str(CHUNK_TOKENS), "--kv-cache-memory-bytes", str(512 << 20)),
             *("--enforce-eager", "--distributed-executor-backend", "uni"),
+            *("--enable-prompt-tokens-details", *TOOLS.split()),
         ]
         variables = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

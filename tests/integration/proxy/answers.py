@@ -78,20 +78,18 @@ def events(text: str) -> list[Any]:
 
 
 def folded(stream: list[Any]) -> list[Any]:
-    """Events of the same kind and place put together: texts and lists in a row, of all else the last value.
-
-    Choices come in any order; the events of the other APIs name what they belong to, or follow one another.
-    """
+    """Events of the same kind and place put together: texts and lists in a row, of all else the last value."""
+    if any("choices" in event for event in stream):  # which come in any order
+        choices: dict[tuple[Any, ...], Any] = {}
+        for event in stream:
+            choices[_place(event)] = _joined(choices.get(_place(event)), event)
+        return [choices[place] for place in sorted(choices, key=str)]
     document: list[Any] = []
-    places: list[Any] = []
     for event in stream:
-        place = _place(event)
-        if place in places[-1:] or (place in places and "choices" in place):
-            index = len(places) - 1 - places[::-1].index(place)
-            document[index] = _joined(document[index], event)
+        if document and _place(document[-1]) == _place(event):
+            document[-1] = _joined(document[-1], event)
         else:
             document.append(event)
-            places.append(place)
     return document
 
 
