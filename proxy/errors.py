@@ -56,7 +56,7 @@ class Unauthorized(RequestRefused):
 
 class ModelNotFound(RequestRefused):
     def __init__(self, model: str) -> None:
-        super().__init__(f"The model {model!r} does not exist.")
+        super().__init__(f"The model `{model}` does not exist.")  # as vLLM says it
         self.param = "model"
 
 
