@@ -1,6 +1,8 @@
 """Keeps one instance's record in etcd, under a lease that lives only while the instance is healthy.
 
-etcd being away stops nothing that runs: the record is written again, under a new lease, once etcd answers.
+etcd being away stops nothing that runs: the record is written again, under a new lease, once etcd answers. Should etcd
+have lost its data, Mooncake's descriptions of the instance's memory come back as well. Mooncake writes them once, and
+without them no peer that starts later could write to the instance.
 """
 
 import logging
@@ -31,6 +33,7 @@ class Registration:
         self._client = etcd.connect(endpoint)
         self._lease: int | None = None  # its id in etcd
         self._reachable = True
+        self._segments: dict[str, bytes] = {}  # Mooncake's keys and values
 
     def keep(self) -> None:
         """Register, or renew the lease; to be called a few times in each `ttl` while the instance is healthy."""
@@ -39,6 +42,7 @@ class Registration:
                 log.warning("etcd no longer knows our lease: registering again")
                 self._lease = None
             if self._lease is None:
+                self._keep_segments()
                 lease = self._client.lease(self._ttl).id
                 self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
                 self._lease = lease
@@ -66,6 +70,12 @@ class Registration:
         self.lapse()
         self._client.close()
 
+    def _keep_segments(self) -> None:
+        for key, value in self._segments.items():
+            self._client.put_if_not_exists(key, value)
+        for prefix in _segment_prefixes(self._instance.instance_id):
+            self._segments |= {item.key.decode(): value for value, item in self._client.get_prefix(prefix)}
+
     def _renew(self, lease: int) -> bool:
         return all(answer.TTL > 0 for answer in self._client.refresh_lease(lease))
 
@@ -85,8 +95,13 @@ def forget_old_segments(endpoint: str, name: str) -> None:
     """
     try:
         client = etcd.connect(endpoint)
-        for kind in ("ram", "rpc_meta"):
-            client.delete_prefix(f"mooncake/{kind}/{name}-")
+        for prefix in _segment_prefixes(name):
+            client.delete_prefix(prefix)
         client.close()
     except ETCD_AWAY as error:
         log.warning("could not clean up Mooncake's old keys in etcd: %s", type(error).__name__)
+
+
+def _segment_prefixes(name: str) -> list[str]:
+    """What Mooncake's keys for an instance begin with, or for all whose ids begin with `name`."""
+    return [f"mooncake/{kind}/{name}-" for kind in ("ram", "rpc_meta")]

@@ -4,7 +4,6 @@ Its bounds are short enough to be waited for. A prompt of 1,200 tokens is five c
 moment within its prefill can be reached by looking.
 """
 
-import base64
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from prometheus_client.samples import Sample
 
 from connector.control_key import ControlKey
 from stack.instances import PREFIX, Instance
+from tests import etcd_http
 from tests.real_stack import MODEL, START_LIMIT_S, RealStack, answers, post, wait_until
 
 CHUNK_TOKENS = 256
@@ -109,10 +109,8 @@ class Server:
 
     def _instances(self) -> list[Instance]:
         """Its records in etcd, the newest first."""
-        bounds = {"key": PREFIX, "range_end": PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)}
-        query = {name: base64.b64encode(text.encode()).decode() for name, text in bounds.items()}
-        items = post(self.stack.etcd_url + "/v3/kv/range", query).get("kvs", [])
-        records = [Instance.model_validate_json(base64.b64decode(item["value"])) for item in items]
+        values = etcd_http.under(self.stack.etcd_url, PREFIX).values()
+        records = [Instance.model_validate_json(value) for value in values]
         return sorted((r for r in records if r.url == self.url), key=lambda r: r.started_at, reverse=True)
 
     # --- what is done to it ---

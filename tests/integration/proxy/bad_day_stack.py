@@ -1,7 +1,6 @@
 """The stack of the bad day: two producers, one consumer, and proxies that know as many of them as a test wants."""
 
 import asyncio
-import base64
 import json
 import os
 import socket
@@ -16,9 +15,10 @@ import aiohttp
 
 from stack.instances import Instance, Role
 from stack.settings import REPOSITORY
+from tests import etcd_http
 from tests.etcd_process import EtcdProcess
 from tests.integration.failures.failure_stack import CHUNK_TOKENS, KV_CACHE_BYTES, MAX_NUM_SEQS, PATIENCE_S, Server
-from tests.real_stack import RealStack, post
+from tests.real_stack import RealStack
 
 PYTHON = REPOSITORY / ".stack/venv/proxy/bin/python"
 START_S = 60.0
@@ -120,9 +120,7 @@ async def proxy_of(folder: Path, *instances: Instance, **variables: str) -> Asyn
     registry.start()
     try:
         for each in instances:
-            item = {"key": each.key, "value": each.model_dump_json()}
-            encoded = {name: base64.b64encode(text.encode()).decode() for name, text in item.items()}
-            post(f"http://{registry.endpoint}/v3/kv/put", encoded)
+            etcd_http.put(f"http://{registry.endpoint}", each.key, each.model_dump_json())
         port = _free_port()
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PROXY_PORT": str(port)}
         environment |= {"ETCD_ENDPOINT": registry.endpoint} | variables

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import etcd_http
 from tests.integration.answers import Tokens
 from tests.integration.failures.failure_stack import Server
 from tests.integration.failures.legs import answer, until
@@ -202,7 +203,11 @@ async def test_too_much_load(stack: BadDayStack, tmp_path: Path, prompt: Prompt)
 
 
 async def test_a_wiped_etcd(stack: BadDayStack, proxy: Proxy, prompt: Prompt) -> None:
-    """Nobody notices: requests go on, between the same instances, before they have registered again."""
+    """Nobody notices: requests go on, between the same instances, before they have registered again.
+
+    What Mooncake had written is there again too, for peers that start later.
+    """
+    segments = etcd_http.under(stack.etcd_url, "mooncake/")
     statuses: list[int] = []
 
     async def go_on() -> None:
@@ -221,6 +226,7 @@ async def test_a_wiped_etcd(stack: BadDayStack, proxy: Proxy, prompt: Prompt) ->
         await asyncio.to_thread(stack.supervisor.start_service, "etcd")
         await until_stale(False)
         assert all(server.is_registered() for server in stack.servers)
+        assert etcd_http.under(stack.etcd_url, "mooncake/") == segments
         requests.cancel()
         assert set(statuses) == {200}
 

@@ -98,6 +98,30 @@ def test_an_etcd_that_lost_its_data_gets_the_record_again(
     assert record(etcd_server) == RECORD
 
 
+def test_an_etcd_that_lost_its_data_gets_mooncakes_segments_again(etcd_server: EtcdProcess, register: Register) -> None:
+    """Mooncake itself writes them only when the server starts."""
+    mine, another = "mooncake/ram/p0-0-tcp", "mooncake/ram/p01-0-tcp"
+    with etcd.connect(etcd_server.endpoint) as client:
+        for key in (mine, another, "mooncake/rpc_meta/p0-0-tcp"):
+            client.put(key, f"of {key}")
+    registration = register()
+    registration.keep()
+    etcd_server.stop()
+    etcd_server.wipe()
+    etcd_server.start()
+    with etcd.connect(etcd_server.endpoint) as client:
+        client.put("mooncake/rpc_meta/p0-0-tcp", "newer")
+
+    def is_back() -> bool:
+        registration.keep()
+        return record(etcd_server) == RECORD
+
+    until(is_back)
+    with etcd.connect(etcd_server.endpoint) as client:
+        found = {item.key.decode(): value.decode() for value, item in client.get_prefix("mooncake/")}
+    assert found == {mine: f"of {mine}", "mooncake/rpc_meta/p0-0-tcp": "newer"}
+
+
 def test_a_new_client_does_not_inherit_another_ones_wait(etcd_server: EtcdProcess, register: Register) -> None:
     """Without an option of their own, gRPC's channels to one address share a lost connection's back-off."""
     registration = register()
