@@ -162,7 +162,7 @@ def test_nothing_goes_without_a_consumer(demand: Demand) -> None:
 
 
 def test_a_model_that_no_instance_serves() -> None:
-    with pytest.raises(ModelNotFound, match="'gpt-5' does not exist"):
+    with pytest.raises(ModelNotFound, match="`gpt-5` does not exist"):
         choose([P0, D0], {}, {}, Demand("gpt-5"), SPLIT_ALL)
 
 
