@@ -111,10 +111,11 @@ def _memory(rows: Sequence[Row], settings: Row) -> str:
 
 
 def _profile(rows: Sequence[Row], settings: Row) -> str:
-    parts = [
-        "## Where our proxy's CPU time goes\n\nShare of samples by the innermost Python frame; what is written in C (the event loop, the HTTP parsers, the kernel) counts "
-        "for the function that called it, and for `asyncio/runners.py` where the loop itself did."
-    ]
+    note = (
+        "Share of samples by the innermost Python frame. What is written in C (the event loop, the HTTP parsers, the "
+        "kernel) counts for the function that called it, and for `asyncio/runners.py` where the loop itself did."
+    )
+    parts = [f"## Where our proxy's CPU time goes\n\n{note}"]
     for (load, kind), group in groups(rows, "load", "kind").items():
         lines = [(f"`{row['name']}`", f"{row['share']:.1%}") for row in group]
         parts.append(f"{load.capitalize()}, by {kind}:\n\n" + table((kind, "share"), lines))

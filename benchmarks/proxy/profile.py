@@ -19,6 +19,7 @@ from benchmarks.proxy.upstream import Upstream
 SAMPLES_PER_S = 400
 TOP = 25
 MARGIN_S = 4.0
+THREAD = "_bootstrap (threading.py"
 LINE = re.compile(r":\d+\)$")
 FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+)\)$")
 
@@ -45,11 +46,16 @@ def measure(run: Run) -> None:
 
 
 def shares(stacks: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """By package, and by function, of the innermost frames. Args: stacks: `outer;…;inner samples`, a line each."""
+    """By package, and by function, of the innermost frames. Args: stacks: `outer;…;inner samples`, a line each.
+
+    Of the main thread, which does all the work: py-spy takes others for busy that only wait.
+    """
     packages: Counter[str] = Counter()
     functions: Counter[str] = Counter()
     for line in stacks:
         frames, _, samples = line.strip().rpartition(" ")
+        if THREAD in frames:
+            continue
         inner = LINE.sub(")", frames.split(";")[-1])
         functions[inner] += int(samples)
         packages[_package(inner)] += int(samples)
