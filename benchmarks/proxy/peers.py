@@ -32,23 +32,18 @@ class Peer:
 
     def launch(self, port: int, upstream: Upstream, cpus: tuple[int, ...]) -> Launch:
         command = pinned(cpus[: self.workers], *self.command(port, upstream))
-        return Launch(
-            self.name.replace(",", "").replace(" ", "-"),
-            command,
-            {**_environment(), **self.variables(port, upstream)},
-            self.folder,
-        )
+        return Launch(self.name, command, {**_environment(), **self.variables(port, upstream)}, self.folder)
 
 
 def peers(options: Options) -> list[Peer]:
     """Those of `options.peers` whose program is given. Raises: CannotStart: it cannot run."""
     known: dict[str, Callable[[], Peer | None]] = {
         "ours": lambda: _ours(options, "ours", 1),
-        "ours, 2 workers": lambda: _ours(options, "ours, 2 workers", 2),
+        "ours-2-workers": lambda: _ours(options, "ours-2-workers", 2),
         "vllm-router": lambda: _vllm_router(options.vllm_router),
         "seed": lambda: _seed(options),
         "toy": lambda: _toy(options),
-        "mooncake example": lambda: _mooncake_example(options),
+        "mooncake-example": lambda: _mooncake_example(options),
     }
     return [peer for name in options.peers if (peer := known[name]()) is not None]
 
@@ -142,7 +137,7 @@ def _mooncake_example(options: Options) -> Peer | None:
         decode = ("--decode", upstream.decode_url)
         return (_python(options), str(script.absolute()), "--port", str(port), *prefill, *decode)
 
-    return Peer("mooncake example", 1, _version_of_vllms(options, script), command, _nothing)
+    return Peer("mooncake-example", 1, _version_of_vllms(options, script), command, _nothing)
 
 
 def _version_of_vllms(options: Options, script: Path) -> str:

@@ -7,7 +7,7 @@ from benchmarks.proxy.summary import DIRECT, added, cpu_s_per_1000, events_per_c
 from benchmarks.tables import Row, groups
 
 Line = tuple[str, str, str, str]
-OURS, OURS_2, ROUTER = "ours", "ours, 2 workers", "vllm-router"
+OURS, OURS_2, ROUTER = "ours", "ours-2-workers", "vllm-router"
 DEMOS = ("seed", "toy")
 ADDED_TTFT_MS = 1.5
 TIMES_DEMOS = 4.0
