@@ -11,8 +11,8 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 # The same folder's environment of the vLLM instances.
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 
-.PHONY: help up down status logs doctor test load bench-connector bench-connector-link lock lint format clean tools \
-	tests-environment
+.PHONY: help up down status logs doctor test load bench-connector bench-connector-link bench-proxy lock lint format \
+	clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -45,6 +45,9 @@ bench-connector: tests-environment ## the connector against a single server and 
 bench-connector-link: tests-environment ## streaming on and off over a link of 400 Mbit/s; as root
 	$(VLLM) stack.prepare
 	$(BENCHMARK) link $(ARGS)
+
+bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; ARGS="--vllm-router PATH"
+	$(TESTS) benchmarks.proxy latency throughput chunks memory $(ARGS)
 
 test: lint ## every check; tests/compose too where a Docker engine answers, and always in CI
 	$(TESTS) pytest tests/unit tests/integration tests/browser $(COMPOSE_TESTS)

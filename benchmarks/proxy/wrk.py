@@ -37,6 +37,8 @@ end
 
 @dataclass(frozen=True)
 class Result:
+    """`requests` are those that were answered with a good status."""
+
     requests: int
     requests_per_s: float
     bytes_per_request: float
@@ -69,12 +71,13 @@ def run(wrk: str, script: Path, port: int, connections: int, seconds: float, cpu
 def parse(line: str) -> Result:
     """Of what the script prints at the end."""
     seen = json.loads(line)
-    requests = seen["requests"]
+    errors: Counter[str] = +Counter(seen["errors"])
+    requests = seen["requests"] - errors["HTTP status"]
     return Result(
         requests,
         requests / (seen["duration_us"] / 1e6),
         seen["bytes"] / requests if requests else 0.0,
         seen["p50_us"] / 1000,
         seen["p99_us"] / 1000,
-        +Counter(seen["errors"]),
+        errors,
     )
