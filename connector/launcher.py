@@ -6,6 +6,7 @@ When vLLM ends by itself the launcher says so and exits with vLLM's code.
 
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import re
@@ -100,6 +101,8 @@ def _watch(
         try:
             answers_well = _get(settings, "/health", interval) is not None
             answered = time.monotonic()
+            if answers_well and not healthy:
+                registration.serves(_served_models(settings, interval))
         except TimeoutError:
             silence = time.monotonic() - answered
             answers_well = healthy and silence < SILENCE_S
@@ -161,7 +164,9 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
     """
     host = "127.0.0.1" if settings.listen_host == "0.0.0.0" else settings.listen_host or settings.host
     try:
-        with urllib.request.urlopen(f"http://{host}:{settings.port}{path}", timeout=timeout_s) as answer:
+        headers = {"Authorization": f"Bearer {settings.openai_api_key}"} if settings.openai_api_key else {}
+        request = urllib.request.Request(f"http://{host}:{settings.port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return str(answer.read().decode())
     except TimeoutError:
         raise
@@ -169,6 +174,15 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
         if isinstance(getattr(error, "reason", None), TimeoutError):  # urllib's wrapping, while it connects
             raise TimeoutError from error
         return None
+
+
+def _served_models(settings: LauncherSettings, timeout_s: float) -> tuple[str, ...]:
+    """The model's name, then those of the LoRA adapters that vLLM has loaded.
+
+    Raises: TimeoutError: no answer.
+    """
+    answer = _get(settings, "/v1/models", timeout_s)
+    return tuple(model["id"] for model in json.loads(answer)["data"]) if answer else (settings.served_name,)
 
 
 def _instance(settings: LauncherSettings, instance_id: str) -> Instance:

@@ -35,6 +35,10 @@ class Registration:
         self._reachable = True
         self._segments: dict[str, bytes] = {}  # Mooncake's keys and values
 
+    def serves(self, models: tuple[str, ...]) -> None:
+        """The names under which clients reach the instance, from the next new record on."""
+        self._instance = self._instance.model_copy(update={"served_models": models})
+
     def keep(self) -> None:
         """Register, or renew the lease; to be called a few times in each `ttl` while the instance is healthy."""
         try:

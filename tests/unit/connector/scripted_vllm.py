@@ -1,11 +1,12 @@
 """A program in place of vLLM's server: python scripted_vllm.py PORT
 
-`/health` and `/metrics` answer what the test last said with `POST /set?health=503&running=2`; a status of 0 closes the
-connection without an answer, `health=none` keeps it open without one. `POST /exit?code=7` ends it. SIGTERM ends it,
-unless `sigterm=ignored` was said. It says what happened on its output.
+`/health`, `/metrics` and `/v1/models` answer what the test last said with `POST /set?health=503&models=a,b`; a status
+of 0 closes the connection without an answer, `health=none` keeps it open without one. `POST /exit?code=7` ends it.
+SIGTERM ends it, unless `sigterm=ignored` was said. It says what happened on its output.
 """
 
 import http.server
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import time
 import urllib.parse
 from types import FrameType
 
-state = {"health": "200", "metrics": "200", "running": "0", "waiting": "0", "sigterm": "obeyed"}
+state = {"health": "200", "metrics": "200", "running": "0", "waiting": "0", "models": "the-model", "sigterm": "obeyed"}
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -27,6 +28,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
             case "/metrics":
                 lines = [f'vllm:num_requests_{kind}{{engine="0"}} {state[kind]}.0' for kind in ("running", "waiting")]
                 self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
+            case "/v1/models":
+                models = [{"id": name} for name in state["models"].split(",")]
+                self._answer(200, json.dumps({"object": "list", "data": models}))
             case "/pid":
                 self._answer(200, str(os.getpid()))
 

@@ -143,6 +143,17 @@ def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
     assert launcher.until_registered() == first
 
 
+def test_its_record_names_the_adapters_that_vllm_serves(launch: Launch) -> None:
+    launcher = launch()
+    first = launcher.until_registered()
+    launcher.say("set?health=503&models=the-model,adapter")
+    launcher.until_gone()
+    launcher.say("set?health=200")
+    record = launcher.until_registered()
+    assert record.served_models == ("the-model", "adapter")
+    assert record.instance_id == first.instance_id
+
+
 def test_a_server_too_busy_to_answer_stays_in_etcd_for_a_while(launch: Launch) -> None:
     """A silence of three checks is longer than its lease."""
     launcher = launch()
