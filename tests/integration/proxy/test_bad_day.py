@@ -192,7 +192,7 @@ async def test_too_much_load(stack: BadDayStack, tmp_path: Path, prompt: Prompt)
     records = [server.record for server in stack.servers]
     limits = {"PROXY_MAX_RUNNING_REQUESTS": "1", "PROXY_MAX_QUEUED_REQUESTS": "0"}
     async with nothing_left_on(*stack.servers), proxy_of(tmp_path, *records, **limits) as proxy:
-        async with proxy.stream(completion(prompt(100), max_tokens=100)) as response:
+        async with proxy.stream(completion(prompt(100), max_tokens=40)) as response:
             await response.content.readany()
             refused = await proxy.post(completion(prompt(100)))
             assert refused.status == 429
