@@ -10,14 +10,18 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.dispatch import page
-from benchmarks.dispatch.choosers import CHOOSERS, fleet_of, ours
+from benchmarks.dispatch.choosers import CHOOSERS, fleet_of
+from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, simulate
 from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
 from benchmarks.option_types import count, counts
 from proxy.dispatch import SPLIT_ALL
 
-WEIGHTS = (1, 2, 4, 8)
+WEIGHTS = (1, 2, 4, 8, 16)
 REMEMBERED = (4096, 8192, 16384, 32768, 131072)
+# 40 shared prefixes of which a producer's cache holds all, and as many requests as producers bear only with their hits.
+PREFIXES, SHARED_REQUESTS, REQUESTS_PER_PRODUCER_S = 40, 3000, 7.5
+SHARED_HARDWARE = Hardware(prefill_rate=10_000, cache_tokens=500_000)
 
 
 def main() -> int:
@@ -27,50 +31,56 @@ def main() -> int:
     except UnreadableTrace as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
-    hardware = [Hardware(rate, cache) for cache, rate in product(options.cache_tokens, options.prefill_rates)]
-    # What follows from the policy's own numbers shows best where producers are nearly all the time busy.
-    busiest = [Hardware(options.prefill_rates[0], cache) for cache in options.cache_tokens]
-    sections = [
-        ("Who chooses", "chosen by", list(_by_chooser(options, arrivals, hardware))),
-        (
-            "How often a token to compute counts when all are busy",
-            "times",
-            list(_by_weight(options, arrivals, busiest)),
-        ),
-        ("How much of each instance is remembered", "blocks", list(_by_memory(options, arrivals, busiest))),
-    ]
     words = ["TRACE" if word == str(options.trace) else word for word in sys.argv[1:]]
     command = shlex.join(["python", "-m", "benchmarks.dispatch", *words])
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{time.strftime('%Y-%m-%d', time.gmtime())}-dispatch.md"
-    file.write_text(page.render(command, page.about(arrivals), sections))
+    file.write_text(page.render(command, page.about(arrivals), list(_sections(options, arrivals))))
     print(f"results: {file}")
     return 0
 
 
+def _sections(options: argparse.Namespace, arrivals: Sequence[Arrival]) -> Iterator[page.Section]:
+    everything = [Hardware(rate, cache) for cache, rate in product(options.cache_tokens, options.prefill_rates)]
+    # What follows from the policy's own numbers shows best where producers are busy nearly all the time.
+    busiest = [Hardware(options.prefill_rates[0], cache) for cache in options.cache_tokens]
+    requests_per_s = REQUESTS_PER_PRODUCER_S * options.producers
+    shared = shared_prefixes(SHARED_REQUESTS, requests_per_s, PREFIXES, options.seed)
+    yield "Who chooses: the trace", "chosen by", _by_chooser(options, arrivals, everything)
+    yield "Who chooses: a few prefixes that all share", "chosen by", _by_chooser(options, shared, [SHARED_HARDWARE])
+    yield "`busy_miss_weight`: the trace", "weight", _by_weight(options, arrivals, busiest)
+    yield "`busy_miss_weight`: shared prefixes", "weight", _by_weight(options, shared, [SHARED_HARDWARE])
+    yield "Blocks remembered of each instance: the trace", "blocks", _by_memory(options, arrivals, busiest)
+
+
 def _by_chooser(
     options: argparse.Namespace, arrivals: Sequence[Arrival], hardware: Sequence[Hardware]
-) -> Iterator[list[str]]:
-    for each in hardware:
-        for name, chooser in CHOOSERS.items():
-            fleet = fleet_of(options.producers, options.consumers)
-            yield [name, *page.row(each, arrivals, simulate(arrivals, fleet, each, chooser(fleet, options.seed)))]
+) -> list[list[str]]:
+    rows = []
+    for each, (name, chooser) in product(hardware, CHOOSERS.items()):
+        fleet = fleet_of(options.producers, options.consumers)
+        rows.append([name, *page.row(each, arrivals, simulate(arrivals, fleet, each, chooser(fleet, options.seed)))])
+    return rows
 
 
 def _by_weight(
     options: argparse.Namespace, arrivals: Sequence[Arrival], hardware: Sequence[Hardware]
-) -> Iterator[list[str]]:
+) -> list[list[str]]:
+    rows = []
     for each, weight in product(hardware, WEIGHTS):
         fleet = fleet_of(options.producers, options.consumers, replace(SPLIT_ALL, busy_miss_weight=weight))
-        yield [str(weight), *page.row(each, arrivals, simulate(arrivals, fleet, each, ours(fleet, options.seed)))]
+        rows.append([str(weight), *page.row(each, arrivals, simulate(arrivals, fleet, each, fleet.route))])
+    return rows
 
 
 def _by_memory(
     options: argparse.Namespace, arrivals: Sequence[Arrival], hardware: Sequence[Hardware]
-) -> Iterator[list[str]]:
+) -> list[list[str]]:
+    rows = []
     for each, blocks in product(hardware, REMEMBERED):
         fleet = fleet_of(options.producers, options.consumers, blocks_remembered=blocks)
-        yield [f"{blocks:,}", *page.row(each, arrivals, simulate(arrivals, fleet, each, ours(fleet, options.seed)))]
+        rows.append([f"{blocks:,}", *page.row(each, arrivals, simulate(arrivals, fleet, each, fleet.route))])
+    return rows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens/s of one producer, with commas",
     )
     add("--cache-tokens", type=counts, default=(1_000_000, 4_000_000), help="of one producer, with commas")
-    add("--seed", type=int, default=1, help="of the random choice")
+    add("--seed", type=int, default=1, help="of the random choice and of the made-up traffic")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the page")
     return parser
 

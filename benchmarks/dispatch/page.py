@@ -8,6 +8,9 @@ from benchmarks.dispatch.trace import Arrival
 from benchmarks.tables import percentile, table
 from proxy.prefix_cache import PrefixCache
 
+# A title, what the first column is, and rows with their value of it in front.
+Section = tuple[str, str, list[list[str]]]
+
 COLUMNS = (
     *("cache", "prefill", "busy", "TTFT mean s", "P50 s", "P99 s"),
     *("prefix hits", "producers", "consumers", "TPOT P50 ms", "P99 ms"),
@@ -53,8 +56,7 @@ def row(hardware: Hardware, arrivals: Sequence[Arrival], outcome: Outcome) -> li
     ]
 
 
-def render(command: str, facts: Sequence[tuple[str, str]], sections: Sequence[tuple[str, str, list[list[str]]]]) -> str:
-    """sections: title, what the first column is, and rows, each with its value of the first column in front."""
+def render(command: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     parts = [
         "# Choice of instances, simulated",
         f"```sh\n{command}\n```",
@@ -68,10 +70,14 @@ def render(command: str, facts: Sequence[tuple[str, str]], sections: Sequence[tu
 
 EXPLANATION = """\
 No servers and no clock: the same command gives the same page. `cache`: tokens of one producer's prefix cache;
-`prefill`: tokens that one producer computes in a second; `busy`: the share of the trace's time that the producers
-need for what they compute. TTFT is queue and prefill, without transfer and first decode step. `producers`: tokens
-computed by the busiest one, divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and
-then the mean. 1.00 is perfect balance."""
+`prefill`: tokens that one producer computes in a second; `busy`: the share of the time that the producers need for
+what they compute. TTFT is queue and prefill, without transfer and first decode step. `producers`: tokens computed by
+the busiest one, divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and then the mean.
+1.00 is perfect balance.
+
+`ours` is the proxy's own code; `least tokens` the same, blind to prefixes; `cache aware` the default policy of vllm-
+router with its default thresholds, after its documentation. The shared prefixes are made up
+(`benchmarks/dispatch/shared_prefixes.py`); one cache holds all of them."""
 
 
 def _unevenness(values: Sequence[int]) -> float:
