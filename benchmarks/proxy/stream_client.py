@@ -7,7 +7,6 @@ through the proxy is known.
 """
 
 import asyncio
-import contextlib
 import gc
 import json
 import random
@@ -16,10 +15,11 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -69,9 +69,14 @@ class Recorder:
     def end(self) -> None:
         self._ended.set()
 
-    async def wait_for_end(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), self._job.seconds + MARGIN_S)
+    async def run_out(self, users: Sequence["asyncio.Task[Any]"]) -> None:
+        """Returns when all users have, when it was told to end, or when the last answers are too late; those count."""
+        all_done = asyncio.create_task(asyncio.wait(users))
+        ended = asyncio.create_task(self._ended.wait())
+        limit = self._job.seconds + MARGIN_S
+        done, _ = await asyncio.wait((all_done, ended), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self.errors["not answered in full by the end"] += sum(not user.done() for user in users)
 
     def first_event(self) -> None:
         """As many as there are connections, which is all of them when streams are long."""
@@ -119,7 +124,8 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             self._fail("connection closed before the end of the answer")
         del self._parser  # it refers to this object, and nothing collects cycles here
-        self.closed.set_result(None)
+        if not self.closed.done():  # the load is over, and nobody waits
+            self.closed.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         *events, self._rest = (self._rest + body).split(b"\n\n")
@@ -202,9 +208,7 @@ async def _run(job: Job) -> dict[str, object]:
     recorder = Recorder(job)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, recorder.end)
     users = [asyncio.create_task(_user(job, recorder)) for _ in range(job.connections)]
-    all_done = asyncio.create_task(asyncio.wait(users))
-    end = asyncio.create_task(recorder.wait_for_end())
-    await asyncio.wait((all_done, end), return_when=asyncio.FIRST_COMPLETED)
+    await recorder.run_out(users)
     return recorder.document()
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from benchmarks.proxy import stream_client
 from benchmarks.proxy.answers import DONE, event
 from benchmarks.proxy.paced_upstream import STREAM_HEAD, Vllm, chunk
 from benchmarks.proxy.stream_client import Connection, Job, Recorder
@@ -80,6 +81,16 @@ async def test_what_went_wrong_is_counted_by_its_cause(cause: str) -> None:
     (found,) = recorder.errors
     assert found.startswith(cause)
     assert recorder.requests == 0
+
+
+@pytest.mark.timeout(30)
+async def test_an_answer_that_never_ends_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_client, "MARGIN_S", 0.0)
+    recorder = Recorder(Job(0, 2, 0.01, 0.0, 0.0, 2, 0, 100))
+    users = [asyncio.create_task(asyncio.Event().wait()), asyncio.create_task(asyncio.sleep(0))]
+    await recorder.run_out(users)
+    assert recorder.errors == {"not answered in full by the end": 1}
+    users[0].cancel()
 
 
 @pytest.mark.timeout(30)
