@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.admission import (
@@ -213,6 +213,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.lists(STEPS, max_size=60))
 def test_any_order_keeps_the_bounds_the_order_and_every_place(steps: list[tuple[str, int]]) -> None:
     asyncio.run(_any_order(steps))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.breaker import MAX_COOLDOWN_S, BreakerLimits, Breakers, Leg
@@ -154,6 +154,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.lists(STEPS, max_size=60))
 def test_any_order_never_two_probes_and_never_open_for_ever(steps: list[tuple[str, ...]]) -> None:
     model = Model()
