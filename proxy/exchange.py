@@ -89,12 +89,12 @@ class Exchange:
         if self._answer is None:
             raise RuntimeError("stream() comes after answer()")
         status, outcome, failure = self._answer.status, LEFT, None
-        token_timeout, total = self._gateway.settings.proxy_token_timeout_s, self._deadlines().total
+        self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines().total)
         try:
             events = self._answer.first
             while events:
                 yield events
-                events = self._counted(await self._answer.next_events(token_timeout, total))
+                events = self._counted(await self._answer.next_events())
             outcome = OK
             yield self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
         except ProxyError as error:
@@ -113,6 +113,8 @@ class Exchange:
         if not self._open:
             return
         self._open = False
+        if self._answer is not None:
+            self._answer.close()
         if (attempt := self._facts.attempt) is not None:
             if outcome == OK:
                 attempt.finish()

@@ -68,6 +68,10 @@ class Answer:
         self._call = call
         self._response = response
         self._boundary = boundary
+        self._loop = asyncio.get_running_loop()
+        self._waiting_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._passed: Deadline | None = None
 
     @property
     def transfer_facts(self) -> dict[str, Any] | None:
@@ -75,28 +79,48 @@ class Answer:
         facts = self._response.headers.get("X-PD-Transfer-Facts")
         return json.loads(facts) if facts else None
 
-    async def next_events(self, between_tokens_s: float, deadline: Deadline) -> bytes:
+    def limit(self, between_tokens_s: float, total: Deadline) -> None:
+        """From now on `next_events` ends when no event comes for so long, or when the whole answer takes too long.
+
+        One timer for all events, which is put off when it fires too early: one for each costs more than passing it on.
+        """
+        now = self._loop.time()
+        if self._waiting_since is None:  # the client reads slowly
+            due = Deadline(now + between_tokens_s, between_tokens_s, "The next token")
+        else:
+            due = Deadline(self._waiting_since + between_tokens_s, between_tokens_s, "The next token")
+        due = min(due, total, key=lambda either: either.at)
+        if due.at <= now:
+            self._passed = due
+            self.close()
+        else:
+            self._timer = self._loop.call_at(due.at, self.limit, between_tokens_s, total)
+
+    async def next_events(self) -> bytes:
         """The whole events that have arrived after the last call; empty at the end of the stream.
 
         Raises: AnswerBroken: the connection broke, or the stream ended without its last event; DeadlinePassed.
         """
-        pause = Deadline(asyncio.get_running_loop().time() + between_tokens_s, between_tokens_s, "The next token")
-        limit = min(pause, deadline, key=lambda either: either.at)
+        self._waiting_since = self._loop.time()
         try:
-            async with asyncio.timeout_at(limit.at):
-                while chunk := await self._response.content.readany():
-                    if events := self._boundary.whole_events(chunk):
-                        self._last = events
-                        return events
+            while chunk := await self._response.content.readany():
+                if events := self._boundary.whole_events(chunk):
+                    self._last = events
+                    return events
         except aiohttp.ClientError as error:
+            if self._passed is not None:
+                raise self._passed.passed() from error
             raise _failure(self._call, error) from error
-        except TimeoutError as error:
-            raise limit.passed() from error
+        finally:
+            self._waiting_since = None
         if not self._call.endpoint.is_whole(self._last):
             raise AnswerBroken("decode", self._call.instance.instance_id, "ended its stream early")
         return b""
 
     def close(self) -> None:
+        """The last thing to be done with any answer."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._response.close()
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 
+import orjson
 import structlog
 
 
@@ -15,9 +16,10 @@ def configure(level: str) -> None:
         _add_pid,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        # orjson: a line a request is a noticeable part of what a request costs.
+        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(orjson.dumps)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)

@@ -35,6 +35,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
         self._registry = registry = CollectorRegistry()
+        self._known: dict[tuple[Histogram | str, ...], Histogram] = {}
         ProcessCollector(registry=registry)
         registry.register(_FleetCollector(fleet, breakers, admission))
         self.in_flight = Gauge(
@@ -104,9 +105,9 @@ class Metrics:
             self._moved(facts)
         if is_stream:
             path = facts.path or "none"
-            self.ttft.labels(endpoint, path).observe(facts.ttft_s or 0.0)
+            self._series(self.ttft, endpoint, path).observe(facts.ttft_s or 0.0)
             for phase, seconds in facts.phases.items():
-                self.phases.labels(phase, path).observe(seconds)
+                self._series(self.phases, phase, path).observe(seconds)
 
     def exposition(self) -> bytes:
         """All series in Prometheus's text format."""
@@ -119,6 +120,13 @@ class Metrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+    def _series(self, histogram: Histogram, *labels: str) -> Histogram:
+        """As `labels`, remembered: looking a series up costs as much as counting in it."""
+        known = self._known.get((histogram, *labels))
+        if known is None:
+            known = self._known[(histogram, *labels)] = histogram.labels(*labels)
+        return known
 
     def _moved(self, facts: RequestFacts) -> None:
         if not facts.transfer:
