@@ -11,11 +11,10 @@ the consumer anyway, is `unsplittable`: it goes to the consumer alone, as it is.
 import json
 from typing import Any
 
-from proxy.endpoints import CHAT, ENDPOINTS, MESSAGES, Endpoint
+from proxy.endpoints import CHAT, MESSAGES, Endpoint
 from proxy.errors import BadRequest
+from proxy.json_body import parse_object
 from stack.instances import Instance
-
-__all__ = ["ENDPOINTS", "CompletionRequest", "Endpoint"]
 
 # Tools that the client runs. vLLM runs others itself and goes on, with a second request to the engine.
 _CLIENT_TOOLS = ("function", "custom", "namespace")
@@ -33,7 +32,7 @@ class CompletionRequest:
     """
 
     def __init__(self, raw: bytes, endpoint: Endpoint) -> None:
-        self.body = _parsed(raw)
+        self.body = parse_object(raw)
         self.model = _model(self.body)
         _refuse_transfer_parameters(self.body)
         self.stream = _true(self.body.get("stream"))
@@ -61,17 +60,6 @@ class CompletionRequest:
     def _with(self, members: dict[str, Any]) -> bytes:
         """The body is an object with at least one member: the model."""
         return self._raw[:-1] + b", " + json.dumps(members).encode()[1:]
-
-
-def _parsed(raw: bytes) -> dict[str, Any]:
-    try:
-        # Decoded first: json.loads on bytes would accept UTF-16, to which nothing can be appended as bytes.
-        body = json.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not valid JSON in UTF-8: {error}.") from error
-    if not isinstance(body, dict):
-        raise BadRequest("The body must be a JSON object.")
-    return body
 
 
 def _model(body: dict[str, Any]) -> str:
