@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import select
 import subprocess
 import sys
 from collections import Counter
@@ -52,8 +53,9 @@ def held(job: Job, cpus: Sequence[int], errors: Counter[str]) -> Iterator[None]:
     with _started(job, cpus) as processes:
         for process in processes:
             assert process.stdout is not None
-            if process.stdout.readline() != "open\n":
-                raise CannotStart(f"{job.connections} streams: not all have had an event")
+            ready, _, _ = select.select([process.stdout], [], [], START_LIMIT_S)
+            if not ready or process.stdout.readline() != "open\n":
+                raise CannotStart(f"{job.connections} more streams have not all begun within {START_LIMIT_S:g} s")
         yield
         for process in processes:
             process.terminate()
