@@ -1,0 +1,118 @@
+"""Queue, circuits and the TTFT objective through a running proxy: who waits, who is refused, and who is the probe."""
+
+import asyncio
+
+import pytest
+
+from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually
+from tests.unit.proxy.scripted import MODEL, error, hangs, prefilled, replies
+
+pytestmark = pytest.mark.timeout(60)
+
+WHOLE = {"model": MODEL, "prompt": "San Francisco is a"}
+ANSWER = replies(200, {"choices": [{"text": " city"}]})
+
+
+async def status(stack: Stack) -> int:
+    return await stack.proxy.status("/v1/completions", json=WHOLE)
+
+
+async def becomes(stack: Stack, line: str, value: float) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while await stack.proxy.metric(line) != value:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def no_longer_refused(stack: Stack) -> int:
+    """Asks until the circuits let a request through, and returns what became of it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (answered := await status(stack)) == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return answered
+
+
+async def test_a_client_that_leaves_the_queue_leaves_its_place(start_stack: StartStack) -> None:
+    release = asyncio.Event()
+    bounds = {"proxy_max_running_requests": 1, "proxy_max_queued_requests": 2}
+    stack = await start_stack([prefilled()], [hangs(release, ANSWER)], **bounds)
+    first = asyncio.create_task(status(stack))
+    await asyncio.wait_for(stack.consumers[0].arrived.wait(), PATIENCE_S)
+    second, third = asyncio.create_task(status(stack)), asyncio.create_task(status(stack))
+    await becomes(stack, "pd_proxy_queued_requests", 2)
+    second.cancel()
+    await becomes(stack, "pd_proxy_queued_requests", 1)
+    assert len(stack.consumers[0].received) == 1
+    release.set()
+    assert (await first, await third) == (200, 200)
+    assert await status(stack) == 200
+    assert len(stack.consumers[0].received) == 3
+    await becomes(stack, "pd_proxy_requests_in_flight", 0)
+
+
+async def test_a_request_waits_for_its_first_token_no_longer_than_any_other(start_stack: StartStack) -> None:
+    bounds = {"proxy_max_running_requests": 1, "proxy_first_token_timeout_s": 0.3}
+    stack = await start_stack([prefilled()], [hangs()], **bounds)
+    first = asyncio.create_task(status(stack))
+    await asyncio.wait_for(stack.consumers[0].arrived.wait(), PATIENCE_S)
+    assert await status(stack) == 504
+    first.cancel()
+
+
+async def opened(stack: Stack, gate: asyncio.Event) -> None:
+    """The one consumer's circuit is open; from now on it answers when `gate` is set."""
+    assert await status(stack) == 502
+    assert await stack.proxy.metric(CLOSED) == 0
+    stack.consumers[0].script = hangs(gate, ANSWER)
+
+
+CLOSED = 'pd_proxy_circuit_closed{instance="d0",role="decode"}'
+CIRCUIT = {"proxy_breaker_failures": 1, "proxy_breaker_cooldown_s": 0.2}
+
+
+async def test_one_probe_at_a_time_and_its_success_closes_the_circuit(start_stack: StartStack) -> None:
+    gate = asyncio.Event()
+    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
+    await opened(stack, gate)
+    probe = asyncio.create_task(no_longer_refused(stack))
+    await eventually(lambda: len(stack.consumers[0].received) == 2)
+    assert [await status(stack) for _ in range(5)] == [503] * 5
+    assert len(stack.consumers[0].received) == 2
+    gate.set()
+    assert await probe == 200
+    assert await asyncio.gather(*(status(stack) for _ in range(5))) == [200] * 5
+
+
+async def test_a_probe_whose_client_leaves_makes_room_for_the_next(start_stack: StartStack) -> None:
+    gate = asyncio.Event()
+    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
+    await opened(stack, gate)
+    probe = asyncio.create_task(no_longer_refused(stack))
+    await eventually(lambda: len(stack.consumers[0].received) == 2)
+    probe.cancel()
+    await asyncio.wait_for(stack.consumers[0].cancelled.wait(), PATIENCE_S)
+    gate.set()
+    assert await no_longer_refused(stack) == 200
+
+
+async def test_a_probe_that_fails_opens_the_circuit_again(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
+    assert await status(stack) == 502
+    assert await no_longer_refused(stack) == 502
+    assert await stack.proxy.metric(CLOSED) == 0
+    assert len(stack.consumers[0].received) == 2
+
+
+async def test_a_rejection_is_no_failure(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [error(400, "too long")], **CIRCUIT)
+    assert [await status(stack) for _ in range(3)] == [400] * 3
+
+
+async def test_a_first_token_that_would_come_too_late_is_refused(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [ANSWER], proxy_ttft_slo_s=0.5)
+    for _ in range(20):
+        assert await status(stack) == 200
+    long = {"model": MODEL, "prompt": "San Francisco is a city. " * 40_000}
+    async with stack.proxy.post("/v1/completions", json=long) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (429, "slo_unreachable")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert await status(stack) == 200
