@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.integration.proxy.answers import ask_both, differences
@@ -226,3 +227,12 @@ async def test_refused_as_by_one_server(stack: RealStack, plain: PlainVllm, case
     assert case.error in message
     assert found.status == status, "a refusal is never told in a stream that looks well"
     assert found.refusal == expected.refusal
+
+
+async def test_the_parameter_is_counted_for_which_the_consumer_was_alone(stack: RealStack) -> None:
+    body = Case(COMPLETIONS, {"n": 2, "temperature": 1}).body
+    async with aiohttp.ClientSession() as session:
+        async with session.post(stack.api_url + COMPLETIONS, json=body) as answer:
+            assert answer.status == 200
+        async with session.get(stack.api_url + "/metrics") as answer:
+            assert 'pd_proxy_dispatched_total{path="local",reason="n"}' in await answer.text()
