@@ -22,6 +22,19 @@ MODELS = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}
 # What a producer's bootstrap server knows in vLLM's MooncakeConnector.
 ENGINES = json.dumps({"0": {"engine_id": "engine-0", "worker_addr": {"0": {"0": "tcp://127.0.0.1:5601"}}}}).encode()
 
+# What vLLM without --enable-scale-out says, with status 403, when vllm-router asks it for the tokens of a prompt.
+RENDER = PATH + "/render"
+NO_RENDER = json.dumps(
+    {
+        "error": {
+            "message": "Scale-out endpoints are disabled.",
+            "type": "PermissionDeniedError",
+            "param": None,
+            "code": 403,
+        }
+    }
+).encode()
+
 
 def request_bodies(number: int, prompt_bytes: int, tokens: int, interval_us: int) -> list[bytes]:
     """`number` bodies whose prompts differ from their first bytes on, so that no two share a prefix."""

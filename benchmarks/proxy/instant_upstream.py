@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from benchmarks.processes import Launch
-from benchmarks.proxy.answers import ENGINES, MODELS, PATH, whole, whole_stream
+from benchmarks.proxy.answers import ENGINES, MODELS, NO_RENDER, PATH, RENDER, whole, whole_stream
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.upstream import Upstream
 
@@ -32,12 +32,14 @@ http {{
     listen 127.0.0.1:{prefill} backlog=4096;
     location / {{ return 200 '{models}'; }}
     location = /query {{ return 200 '{engines}'; }}
+    location = {render} {{ return 403 '{no_render}'; }}
     location = {path} {{ error_page 405 =200 /whole; try_files /whole =404; }}
     location = /whole {{}}
   }}
   server {{
     listen 127.0.0.1:{decode} backlog=4096;
     location / {{ return 200 '{models}'; }}
+    location = {render} {{ return 403 '{no_render}'; }}
     location = {path} {{ error_page 405 =200 /stream; try_files /stream =404; }}
     location = /stream {{ default_type text/event-stream; }}
   }}
@@ -58,6 +60,8 @@ def launch(nginx: str, folder: Path, upstream: Upstream, cpus: tuple[int, ...]) 
         models=MODELS.decode(),
         engines=ENGINES.decode(),
         path=PATH,
+        render=RENDER,
+        no_render=NO_RENDER.decode(),
     )
     (folder / "nginx.conf").write_text(configuration)
     command = pinned(cpus, nginx, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf")

@@ -17,7 +17,7 @@ from typing import cast
 import httptools
 import uvloop
 
-from benchmarks.proxy.answers import DONE, ENGINES, MODELS, event, last_event, whole
+from benchmarks.proxy.answers import DONE, ENGINES, MODELS, NO_RENDER, RENDER, event, last_event, whole
 
 TOKENS = re.compile(rb'"max_tokens":\s*(\d+)')
 INTERVAL = re.compile(rb"interval (\d+) us")
@@ -73,6 +73,9 @@ class Vllm(asyncio.Protocol):
         if self._parser.get_method() != b"POST":
             self._whole(ENGINES if self._path == b"/query" else MODELS)
             return
+        if self._path == RENDER.encode():
+            self._whole(NO_RENDER, b"403 Forbidden")
+            return
         body = b"".join(self._body)
         wanted, interval = TOKENS.search(body), INTERVAL.search(body)
         tokens = int(wanted[1]) if wanted else 16
@@ -84,10 +87,9 @@ class Vllm(asyncio.Protocol):
             self._transport.write(STREAM_HEAD)
             self._pace(tokens, int(interval[1]) / 1e6, self._loop.time())
 
-    def _whole(self, body: bytes) -> None:
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
+    def _whole(self, body: bytes, status: bytes = b"200 OK") -> None:
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+        self._transport.write(head + body)
 
     def _pace(self, left: int, interval_s: float, due: float) -> None:
         if left == 1:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import aiohttp
 import pytest
 
 from benchmarks.proxy import stream_client
@@ -100,3 +101,24 @@ async def test_an_event_that_comes_in_two_chunks_is_one() -> None:
     async with listening(partial(Answers, answer)) as port:
         recorder = await one_request(port, 2, 0)
     assert (recorder.requests, recorder.events, recorder.errors.total()) == (1, 1, 0)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("path", "body", "status", "content"),
+    [
+        ("/v1/completions", '{"max_tokens": 1, "stream":false}', 200, b"kv_transfer_params"),
+        ("/v1/completions/render", '{"max_tokens": 1, "stream":true}', 403, b"Scale-out endpoints are disabled"),
+    ],
+)
+async def test_what_is_no_stream_is_one_answer(path: str, body: str, status: int, content: bytes) -> None:
+    async with listening(Vllm) as port:
+        async with aiohttp.request("POST", f"http://127.0.0.1:{port}{path}", data=body) as response:
+            assert response.status == status
+            assert content in await response.read()
+
+
+@pytest.mark.timeout(30)
+async def test_a_bootstrap_server_knows_its_engine() -> None:
+    async with listening(Vllm) as port, aiohttp.request("GET", f"http://127.0.0.1:{port}/query") as response:
+        assert (await response.json())["0"]["engine_id"] == "engine-0"
