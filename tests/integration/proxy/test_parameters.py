@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from tests.integration.proxy.answers import ask_both, differences
-from tests.real_stack import MAX_MODEL_LEN, MODEL, PlainVllm, RealStack
+from tests.real_stack import MAX_MODEL_LEN, MODEL, PATIENCE_S, PlainVllm, RealStack, metrics, wait_until
 
 # More than three blocks of 32 tokens, with a beginning that no other test has, so that caches start out equal.
 STORY = (
@@ -236,3 +236,9 @@ async def test_the_parameter_is_counted_for_which_the_consumer_was_alone(stack: 
             assert answer.status == 200
         async with session.get(stack.api_url + "/metrics") as answer:
             assert 'pd_proxy_dispatched_total{path="local",reason="n"}' in await answer.text()
+
+
+def test_no_block_is_left_in_use(stack: RealStack) -> None:
+    """Also not for the requests of which a producer had accepted its leg, and the consumer refused its own."""
+    for url in (stack.prefill_url, stack.decode_url):
+        wait_until(lambda url=url: metrics(url)["vllm:kv_cache_usage_perc"] == 0, 2 * PATIENCE_S, f"{url} holds blocks")
