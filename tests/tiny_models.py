@@ -16,6 +16,7 @@ from typing import Any
 END_OF_TEXT = 256
 VOCABULARY = 288  # a multiple of what tensor parallelism divides it by
 HIDDEN, LAYERS, HEADS, HEAD, MLP = 128, 4, 4, 32, 256
+ADAPTER_RANK = 8
 LATENT, ROPE_HEAD = 512, 64  # of MLA: the only sizes that vLLM's CPU kernels know
 
 Shape = tuple[int, ...]
@@ -37,6 +38,23 @@ class TinyModel:
         (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))
         if self.attention:
             _write_safetensors(folder / "model.safetensors", dict(self._weights()))
+        return folder
+
+    def write_adapter(self, parent: Path) -> Path:
+        """A LoRA adapter of rank ADAPTER_RANK with which the model answers differently."""
+        folder = parent / f"{self.name}-adapter"
+        folder.mkdir(parents=True)
+        targets = ["q_proj", "v_proj"]
+        config = {"peft_type": "LORA", "r": ADAPTER_RANK, "lora_alpha": ADAPTER_RANK, "target_modules": targets}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        shapes: dict[str, Shape] = {}
+        for number in range(LAYERS):
+            for target in targets:
+                outputs, inputs = self.attention[target]
+                name = f"base_model.model.model.layers.{number}.self_attn.{target}"
+                shapes[f"{name}.lora_A.weight"] = (ADAPTER_RANK, inputs)
+                shapes[f"{name}.lora_B.weight"] = (outputs, ADAPTER_RANK)
+        _write_safetensors(folder / "adapter_model.safetensors", shapes)
         return folder
 
     def _weights(self) -> Iterator[tuple[str, Shape]]:
