@@ -12,9 +12,9 @@ from proxy.prefix_cache import PrefixCache
 from proxy.prompt import Prompt
 from stack.instances import Instance
 
-# Of each instance: two million tokens, 3 MB. To remember more than it holds costs little, to remember less costs hits
+# Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
 # that it would have given (docs/benchmarks/2026-11-22-dispatch.md).
-BLOCKS_REMEMBERED = 16384
+BLOCKS_REMEMBERED = 32768
 
 
 @dataclass(frozen=True)
