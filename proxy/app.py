@@ -115,3 +115,5 @@ async def _body() -> bytes:
         if error.code == 413:
             raise BodyTooLarge(f"The body is larger than {request.max_content_length} bytes.") from error
         raise BodyTooSlow(f"The body did not arrive within {request.body_timeout} s.") from error
+    finally:
+        request.body.clear()  # half a body would be kept until the garbage collector finds the request's cycles

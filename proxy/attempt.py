@@ -106,7 +106,8 @@ class Attempt:
         producer, transfer_id = self.route.producer, self.transfer_id
         if producer is None or transfer_id is None:
             return None
-        vote = self._begin(producer, self.route.prefill_tokens, job.prompt)
+        vote = self._begin(producer, self.route.prefill_tokens)
+        self._gateway.fleet.holds(producer, job.prompt)
         rate = self._gateway.prefill_rate(producer)
         rate.begin(self.dispatched_at)
         call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers)
@@ -126,7 +127,7 @@ class Attempt:
 
     def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
         consumer, producer = self.route.consumer, self.route.producer
-        vote = self._begin(consumer, self.route.decode_tokens, job.prompt)
+        vote = self._begin(consumer, self.route.decode_tokens)
         if producer is None or self.transfer_id is None:
             call = Call(consumer, job.endpoint, job.request.local_body(), job.headers)
         else:
@@ -138,13 +139,14 @@ class Attempt:
         def answered(task: "asyncio.Task[Answer]") -> None:
             if not self._note_failure(consumer, task, vote):
                 self.answered_at = self._loop.time()
+                # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
+                self._gateway.fleet.holds(consumer, job.prompt)
 
         task.add_done_callback(answered)
         return task
 
-    def _begin(self, instance: Instance, tokens: int, prompt: Prompt) -> Leg:
+    def _begin(self, instance: Instance, tokens: int) -> Leg:
         self._gateway.fleet.begin(instance, tokens)
-        self._gateway.fleet.holds(instance, prompt)
         return self._gateway.breakers.begin(instance.instance_id, self.dispatched_at)
 
     def _note_failure(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]", vote: Leg) -> bool:

@@ -19,6 +19,7 @@ from proxy.dispatch import Demand
 from proxy.endpoints import Endpoint
 from proxy.errors import LegFailed, ModelNotFound, NoInstance, ProxyError, ShuttingDown, code, http_error
 from proxy.gateway import Gateway
+from proxy.json_body import bound_sequences
 from proxy.legs import Answer, Deadline
 from proxy.prompt import Prompt, read_prompt
 from proxy.request_facts import RequestFacts
@@ -143,6 +144,7 @@ class Exchange:
         gateway = self._gateway
         request = CompletionRequest(raw, self._endpoint)
         self._model = request.model
+        bound_sequences(request.body, gateway.settings.proxy_max_prompts)
         path, estimate = self._endpoint.path, gateway.estimate
         self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
         output = estimate.output_tokens(request.model, request.output_limit)

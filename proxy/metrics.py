@@ -26,6 +26,7 @@ from proxy.breaker import Breakers
 from proxy.dispatch import ROLES, of_role
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.fleet import Fleet
+from proxy.limits import REFUSED
 from proxy.request_facts import RequestFacts
 from stack.instances import Role
 
@@ -38,6 +39,7 @@ class Metrics:
         self._known: dict[tuple[Histogram | str, ...], Histogram] = {}
         ProcessCollector(registry=registry)
         registry.register(_FleetCollector(fleet, breakers, admission))
+        registry.register(REFUSED)
         self.in_flight = Gauge(
             "pd_proxy_requests_in_flight",
             "Client requests being served or waiting",

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from types import FrameType
@@ -22,10 +23,11 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 from proxy import logs
 from proxy.app import create_app
 from proxy.gateway import Gateway
-from proxy.limits import SocketLimits, limited_protocol
+from proxy.limits import SocketLimits, limited_protocol, within_open_files
 from proxy.settings import ProxySettings
 from stack.environment import ConfigError, load_or_exit
 
+MAX_DIGITS = 640  # of an integer in a body; the time to read one grows with its square, and 640 is Python's least bound
 LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
 BACKLOG = 1024
 
@@ -60,6 +62,7 @@ def application() -> Quart:
     """The app of this process, with its settings from the environment; told when the process has to end."""
     settings = load_or_exit(ProxySettings)
     logs.configure(settings.proxy_log_level)
+    sys.set_int_max_str_digits(MAX_DIGITS)
     app = create_app(settings)
 
     @app.before_serving
@@ -95,12 +98,13 @@ def uvicorn_config(app: Any, settings: ProxySettings, **more: Any) -> uvicorn.Co
 
 
 def _socket_limits(settings: ProxySettings) -> SocketLimits:
-    return SocketLimits(
+    limits = SocketLimits(
         settings.proxy_max_connections,
         settings.proxy_max_head_bytes,
         settings.proxy_head_timeout_s,
         settings.proxy_max_buffered_bytes,
     )
+    return within_open_files(limits, settings.proxy_max_running_requests)
 
 
 class _Workers(Multiprocess):
