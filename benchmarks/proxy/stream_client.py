@@ -214,7 +214,10 @@ async def _run(job: Job) -> dict[str, object]:
 
 def main() -> None:
     gc.disable()  # a collection would be seen as a gap
-    print(json.dumps(uvloop.run(_run(Job(**json.loads(sys.argv[1]))))), flush=True)
+    document = uvloop.run(_run(Job(**json.loads(sys.argv[1]))))
+    # With PYTHONUNBUFFERED print() loses what a pipe does not take at once.
+    with open(sys.stdout.fileno(), "w", closefd=False) as output:
+        output.write(json.dumps(document) + "\n")
 
 
 if __name__ == "__main__":

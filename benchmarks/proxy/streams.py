@@ -60,7 +60,7 @@ def held(job: Job, cpus: Sequence[int], errors: Counter[str]) -> Iterator[None]:
         for process in processes:
             process.terminate()
         for process in processes:
-            errors.update(json.loads(process.communicate()[0].splitlines()[-1])["errors"])
+            errors.update(_counts(_last_line(process.communicate()[0]), "errors"))
 
 
 def merged(documents: Sequence[dict[str, object]]) -> Load:
@@ -118,7 +118,15 @@ def _document(process: "subprocess.Popen[str]", job: Job, deadline: Deadline) ->
         raise CannotStart(f"the load generator did not end within {limit:g} s") from error
     if process.returncode:
         raise CannotStart(f"the load generator ended with status {process.returncode}")
-    document: dict[str, object] = json.loads(output.splitlines()[-1])
+    return _last_line(output)
+
+
+def _last_line(output: str) -> dict[str, object]:
+    """Raises: CannotStart: it is not whole."""
+    try:
+        document: dict[str, object] = json.loads(output.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError) as error:
+        raise CannotStart(f"the load generator's result breaks off after {len(output)} characters") from error
     return document
 
 

@@ -112,10 +112,12 @@ async def test_an_event_that_comes_in_two_chunks_is_one() -> None:
     ],
 )
 async def test_what_is_no_stream_is_one_answer(path: str, body: str, status: int, content: bytes) -> None:
-    async with listening(Vllm) as port:
-        async with aiohttp.request("POST", f"http://127.0.0.1:{port}{path}", data=body) as response:
-            assert response.status == status
-            assert content in await response.read()
+    async with (
+        listening(Vllm) as port,
+        aiohttp.request("POST", f"http://127.0.0.1:{port}{path}", data=body) as response,
+    ):
+        assert response.status == status
+        assert content in await response.read()
 
 
 @pytest.mark.timeout(30)
