@@ -1,7 +1,7 @@
 """Serves the app with uvicorn until SIGTERM or SIGINT, then lets running streams finish.
 
 Within PROXY_SHUTDOWN_GRACE_S streams end by themselves; at its end each is told that the proxy shuts down. With
-PROXY_WORKERS over 1 as many processes accept from one socket: each has its own view of etcd and of its own requests.
+PROXY_WORKERS over 1 as many processes accept on one port: each has its own view of etcd and of its own requests.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 import uvicorn
 from quart import Quart
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy import logs
 from proxy.app import create_app
@@ -39,7 +39,7 @@ def serve(settings: ProxySettings) -> None:
 
     Raises: ConfigError: the address cannot be listened on.
     """
-    listener = _listen(settings.host, settings.proxy_port)
+    listeners = _listen(settings.host, settings.proxy_port, settings.proxy_workers)
     config = uvicorn_config("proxy.server:application", settings, factory=True, workers=settings.proxy_workers)
     log.info(
         "starting",
@@ -50,11 +50,11 @@ def serve(settings: ProxySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn sends itself the signal once more when it has ended
     if settings.proxy_workers == 1:
-        uvicorn.Server(config).run([listener])
+        uvicorn.Server(config).run(listeners)
     else:
         with tempfile.TemporaryDirectory(prefix="pd-proxy-metrics-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client when a worker imports it
-            _Workers(config, [listener]).run()
+            _Workers(config, listeners).run()
     log.info("stopped")
 
 
@@ -110,17 +110,34 @@ def _socket_limits(settings: ProxySettings) -> SocketLimits:
 class _Workers(Multiprocess):
     """uvicorn's supervisor: starts the workers, replaces one that has died, ends them all."""
 
+    def init_processes(self) -> None:
+        """Each worker has a listener of its own; one that replaces another takes from all of them."""
+        for listener in self.sockets:
+            process = Process(self.config, [listener])
+            process.start()
+            self.processes.append(process)
+
     def terminate_all(self) -> None:
         for listener in self.sockets:  # or connections would wait in a queue from which no worker takes any more
             listener.close()
         super().terminate_all()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises: ConfigError: nothing can listen there."""
+def _listen(host: str, port: int, workers: int) -> list[socket.socket]:
+    """One socket for each worker, among which the kernel spreads the connections evenly: from one that all of them
+    share, whichever is awake takes everything that waits.
+
+    Raises: ConfigError: nothing can listen there.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        only = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        if workers == 1:
+            return [only]
+        only.close()  # nobody else listens there: with SO_REUSEPORT the next line would not notice
+        return [
+            socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True) for _ in range(workers)
+        ]
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise ConfigError([f"PROXY_PORT={port}: cannot listen on {host}:{port}: {reason}"]) from error
