@@ -56,7 +56,7 @@ class Policy:
 
     no_producer: what becomes of a prompt that needs a producer when there is none.
     busy_miss_weight: how often a token to compute counts when no producer is idle. Where producers can bear the load
-    only with their hits, 4 cuts the waiting to a quarter; more gains little, and lets the queues of hot prefixes grow
+    only with their hits, 4 cuts the waiting to a quarter; more gains less, and lets the queues of hot prefixes grow
     (docs/benchmarks/2026-11-22-dispatch.md).
     """
 

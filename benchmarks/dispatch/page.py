@@ -75,8 +75,8 @@ what they compute. TTFT is queue and prefill, without transfer and first decode 
 the busiest one, divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and then the mean.
 1.00 is perfect balance.
 
-`ours` is the proxy's own code; `least tokens` the same, blind to prefixes; `cache aware` the default policy of vllm-
-router with its default thresholds, after its documentation. The shared prefixes are made up
+`ours` is the proxy's own code; `least tokens` the same, blind to prefixes; `cache aware` the default policy of
+vllm-router, as its source describes it, with its default thresholds. The shared prefixes are made up
 (`benchmarks/dispatch/shared_prefixes.py`); one cache holds all of them."""
 
 
