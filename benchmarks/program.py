@@ -1,6 +1,5 @@
 """What every benchmark's main program does around its measurements: results however it ends, facts about the run."""
 
-import os
 import shlex
 import sys
 import tempfile
@@ -40,13 +39,21 @@ def measure_and_write(results: Results, logs: Path, measure: Callable[[Path, Pro
 
 
 def about(module: str, title: str) -> dict[str, Any]:
-    """The part of a document's head that every benchmark has; paths of this repository are written relative to it."""
-    words = [os.path.relpath(word) if word.startswith(str(REPOSITORY)) else word for word in sys.argv[1:]]
+    """The part of a document's head that every benchmark has."""
+    words = [shown(word) for word in sys.argv[1:]]
     return {
         "title": title,
         "command": shlex.join(["python", "-m", module, *words]),
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def shown(word: str) -> str:
+    """A word of the command line; a path is relative to this repository, of one outside it only the name stays."""
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name
 
 
 def name(words: Sequence[str]) -> str:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import program
 from benchmarks.connector import page
 from benchmarks.results import Results, dump
+from stack.settings import REPOSITORY
 from tests.unit.benchmarks.conftest import ABOUT
 
 FACTS = {"bytes": 2_000_000, "early_bytes": 1_500_000, "pieces": 28, "exposed_seconds": 0.0042}
@@ -105,3 +107,8 @@ def test_a_run_without_a_measurement_leaves_no_files(tmp_path: Path) -> None:
 def test_dumped_documents_are_json() -> None:
     document = {"a": 1, "rows": [{"b": [1, 2]}, {"b": []}], "none": [], "text": "ü"}
     assert json.loads(dump(document)) == document
+
+
+def test_a_recorded_command_does_not_name_the_folders_of_a_machine() -> None:
+    words = ["--etcd", f"{REPOSITORY}/.stack/etcd", "--nginx", "/opt/nginx/sbin/nginx", "--rounds", "3"]
+    assert [program.shown(word) for word in words] == ["--etcd", ".stack/etcd", "--nginx", "nginx", "--rounds", "3"]
