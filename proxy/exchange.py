@@ -144,6 +144,7 @@ class Exchange:
         gateway = self._gateway
         request = CompletionRequest(raw, self._endpoint)
         self._model = request.model
+        self._facts.parameter = request.unsplittable
         bound_sequences(request.body, gateway.settings.proxy_max_prompts)
         path, estimate = self._endpoint.path, gateway.estimate
         self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
@@ -164,7 +165,7 @@ class Exchange:
                 gateway.metrics.retries.labels(failure.role).inc()
             self._facts.attempts += 1
             self._facts.attempt = attempt = Attempt(gateway, job, route)
-            gateway.metrics.dispatched.labels(self._facts.path, request.unsplittable or route.reason).inc()
+            gateway.metrics.dispatched.labels(self._facts.path, self._facts.reason).inc()
             try:
                 return await attempt.answer()
             except LegFailed as error:

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class RequestFacts:
-    """Filled in while the request goes on; times are of the running loop's clock, sizes in bytes and tokens."""
+    """Filled in while the request goes on; times are of the running loop's clock, sizes in bytes and tokens.
+
+    parameter: the one for which the consumer gets the request alone.
+    """
 
     arrived_at: float
     attempt: "Attempt | None" = None
     attempts: int = 0
+    parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -31,6 +35,13 @@ class RequestFacts:
         if self.attempt is None:
             return None
         return "disaggregated" if self.attempt.route.producer else "local"
+
+    @property
+    def reason(self) -> str:
+        """Why this path, once there is a route."""
+        if self.attempt is None:
+            return ""
+        return self.parameter if self.parameter and self.path == "local" else self.attempt.route.reason
 
     @property
     def ttft_s(self) -> float | None:
@@ -60,7 +71,7 @@ class RequestFacts:
         route = self.attempt.route
         facts = {
             "path": self.path,
-            "reason": route.reason,
+            "reason": self.reason,
             "producer": route.producer.instance_id if route.producer else None,
             "consumer": route.consumer.instance_id,
             "transfer_id": self.attempt.transfer_id,

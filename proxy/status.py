@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, jsonify
 
 from proxy import dispatch
-from proxy.dispatch import of_role
+from proxy.dispatch import NoProducer, of_role
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
 from proxy.fleet import Fleet, View
 from proxy.gateway import Gateway
@@ -25,7 +25,7 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get("/ready")
     async def ready() -> Response:
-        state = readiness(gateway().fleet.view)
+        state = readiness(gateway().fleet.view, gateway().settings.proxy_no_producer)
         response = jsonify(state)
         if state["missing"]:
             response.status_code = 503
@@ -55,12 +55,12 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     return routes
 
 
-def readiness(view: View) -> dict[str, Any]:
-    """Ready when at least one producer and one consumer form a pair."""
+def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:
+    """Ready when a producer and a consumer form a pair, or a consumer may serve alone."""
     missing: NoInstance | None = None
     if not view.known:
         missing = NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
-    elif not any(pairs_with(instance, view) for instance in of_role(view.usable, "decode")):
+    elif not any(no_producer == "local" or pairs_with(instance, view) for instance in of_role(view.usable, "decode")):
         missing = dispatch.no_pair(view.usable)
     return {
         "status": "not ready" if missing else "ready",

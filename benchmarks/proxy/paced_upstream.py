@@ -21,7 +21,7 @@ from benchmarks.proxy.answers import DONE, ENGINES, MODELS, NO_RENDER, RENDER, e
 
 TOKENS = re.compile(rb'"max_tokens":\s*(\d+)')
 INTERVAL = re.compile(rb"interval (\d+) us")
-STREAMED = re.compile(rb'"stream":\s*true')
+STREAMED = re.compile(rb'"stream":\s*(true|false)')
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 MARK = "@"
@@ -77,9 +77,10 @@ class Vllm(asyncio.Protocol):
             self._whole(NO_RENDER, b"403 Forbidden")
             return
         body = b"".join(self._body)
-        wanted, interval = TOKENS.search(body), INTERVAL.search(body)
-        tokens = int(wanted[1]) if wanted else 16
-        if not STREAMED.search(body):
+        # A name may be there twice: then the last one counts, as in Python's JSON.
+        wanted, interval, streamed = TOKENS.findall(body), INTERVAL.search(body), STREAMED.findall(body)
+        tokens = int(wanted[-1]) if wanted else 16
+        if not streamed or streamed[-1] == b"false":
             self._whole(whole(tokens))
         elif interval is None or not int(interval[1]):
             self._transport.write(STREAM_HEAD + b"".join(stamped() for _ in range(tokens - 1)) + LAST)

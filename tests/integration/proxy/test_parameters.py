@@ -197,7 +197,7 @@ async def compare(stack: RealStack, plain: PlainVllm, case: Case, **more: Any) -
     assert found.status == 200, found.content
     assert differences(found.content, expected.content) == []
     if case.local is not None:
-        assert (found.headers["X-PD-Path"], found.headers["X-PD-Reason"]) == ("local", "parameters")
+        assert (found.headers["X-PD-Path"], found.headers["X-PD-Reason"]) == ("local", case.local)
     else:
         assert found.headers["X-PD-Path"] == "disaggregated"
         assert found.moved > 0, "no KV cache has moved"

@@ -89,7 +89,7 @@ async def test_the_consumer_alone(
 ) -> None:
     stack = await start_stack([prefilled()], [told(streams(), FACTS)], **settings)
     async with stack.proxy.post("/v1/completions", json=body) as answer:
-        assert answer.headers["X-PD-Path"] == "local"
+        assert (answer.headers["X-PD-Path"], answer.headers["X-PD-Reason"]) == ("local", reason)
         assert "X-PD-Producer" not in answer.headers
         assert "X-PD-KV-Bytes" not in answer.headers
         assert "prefill" not in answer.headers["Server-Timing"]
@@ -102,6 +102,8 @@ async def test_without_a_producer_the_policy_decides(start_stack: StartStack) ->
     stack = await start_stack([], [told(streams(), FACTS)], proxy_no_producer="local")
     async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
         assert (answer.status, answer.headers["X-PD-Reason"]) == (200, "no_producer")
+    async with stack.proxy.client.get(stack.proxy.url + "/ready") as ready:
+        assert ready.status == 200
 
 
 async def test_usage_has_the_cached_tokens_of_one_server(start_stack: StartStack) -> None:

@@ -108,6 +108,8 @@ async def test_an_event_that_comes_in_two_chunks_is_one() -> None:
     ("path", "body", "status", "content"),
     [
         ("/v1/completions", '{"max_tokens": 1, "stream":false}', 200, b"kv_transfer_params"),
+        # A producer's leg: the client's body with members appended.
+        ("/v1/completions", '{"max_tokens": 9, "stream": true, "stream": false, "max_tokens": 1}', 200, b"kv_transfer"),
         ("/v1/completions/render", '{"max_tokens": 1, "stream":true}', 403, b"Scale-out endpoints are disabled"),
     ],
 )
