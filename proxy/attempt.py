@@ -5,6 +5,7 @@ fails the try, because the consumer would wait for blocks that never come.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Job:
 class Attempt:
     """Dispatches in its constructor; ends with `finish` or `cancel`, and a failed `answer` has already cancelled.
 
-    `dispatched_at`, `prefilled_at`, `answered_at`: in the running loop's time, None for what has not happened.
+    `dispatched_at`, `prefilled_at`, `answered_at`: of `time.monotonic`, which is the event loop's clock too, but uvloop
+    rounds that to milliseconds; None for what has not happened.
     """
 
     def __init__(self, gateway: Gateway, job: Job, route: Route) -> None:
@@ -50,8 +52,7 @@ class Attempt:
         self.transfer_id = uuid.uuid4().hex if route.producer else None
         self.failed: set[str] = set()
         self._gateway = gateway
-        self._loop = asyncio.get_running_loop()
-        self.dispatched_at = self._loop.time()
+        self.dispatched_at = time.monotonic()
         self.prefilled_at: float | None = None
         self.answered_at: float | None = None
         self._prefill = self._send_prefill(job)
@@ -99,7 +100,7 @@ class Attempt:
         name = self.route.consumer.instance_id
         self._gateway.metrics.leg_failed("decode", error)
         if isinstance(error, LegFailed):
-            now = self._loop.time()
+            now = time.monotonic()
             self._gateway.breakers.begin(name, now).failed(now)
 
     def _send_prefill(self, job: Job) -> "asyncio.Task[bytes] | None":
@@ -114,7 +115,7 @@ class Attempt:
         task = asyncio.create_task(self._gateway.legs.prefill(call, job.deadlines.first_token))
 
         def ended(task: "asyncio.Task[bytes]") -> None:
-            now = self._loop.time()
+            now = time.monotonic()
             self._gateway.fleet.end(producer, self.route.prefill_tokens)
             if self._note_failure(producer, task, vote):
                 rate.end(0, now)
@@ -138,7 +139,7 @@ class Attempt:
 
         def answered(task: "asyncio.Task[Answer]") -> None:
             if not self._note_failure(consumer, task, vote):
-                self.answered_at = self._loop.time()
+                self.answered_at = time.monotonic()
                 # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
                 self._gateway.fleet.holds(consumer, job.prompt)
 
@@ -161,11 +162,11 @@ class Attempt:
         self._gateway.metrics.leg_failed(instance.role, error)
         if isinstance(error, LegFailed):
             self.failed.add(instance.instance_id)
-            vote.failed(self._loop.time())
+            vote.failed(time.monotonic())
         elif isinstance(error, RejectedByInstance):
             vote.succeeded()
         elif isinstance(error, DeadlinePassed) and not self._waits_for_the_producer(instance):
-            vote.failed(self._loop.time())
+            vote.failed(time.monotonic())
         else:
             vote.abandoned()
         return True

@@ -6,6 +6,7 @@ failed, client gone, proxy stopped), `close` settles both legs, counts it and wr
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
@@ -39,9 +40,8 @@ class Exchange:
         self._endpoint = endpoint
         self._request_id = request_id
         self._headers = headers
-        self._loop = asyncio.get_running_loop()
         self._span = gateway.tracing.start(f"POST {endpoint.path}", headers)
-        self._facts = RequestFacts(self._loop.time())
+        self._facts = RequestFacts(time.monotonic())
         self._client = ANYONE
         self._model: str | None = None
         self._prompt: Prompt | None = None
@@ -128,7 +128,7 @@ class Exchange:
         metrics = self._gateway.metrics
         metrics.in_flight.dec()
         metrics.requests.labels(self._endpoint.path, str(status), outcome, self._client).inc()
-        metrics.duration.labels(self._endpoint.path).observe(self._loop.time() - self._facts.arrived_at)
+        metrics.duration.labels(self._endpoint.path).observe(time.monotonic() - self._facts.arrived_at)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self._request_id)
         self._log(status, outcome, failure)
 
@@ -214,7 +214,7 @@ class Exchange:
         self.close(CLIENT_LEFT, LEFT)
 
     def _duration_ms(self) -> float:
-        return round(1000 * (self._loop.time() - self._facts.arrived_at), 1)
+        return round(1000 * (time.monotonic() - self._facts.arrived_at), 1)
 
     def _log(self, status: int, outcome: str, error: ProxyError | None) -> None:
         ttft = self._facts.ttft_s

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RequestFacts:
-    """Filled in while the request goes on; times are of the running loop's clock, sizes in bytes and tokens.
+    """Filled in while the request goes on; times are of `time.monotonic`, sizes in bytes and tokens.
 
     parameter: the one for which the consumer gets the request alone.
     """

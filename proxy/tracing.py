@@ -77,8 +77,7 @@ class _Recorded:
     def end(self, facts: RequestFacts, **attributes: str | int) -> None:
         """The phases become spans of their own: they are known only now."""
         self._span.set_attributes({f"pd.{name}": value for name, value in (facts.dispatch | attributes).items()})
-        # Loop time to Unix time.
-        begin = facts.arrived_at + time.time() - asyncio.get_running_loop().time()
+        begin = facts.arrived_at + time.time() - time.monotonic()
         for name, seconds in facts.phases.items():
             start = int(1e9 * begin)
             begin += seconds
