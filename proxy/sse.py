@@ -1,9 +1,7 @@
-"""The little that the proxy has to know about server-sent events: where one ends, and whether the first is an error."""
+"""The little that the proxy has to know about server-sent events: where one ends, and whether it is an error."""
 
 import json
 from typing import Any
-
-DONE = b"data: [DONE]\n\n"
 
 
 class EventBoundary:
@@ -25,15 +23,6 @@ class EventBoundary:
         return seen[:end]
 
 
-def first_data(events: bytes) -> bytes | None:
-    """The data of the first event that has any; comments such as keep-alive pings have none."""
-    for event in events.split(b"\n\n"):
-        lines = [line[5:].lstrip() for line in event.split(b"\n") if line.startswith(b"data:")]
-        if lines:
-            return b"\n".join(lines)
-    return None
-
-
 def error_in(data: bytes) -> dict[str, Any] | None:
     """The `error` object of an event with which vLLM reports a failure after it has already sent status 200."""
     try:
@@ -42,7 +31,3 @@ def error_in(data: bytes) -> dict[str, Any] | None:
         return None
     error = content.get("error") if isinstance(content, dict) else None
     return error if isinstance(error, dict) else None
-
-
-def event(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.sse import EventBoundary, error_in, first_data
+from proxy.sse import EventBoundary, error_in
 
 STREAM = b'data: {"a": 1}\n\n: ping\n\ndata: {"b": 2}\n\ndata: [DONE]\n\n'
 
@@ -22,20 +22,6 @@ def test_half_an_event_is_held_back() -> None:
     assert boundary.whole_events(b"data: 1\n\ndata: 2") == b"data: 1\n\n"
     assert boundary.whole_events(b"3\n") == b""
     assert boundary.whole_events(b"\ndata") == b"data: 23\n\n"
-
-
-@pytest.mark.parametrize(
-    ("events", "data"),
-    [
-        (b"", None),
-        (b": ping\n\n", None),
-        (b": ping\n\ndata: x\n\n", b"x"),
-        (b"event: message\ndata:x\n\ndata: y\n\n", b"x"),
-        (b"data: x\ndata: y\n\n", b"x\ny"),
-    ],
-)
-def test_first_data(events: bytes, data: bytes | None) -> None:
-    assert first_data(events) == data
 
 
 @pytest.mark.parametrize(
