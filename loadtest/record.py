@@ -1,4 +1,4 @@
-"""What a run knows about each of its requests: one line of requests.jsonl, one entry of a worker's report to its master.
+"""What a run knows about each of its requests: a line of requests.jsonl, an entry of a worker's report to its master.
 
 Moments are seconds since the schedule's zero, which all workers of a run share; durations are seconds.
 """
