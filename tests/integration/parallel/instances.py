@@ -133,6 +133,10 @@ class Fleet:
             "TENSOR_PARALLEL_SIZE": str(ranks),
             "VLLM_EXTRA_ARGS": serving.arguments,
             "TRANSFER_CHECKSUM": "true",
+            # Four ranks on two cores have been seen to stand still for more than the 6 s without progress after which
+            # a write is given up by default. These tests are about what moves, not about how long it may take.
+            "TRANSFER_TIMEOUT_S": "180",
+            "TRANSFER_CANCEL_TIMEOUT_S": "125",
             "CONNECTOR_DROP_WRITES_FILE": str(self.drop_writes),
         }
         order = Order(
