@@ -1,7 +1,6 @@
 """The Locust file: users who stream completions, one after the other. Start it with `python -m loadtest`.
 
-Settings come from the environment; the options below, in Locust's web form and on its command line, override them for
-one test.
+Settings come from the environment; Locust's command line and web form (`options.py`) override them for one test.
 """
 
 import itertools
@@ -10,8 +9,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, get_args
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import locust.stats
 from flask import Response, jsonify, request
@@ -20,10 +19,11 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from loadtest import options
 from loadtest.client import CompletionClient
 from loadtest.errors import RequestFailed
 from loadtest.measurement import StreamObserver
-from loadtest.settings import LoadTestSettings, WorkloadName
+from loadtest.settings import LoadTestSettings
 from loadtest.statistics_table import add_failure, add_measurement, three_digits
 from loadtest.workload import WORKLOADS
 from stack.environment import ConfigError, load, load_or_exit
@@ -34,53 +34,18 @@ _PAUSE_AFTER_FAILURE_S = 1.0  # a target that refuses at once would otherwise be
 
 _REQUESTS_OF_A_WORKER = 10**9  # worker n counts from n times this, so that no two workers send the same prompts
 
-_SETTING_OF_OPTION = {
-    "host": "loadtest_target",
-    "workload": "loadtest_workload",
-    "model": "loadtest_model",
-    "seed": "loadtest_seed",
-    "input_tokens": "loadtest_input_tokens",
-    "output_tokens": "loadtest_output_tokens",
-}
-_EMPTY_MEANS_UNSET = ("host", "model")
-
 locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # annotated int, but any number will do
 
 
 @events.init_command_line_parser.add_listener
 def _offer_options(parser: LocustArgumentParser) -> None:
-    settings = load_or_exit(LoadTestSettings)
-    parser.set_defaults(
-        host=settings.target,
-        web_host=settings.web_host,
-        web_port=settings.locust_port,
-        stop_timeout=settings.loadtest_drain_s,
-    )
-    parser.add_argument(
-        "--workload",
-        choices=list(get_args(WorkloadName)),
-        default=settings.loadtest_workload,
-        help="curl: the README's prompt; fixed: prompts of the given length; chat: the same as chat messages",
-    )
-    parser.add_argument(
-        "--model", default=settings.loadtest_model or "", help="empty: the first model that the host lists"
-    )
-    parser.add_argument("--seed", type=int, default=settings.loadtest_seed, help="the same seed gives the same prompts")
-    parser.add_argument(
-        "--input-tokens",
-        type=int,
-        default=settings.loadtest_input_tokens,
-        help="length of a prompt in tokens, about; not used by curl",
-    )
-    parser.add_argument(
-        "--output-tokens", type=int, default=settings.loadtest_output_tokens, help="max_tokens of a request"
-    )
+    options.offer(parser, load_or_exit(LoadTestSettings))
 
 
 @events.init.add_listener
 def _check_options(environment: Environment, **_: Any) -> None:
     """Bad options end the program with one line; a bad value in the form gets the line as answer and starts nothing."""
-    load_or_exit(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
+    load_or_exit(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
     if environment.web_ui and environment.web_ui.app:
         _check_address(environment.web_ui.host, environment.web_ui.port)
         environment.web_ui.app.before_request(_refuse_bad_form)
@@ -99,7 +64,7 @@ def _check_address(host: str, port: int) -> None:
 def _refuse_bad_form() -> Response | None:
     if request.endpoint == "locust.swarm":
         try:
-            load(LoadTestSettings, **_chosen(request.form))
+            load(LoadTestSettings, **options.chosen(request.form))
         except ConfigError as error:
             return jsonify({"success": False, "message": str(error)})
     return None
@@ -107,7 +72,7 @@ def _refuse_bad_form() -> Response | None:
 
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
-    StreamingUser.settings = load(LoadTestSettings, **_chosen(vars(environment.parsed_options)))
+    StreamingUser.settings = load(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
     worker = getattr(environment.runner, "worker_index", 0)
     StreamingUser.indices = itertools.count(worker * _REQUESTS_OF_A_WORKER)
 
@@ -115,21 +80,11 @@ def _begin(environment: Environment, **_: Any) -> None:
 @events.quitting.add_listener
 def _finish(environment: Environment, **_: Any) -> None:
     environment.stop_timeout = 0  # only a signal gets here with a test still running: do not wait for its streams
-    options = environment.parsed_options
+    parsed = environment.parsed_options
     reports_to_master = isinstance(environment.runner, WorkerRunner)  # and so has no statistics of its own
-    if options and options.headless and not reports_to_master and not environment.stats.num_requests:
+    if parsed and parsed.headless and not reports_to_master and not environment.stats.num_requests:
         logger.error("no request was answered during the test")  # so it has tested nothing, which is no success
         environment.process_exit_code = 1
-
-
-def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given for one test, by the names of the settings."""
-    given = {name: options[name] for name in _SETTING_OF_OPTION if name in options}
-    return {
-        _SETTING_OF_OPTION[name]: value
-        for name, value in given.items()
-        if value != "" or name not in _EMPTY_MEANS_UNSET
-    }
 
 
 class StreamingUser(User):

@@ -1,14 +1,16 @@
 """What the load test sends, to whom, and where Locust's page listens; every field is a variable of `.env`.
 
-The workload fields are also options of Locust's command line and fields of its web form (see `locustfile.py`).
+Those that one test may override are also options of Locust's command line and fields of its web form (`options.py`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
+from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, model_validator
 
+from loadtest import stages
 from stack.environment import Settings
 
+Arrivals = Literal["closed", "constant", "poisson", "gamma", "trace"]
 WorkloadName = Literal["curl", "fixed", "chat"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _HTTP_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
@@ -30,6 +32,15 @@ class LoadTestSettings(Settings):
     loadtest_seed: int = 0
     loadtest_input_tokens: Annotated[int, Field(ge=1)] = 256
     loadtest_output_tokens: Annotated[int, Field(ge=1)] = 64
+    loadtest_arrivals: Arrivals = "closed"
+    loadtest_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # requests a second
+    loadtest_burstiness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # shape of the gamma distribution
+    loadtest_stages: str | None = None  # unset: LOADTEST_RATE, or Locust's number of users
+    loadtest_requests: Annotated[int, Field(ge=1)] | None = None  # unset: no limit
+    loadtest_warmup_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    loadtest_cancel_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of requests whose client leaves
+    loadtest_cancel_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    loadtest_workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes that make the requests
     loadtest_timeout_s: Annotated[float, Field(gt=0)] = 120.0  # longest silence before a request counts as failed
     loadtest_drain_s: Annotated[int, Field(ge=0)] = 30  # how long a stopped test waits for its open streams
 
@@ -40,6 +51,24 @@ class LoadTestSettings(Settings):
             _HTTP_URL.validate_python(value)
             return value.rstrip("/")
         return value
+
+    @field_validator("loadtest_stages")
+    @classmethod
+    def _is_stages(cls, value: str | None) -> str | None:
+        if value is not None:
+            stages.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _trace_has_its_own_rate(self) -> Self:
+        if self.loadtest_arrivals == "trace" and self.loadtest_stages is not None:
+            raise ValueError("LOADTEST_STAGES: with LOADTEST_ARRIVALS=trace the trace has the rate; unset one of them")
+        return self
+
+    @property
+    def profile(self) -> stages.Stages | None:
+        """LOADTEST_STAGES."""
+        return None if self.loadtest_stages is None else stages.parse(self.loadtest_stages)
 
     @property
     def target(self) -> str:

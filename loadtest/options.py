@@ -1,0 +1,75 @@
+"""The settings that one test may override: options of Locust's command line and fields of its web form.
+
+An option has its setting's name without `loadtest_`. Its value is text until `LoadTestSettings` reads it, so that a bad
+one is answered in the same words wherever it came from; an empty one means what the environment says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from locust.argument_parser import LocustArgumentParser
+
+from loadtest.settings import Arrivals, LoadTestSettings, WorkloadName
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    help: str
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def setting(self) -> str:
+        return f"loadtest_{self.name}"
+
+
+OPTIONS = (
+    Option(
+        "workload",
+        "curl: the README's prompt; fixed: prompts of the given length; chat: the same as chat messages",
+        get_args(WorkloadName),
+    ),
+    Option("model", "empty: the first model that the host lists"),
+    Option("seed", "the same seed gives the same prompts and the same arrivals"),
+    Option("input_tokens", "length of a prompt in tokens, about; not used by curl"),
+    Option("output_tokens", "max_tokens of a request"),
+    Option(
+        "arrivals",
+        "closed: users who wait for their answers; constant, poisson, gamma: at a rate, whatever the answers do; "
+        "trace: at the trace's own times",
+        get_args(Arrivals),
+    ),
+    Option("rate", "requests a second that arrive; not used by closed and trace"),
+    Option("burstiness", "shape of gamma arrivals: 1 is Poisson, less is burstier"),
+    Option("stages", "steps and ramps as seconds:rate, e.g. 60:1,60:1-4; with closed arrivals seconds:users"),
+    Option("requests", "how many at most; empty: no limit"),
+    Option("warmup_s", "requests of the first seconds are made but not counted"),
+    Option("cancel_rate", "share of requests whose client leaves, 0 to 1"),
+    Option("cancel_after_s", "seconds after which such a client leaves"),
+)
+
+
+def offer(parser: LocustArgumentParser, settings: LoadTestSettings) -> None:
+    """Add the options, with what the environment says as defaults."""
+    parser.set_defaults(
+        host=settings.target,
+        web_host=settings.web_host,
+        web_port=settings.locust_port,
+        stop_timeout=settings.loadtest_drain_s,
+    )
+    for option in OPTIONS:
+        default = getattr(settings, option.setting)
+        parser.add_argument(
+            f"--{option.name.removesuffix('_s').replace('_', '-')}",
+            dest=option.name,
+            choices=option.choices,
+            default="" if default is None else str(default),
+            help=option.help,
+        )
+
+
+def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for one test, by the names of the settings; `values` by the names of the options."""
+    settings = {"host": "loadtest_target"} | {option.name: option.setting for option in OPTIONS}
+    return {setting: values[name] for name, setting in settings.items() if values.get(name, "") not in ("", None)}
