@@ -47,6 +47,10 @@ OPTIONS = (
     Option("warmup_s", "requests of the first seconds are made but not counted"),
     Option("cancel_rate", "share of requests whose client leaves, 0 to 1"),
     Option("cancel_after_s", "seconds after which such a client leaves"),
+    Option("slo_ttft_s", "goodput counts requests with a TTFT of at most so many seconds"),
+    Option("slo_tpot_s", "and a TPOT of at most so many seconds"),
+    Option("slo_itl_s", "and worst gaps (the mean of the longest 10 % of an answer's) of at most so many seconds"),
+    Option("run_dir", "folder for the run's files; empty: a new one in STACK_DIR/runs"),
 )
 
 

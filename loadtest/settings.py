@@ -3,16 +3,20 @@
 Those that one test may override are also options of Locust's command line and fields of its web form (`options.py`).
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, model_validator
 
 from loadtest import stages
+from loadtest.slo import Slo
 from stack.environment import Settings
+from stack.settings import REPOSITORY, RepositoryPath
 
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "trace"]
 WorkloadName = Literal["curl", "fixed", "chat"]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _HTTP_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 
 
@@ -41,6 +45,12 @@ class LoadTestSettings(Settings):
     loadtest_cancel_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of requests whose client leaves
     loadtest_cancel_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     loadtest_workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes that make the requests
+    # MLPerf Inference's bounds for a 70B chat server; a stall of twice the TPOT's bound is one that a reader notices.
+    loadtest_slo_ttft_s: Bound = 2.0
+    loadtest_slo_tpot_s: Bound = 0.2
+    loadtest_slo_itl_s: Bound = 0.4  # for the mean of a request's worst 10 % of gaps
+    loadtest_run_dir: RepositoryPath | None = None  # of one run; unset: a new folder in STACK_DIR/runs
+    stack_dir: RepositoryPath = REPOSITORY / ".stack"
     loadtest_timeout_s: Annotated[float, Field(gt=0)] = 120.0  # longest silence before a request counts as failed
     loadtest_drain_s: Annotated[int, Field(ge=0)] = 30  # how long a stopped test waits for its open streams
 
@@ -69,6 +79,15 @@ class LoadTestSettings(Settings):
     def profile(self) -> stages.Stages | None:
         """LOADTEST_STAGES."""
         return None if self.loadtest_stages is None else stages.parse(self.loadtest_stages)
+
+    @property
+    def slo(self) -> Slo:
+        return Slo(self.loadtest_slo_ttft_s, self.loadtest_slo_tpot_s, self.loadtest_slo_itl_s)
+
+    @property
+    def runs_dir(self) -> Path:
+        """The folder that has the runs' folders."""
+        return self.loadtest_run_dir.parent if self.loadtest_run_dir else self.stack_dir / "runs"
 
     @property
     def target(self) -> str:
