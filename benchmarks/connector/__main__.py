@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import etcd_server, machine, program
+from benchmarks import etcd_server, program
 from benchmarks.connector import link, page, servers, stages
 from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
@@ -21,6 +21,7 @@ from benchmarks.errors import CannotStart
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
+from stack import machine
 from stack.settings import EMBEDDED_MODEL, REPOSITORY
 
 LOOPBACK = "127.0.0.1"

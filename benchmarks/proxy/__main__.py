@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import etcd_server, machine, program
+from benchmarks import etcd_server, program
 from benchmarks.deadline import Deadline
 from benchmarks.errors import BenchmarkError
 from benchmarks.ports import free_ports
@@ -22,6 +22,7 @@ from benchmarks.proxy.peers import Peer
 from benchmarks.proxy.run import Run
 from benchmarks.proxy.upstream import LOOPBACK
 from benchmarks.results import Results
+from stack import machine
 
 DISTRIBUTIONS = re.compile(r"quart|aiohttp|uvicorn|uvloop|httptools|hypercorn|etcd.distro", re.IGNORECASE)
 MEASUREMENTS = {
