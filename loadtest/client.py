@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
@@ -53,6 +54,19 @@ class CompletionClient:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UnexpectedAnswer(f"/v1/models lists no model: {body[:100]}") from error
 
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON object with which the server answers `body`. Raises: RequestFailed."""
+        response = self._send("POST", path, json.dumps(body))
+        with self._failures_of(response):
+            text = response.read().decode("utf-8", "replace")
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise UnexpectedAnswer(f"{path} answers no JSON: {text[:100]}") from error
+        if not isinstance(answer, dict):
+            raise UnexpectedAnswer(f"{path} answers no JSON object: {text[:100]}")
+        return answer
+
     def stream(self, request: CompletionRequest) -> Iterator[tuple[float, Event]]:
         """Send the request; yields: (`time.perf_counter()` at arrival, event). Raises: RequestFailed."""
         response = self._send("POST", request.path, json.dumps(request.body))
@@ -75,7 +89,8 @@ class CompletionClient:
             raise ConnectionFailed(getattr(error, "strerror", None) or str(error)) from error
         if response.status_code != 200:
             with self._failures_of(response):
-                raise HttpError(f"{response.status_code}: {openai_message(response.read().decode('utf-8', 'replace'))}")
+                body_text = response.read().decode("utf-8", "replace")
+                raise HttpError(response.status_code, openai_message(body_text))
         return response
 
     @contextmanager

@@ -27,7 +27,9 @@ class TimedOut(RequestFailed):
 
 
 class HttpError(RequestFailed):
-    pass
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
 
 
 class ErrorInStream(RequestFailed):
