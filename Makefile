@@ -11,7 +11,7 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 # The same folder's environment of the vLLM instances.
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 
-.PHONY: help up down status logs doctor test load bench-connector bench-connector-link bench-proxy lock lint format \
+.PHONY: help up down status logs doctor test test-rdma load bench-connector bench-connector-link bench-proxy lock lint format \
 	clean tools tests-environment
 
 help: ## this list
@@ -55,6 +55,9 @@ test: lint ## every check; tests/compose too where a Docker engine answers, and 
 # Asked only when `test` runs. A CI without an engine fails there, in tests/compose.
 COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1; then echo tests/compose; \
 	else echo 'no Docker engine answers: tests/compose is left out' >&2; fi)
+
+test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA device; as root, needs no card; ARGS="-k link"
+	$(TESTS) tests.rdma $(ARGS)
 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .

@@ -14,8 +14,13 @@ from stack.settings import REPOSITORY
 
 
 def locks() -> list[Path]:
-    """Every lock, in the order of compilation: the tests' input is constrained by the locks before it."""
-    inputs = ["stack/requirements.in", "images/*/requirements*.in", "tests/requirements.in"]
+    """Every lock, in the order of compilation: the tests' inputs are constrained by the locks before them."""
+    inputs = [
+        "stack/requirements.in",
+        "images/*/requirements*.in",
+        "tests/requirements.in",
+        "tests/rdma/requirements.in",
+    ]
     return [source.with_suffix(".lock") for pattern in inputs for source in sorted(REPOSITORY.glob(pattern))]
 
 
