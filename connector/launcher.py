@@ -45,7 +45,8 @@ def main() -> int:
     for name in WITHOUT_EFFECT:
         if os.environ.get(name):
             log.warning("%s has no effect: vLLM's instances of this stack need no process group between them", name)
-    if reason := obstacle(settings.mooncake.protocol, settings.mooncake.device_name, vllm_command.on_gpu()):
+    mooncake = settings.mooncake
+    if settings.has_connector and (reason := obstacle(mooncake.protocol, mooncake.device_name, vllm_command.on_gpu())):
         print(reason, file=sys.stderr)
         return 2
 
@@ -61,14 +62,16 @@ def main() -> int:
     # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
     name = f"{settings.role}-{settings.host}-{settings.port}"
     instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
-    forget_old_segments(settings.mooncake.metadata_server, name)
-    log.info("starting vLLM as %s: %s on port %d", instance_id, settings.served_name, settings.port)
+    environment = vllm_command.environment(settings, os.environ)
     folder = tempfile.TemporaryDirectory(prefix="pd-")
-    facts_pipe = os.path.join(folder.name, "transfer-facts")
-    os.mkfifo(facts_pipe, 0o600)
+    if settings.has_connector:
+        forget_old_segments(mooncake.metadata_server, name)
+        environment[PIPE_VARIABLE] = os.path.join(folder.name, "transfer-facts")
+        os.mkfifo(environment[PIPE_VARIABLE], 0o600)
+    log.info("starting vLLM as %s: %s on port %d", instance_id, settings.served_name, settings.port)
     vllm = subprocess.Popen(
         vllm_command.command(settings, instance_id),
-        env=vllm_command.environment(settings, os.environ) | {PIPE_VARIABLE: facts_pipe},
+        env=environment,
         preexec_fn=_die_with_parent,
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
@@ -197,15 +200,19 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
         dtype=vllm_command.dtype(settings),
         tensor_parallel_size=settings.tensor_parallel_size,
         fingerprint=vllm_command.pairing(settings),
-        kv_transfer={
-            "engine_id": instance_id,
-            "control": vllm_command.control_addresses(settings),
-            "transport": settings.mooncake.protocol,
-        },
+        kv_transfer=_kv_transfer(settings, instance_id) if settings.has_connector else {},
         vllm_version=vllm_command.vllm_version(),
         connector_version=__version__,
         started_at=time.time(),
     )
+
+
+def _kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
+    return {
+        "engine_id": instance_id,
+        "control": vllm_command.control_addresses(settings),
+        "transport": settings.mooncake.protocol,
+    }
 
 
 def _die_with_parent() -> None:

@@ -10,22 +10,25 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from connector.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
 from stack import etcd
 from stack.environment import Settings
+from stack.instances import Role
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 PORTS_PER_INSTANCE = 16  # control ports of neighbouring instances on one host: room for 16 ranks each
 SHORTEST_SECRET = 16  # characters; ControlKey refuses less
+ROLES: dict[str, Role] = {"producer": "prefill", "consumer": "decode", "aggregated": "aggregated"}
 WITHOUT_EFFECT = ("VLLM_PORT", "MASTER_ADDR", "MASTER_PORT")
 
 
 class LauncherSettings(Settings):
     """Sizes in the units their names say; times in seconds."""
 
-    vllm_distributed_kv_role: Literal["producer", "consumer"]
+    vllm_distributed_kv_role: Literal["producer", "consumer", "aggregated"]
     instance_index: int = Field(default=0, ge=0)
     vllm_host_ip: str = ""
     listen_host: str = ""
     prefill_port: int = Field(default=8100, ge=1, le=65535)
     decode_port: int = Field(default=8200, ge=1, le=65535)
+    aggregated_port: int = Field(default=8100, ge=1, le=65535)
     control_port: int = Field(default=0, ge=0, le=65535)
 
     model: str = EMBEDDED_MODEL
@@ -81,7 +84,8 @@ class LauncherSettings(Settings):
     @field_validator("stack_key_file")
     @classmethod
     def _key_is_there(cls, value: Path, others: ValidationInfo) -> Path:
-        if not others.data.get("stack_key") and not value.is_file():
+        needed = others.data.get("vllm_distributed_kv_role") != "aggregated" and not others.data.get("stack_key")
+        if needed and not value.is_file():
             raise ValueError(
                 "is no file, and STACK_KEY is unset: "
                 "run `python -m stack.prepare`, or set the same STACK_KEY on every host"
@@ -90,7 +94,7 @@ class LauncherSettings(Settings):
 
     @model_validator(mode="after")
     def _secret_is_long_enough(self) -> Self:
-        if len(self.secret) < SHORTEST_SECRET:
+        if self.has_connector and len(self.secret) < SHORTEST_SECRET:
             name = "STACK_KEY" if self.stack_key else f"STACK_KEY_FILE={str(self.stack_key_file)!r}"
             raise ValueError(
                 f"{name}: the key has {len(self.secret)} characters, expected {SHORTEST_SECRET} or more: "
@@ -100,23 +104,30 @@ class LauncherSettings(Settings):
 
     @model_validator(mode="after")
     def _ports_exist(self) -> Self:
-        last = max(self.port, self.first_control_port + self.tensor_parallel_size - 1)
+        last = max((self.port, *self.control_ports))
         if last > 65535:
+            control = f", control port {self._control[1]}" if self.has_connector else ""
             raise ValueError(
                 f"INSTANCE_INDEX={self.instance_index}: expected ports up to 65535, but with {self.role} on port "
-                f"{self.port - self.instance_index}, control port {self._control[1]} and TENSOR_PARALLEL_SIZE "
+                f"{self.port - self.instance_index}{control} and TENSOR_PARALLEL_SIZE "
                 f"{self.tensor_parallel_size} the last one is {last}"
             )
         return self
 
     @property
-    def role(self) -> Literal["prefill", "decode"]:
-        return "prefill" if self.vllm_distributed_kv_role == "producer" else "decode"
+    def role(self) -> Role:
+        return ROLES[self.vllm_distributed_kv_role]
+
+    @property
+    def has_connector(self) -> bool:
+        """Whether the server exchanges KV cache with others; an aggregated one is vLLM alone."""
+        return self.role != "aggregated"
 
     @property
     def port(self) -> int:
         """Of the OpenAI API."""
-        return (self.prefill_port if self.role == "prefill" else self.decode_port) + self.instance_index
+        first = {"prefill": self.prefill_port, "decode": self.decode_port, "aggregated": self.aggregated_port}
+        return first[self.role] + self.instance_index
 
     @property
     def mooncake(self) -> MooncakeConfig:
@@ -140,11 +151,15 @@ class LauncherSettings(Settings):
     @property
     def host(self) -> str:
         """The address that other instances and the proxy reach this one at."""
-        return self.vllm_host_ip or self._control[0]
+        return self.vllm_host_ip or (self._control[0] if self.has_connector else _own_address())
 
     @property
-    def first_control_port(self) -> int:
-        return self._control[1] + self.instance_index * PORTS_PER_INSTANCE
+    def control_ports(self) -> range:
+        """Of this instance's ranks, in their order."""
+        if not self.has_connector:
+            return range(0)
+        first = self._control[1] + self.instance_index * PORTS_PER_INSTANCE
+        return range(first, first + self.tensor_parallel_size)
 
     @property
     def _control(self) -> tuple[str, int]:

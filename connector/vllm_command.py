@@ -1,4 +1,8 @@
-"""The command line and environment of one vLLM server, for its role and its hardware."""
+"""The command line and environment of one vLLM server, for its role and its hardware.
+
+Of an aggregated server they are those of the others without what the connector needs, so that a comparison of the two
+compares nothing else.
+"""
 
 import json
 import shlex
@@ -69,10 +73,11 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         *("--block-size", str(settings.block_size)),
         *("--max-num-batched-tokens", str(settings.max_num_batched_tokens)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
-        *("--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))),
         "--enable-prompt-tokens-details",
-        *("--middleware", "connector.transfer_facts.TransferFacts"),
     ]
+    if settings.has_connector:
+        words += ["--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))]
+        words += ["--middleware", "connector.transfer_facts.TransferFacts"]
     if on_gpu():
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     else:
@@ -92,7 +97,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
         "kv_load_failure_policy": settings.kv_load_failure_policy,
         "kv_connector_extra_config": {
             "host": settings.host,
-            "control_port": settings.first_control_port,
+            "control_port": settings.control_ports.start,
             "metadata_server": mooncake.metadata_server,
             "transport": mooncake.protocol,
             "device_name": mooncake.device_name,
@@ -109,8 +114,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
 
 def control_addresses(settings: LauncherSettings) -> list[str]:
     """Where each rank of this instance listens for control messages, by rank."""
-    first = settings.first_control_port
-    return [f"tcp://{settings.host}:{first + rank}" for rank in range(settings.tensor_parallel_size)]
+    return [f"tcp://{settings.host}:{port}" for port in settings.control_ports]
 
 
 def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -121,7 +125,8 @@ def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dic
     }  # vLLM reads the first as something else, and warns of the last
     variables = {name: value for name, value in inherited.items() if name not in ours}
     variables["PYTHONPATH"] = ":".join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
-    variables["STACK_KEY"] = settings.secret
+    if settings.has_connector:
+        variables["STACK_KEY"] = settings.secret
     variables["VLLM_HOST_IP"] = settings.host
     if settings.openai_api_key:
         variables["VLLM_API_KEY"] = settings.openai_api_key

@@ -98,7 +98,7 @@ class Attempt:
     def broken(self, error: BaseException) -> None:
         """The answer failed after its first chunk."""
         name = self.route.consumer.instance_id
-        self._gateway.metrics.leg_failed("decode", error)
+        self._gateway.metrics.leg_failed(self.route.consumer.role, error)
         if isinstance(error, LegFailed):
             now = time.monotonic()
             self._gateway.breakers.begin(name, now).failed(now)
@@ -129,6 +129,8 @@ class Attempt:
     def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
         consumer, producer = self.route.consumer, self.route.producer
         vote = self._begin(consumer, self.route.decode_tokens)
+        if consumer.role == "aggregated":
+            self._gateway.fleet.holds(consumer, job.prompt)
         if producer is None or self.transfer_id is None:
             call = Call(consumer, job.endpoint, job.request.local_body(), job.headers)
         else:

@@ -12,6 +12,11 @@ hit saves; that one computes the prefix, and holds it from then on too. While a 
 anything: a token to compute counts as one in the queue, and the prompt is done as early as it can be. When all are
 busy, what is computed a second time keeps all later prompts waiting as well, and so counts several times.
 
+Aggregated instances, which compute prompts and answers alike, are for what no pair can take: in a fleet of them alone
+for everything, beside pairs as their reserve, so that whoever set up pairs gets what pairs give. The one that would be
+done first takes a request: the outstanding tokens of an aggregated instance are those of the answers and those of the
+prompts that it did not hold, and this prompt counts with what is missing there, as it does for producers.
+
 Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
 which the consumer has so little to compute that a transfer would take longer goes to it alone.
 """
@@ -25,10 +30,10 @@ from proxy.prefix_cache import PrefixCache
 from proxy.prompt import EMPTY, Prompt
 from stack.instances import Instance, Role
 
-Reason = Literal["disaggregated", "short_prompt", "prefix_on_consumer", "parameters", "no_producer"]
+Reason = Literal["disaggregated", "short_prompt", "prefix_on_consumer", "parameters", "no_producer", "aggregated"]
 NoProducer = Literal["refuse", "local"]
 
-ROLES: tuple[Role, ...] = ("prefill", "decode")
+PAIR: tuple[Role, ...] = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Route:
-    """producer: None when the consumer computes the prompt itself, for the reason given.
+    """consumer: the instance whose answer is the client's; an aggregated one is its own producer.
 
+    producer: None when the consumer computes the prompt itself, for the reason given.
     prefill_tokens, decode_tokens: what the request adds to the producer's and to the consumer's outstanding tokens.
     """
 
@@ -110,22 +116,25 @@ def choose(
             short = demand.prompt.tokens < policy.local_prompt_tokens
             return Route(consumer, None, "short_prompt" if short else "prefix_on_consumer", 0, decode_tokens)
         if producers := [each for each in of_role(usable, "prefill") if mismatch(each, consumer) is None]:
-            missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in producers}
-            weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in producers) else 1
-            producer = min(producers, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
-            return Route(consumer, producer, "disaggregated", missing[producer.instance_id], decode_tokens)
+            producer, missing = _first_to_prefill(producers, loads, caches, demand, policy)
+            return Route(consumer, producer, "disaggregated", missing, decode_tokens)
+    if aggregated := of_role(usable, "aggregated"):
+        chosen, missing = _first_to_prefill(aggregated, loads, caches, demand, policy)
+        return Route(chosen, None, "aggregated", 0, missing + demand.output_tokens)
     if consumers and policy.no_producer == "local":
         return Route(consumers[0], None, "no_producer", 0, decode_tokens)
+    if serving and len(of_role(serving, "aggregated")) == len(serving):
+        raise NoInstance(("aggregated",), "No aggregated instance is available.")
     raise no_pair(usable)
 
 
 def no_pair(instances: Sequence[Instance]) -> NoInstance:
-    """Why `instances`, of which none form a pair, cannot serve."""
-    missing = tuple(role for role in ROLES if not of_role(instances, role))
+    """Why `instances`, of which none form a pair and none is aggregated, cannot serve."""
+    missing = tuple(role for role in PAIR if not of_role(instances, role))
     if missing:
         return NoInstance(missing, f"No {' and no '.join(missing)} instance is available.")
     reason = mismatch(of_role(instances, "prefill")[0], of_role(instances, "decode")[0])
-    return NoInstance(ROLES, f"No prefill and decode instance fit together: {reason}.")
+    return NoInstance(PAIR, f"No prefill and decode instance fit together: {reason}.")
 
 
 def of_role(instances: Sequence[Instance], role: Role) -> list[Instance]:
@@ -143,6 +152,20 @@ def mismatch(producer: Instance, consumer: Instance) -> str | None:
         if getattr(producer, name) != getattr(consumer, name)
     ]
     return f"different {', '.join(differing) or 'fingerprints'} ({producer.instance_id}, {consumer.instance_id})"
+
+
+def _first_to_prefill(
+    instances: Sequence[Instance],
+    loads: Mapping[str, Load],
+    caches: Mapping[str, PrefixCache],
+    demand: Demand,
+    policy: Policy,
+) -> tuple[Instance, int]:
+    """The one of `instances` that would be done with the prompt first, and the tokens of it that it has to compute."""
+    missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in instances}
+    weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in instances) else 1
+    first = min(instances, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
+    return first, missing[first.instance_id]
 
 
 def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:

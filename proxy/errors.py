@@ -11,7 +11,7 @@ ProxyError
 │   ├── BodyTooSlow
 │   └── RejectedByInstance    a leg's own 4xx: its status and its body are the client's answer
 ├── Wait                      the same request can work a little later
-│   ├── NoInstance            no pair of instances for the model
+│   ├── NoInstance            neither a pair nor an aggregated instance for the model
 │   ├── TooBusy               the queue is full
 │   ├── TooManyConnections
 │   ├── SloUnreachable        the first token would come later than it is of use

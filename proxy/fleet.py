@@ -65,7 +65,7 @@ class Fleet:
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
         """As `dispatch.choose`."""
         if not self.view.known:
-            raise NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
+            raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
         return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
 
     def outstanding(self, instance_id: str) -> int:

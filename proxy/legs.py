@@ -114,7 +114,7 @@ class Answer:
         finally:
             self._waiting_since = None
         if not self._call.endpoint.is_whole(self._last):
-            raise AnswerBroken("decode", self._call.instance.instance_id, "ended its stream early")
+            raise AnswerBroken(self._call.instance.role, self._call.instance.instance_id, "ended its stream early")
         return b""
 
     def close(self) -> None:

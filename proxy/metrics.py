@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from proxy.admission import Admission
 from proxy.breaker import Breakers
-from proxy.dispatch import ROLES, of_role
+from proxy.dispatch import of_role
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.fleet import Fleet
 from proxy.limits import REFUSED
@@ -168,7 +169,7 @@ class _FleetCollector(Collector):
             "pd_proxy_circuit_closed", "0 while an instance is left alone after failures, or probed", labels=names
         )
         now = asyncio.get_running_loop().time()
-        for role in ROLES:
+        for role in get_args(Role):
             instances.add_metric((role,), len(of_role(view.usable, role)))
         for instance in view.instances:
             labels = (instance.role, instance.instance_id)

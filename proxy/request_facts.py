@@ -41,7 +41,8 @@ class RequestFacts:
         """Why this path, once there is a route."""
         if self.attempt is None:
             return ""
-        return self.parameter if self.parameter and self.path == "local" else self.attempt.route.reason
+        reason = self.attempt.route.reason
+        return self.parameter if self.parameter and reason == "parameters" else reason
 
     @property
     def ttft_s(self) -> float | None:

@@ -12,7 +12,9 @@ from proxy.dispatch import NoProducer, of_role
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
 from proxy.fleet import Fleet, View
 from proxy.gateway import Gateway
-from stack.instances import Instance
+from stack.instances import Instance, Role
+
+PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
 
 
 def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
@@ -56,11 +58,13 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
 
 def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:
-    """Ready when a producer and a consumer form a pair, or a consumer may serve alone."""
+    """Ready when a producer and a consumer form a pair, or an instance may serve alone."""
     missing: NoInstance | None = None
     if not view.known:
-        missing = NoInstance(dispatch.ROLES, "Discovery has not reached etcd yet.")
-    elif not any(no_producer == "local" or pairs_with(instance, view) for instance in of_role(view.usable, "decode")):
+        missing = NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
+    elif not of_role(view.usable, "aggregated") and not any(
+        no_producer == "local" or pairs_with(instance, view) for instance in of_role(view.usable, "decode")
+    ):
         missing = dispatch.no_pair(view.usable)
     return {
         "status": "not ready" if missing else "ready",
@@ -84,6 +88,13 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "role": instance.role,
                 "url": instance.url,
                 "served_models": instance.served_models,
+                "model": instance.model,
+                "max_model_len": instance.max_model_len,
+                "block_size": instance.block_size,
+                "dtype": instance.dtype,
+                "tensor_parallel_size": instance.tensor_parallel_size,
+                "vllm_version": instance.vllm_version,
+                "connector_version": instance.connector_version,
                 "fingerprint": instance.fingerprint,
                 "age_s": round(now - instance.started_at, 1),
                 "outstanding": fleet.outstanding(instance.instance_id),
@@ -105,12 +116,15 @@ def pairs_with(instance: Instance, view: View) -> list[str]:
 
 
 def reasons_not_paired(instance: Instance, view: View) -> list[str]:
-    """One for each possible partner that is none, or the reason why there is no possible partner."""
+    """One for each possible partner that is none, or the reason why there is no possible partner.
+
+    None for an aggregated instance, which needs no partner.
+    """
     if (newer := view.superseded.get(instance.instance_id)) is not None:
         return [f"{newer} has taken over {instance.url}"]
     others = _others(instance, view)
-    if not others:
-        return [f"no {'decode' if instance.role == 'prefill' else 'prefill'} instance is available"]
+    if not others and instance.role in PARTNER:
+        return [f"no {PARTNER[instance.role]} instance is available"]
     return [reason for other in others if (reason := _why_not(instance, other)) is not None]
 
 
@@ -137,7 +151,7 @@ def served_models(view: View) -> dict[str, dict[str, Any]]:
 
 
 def _others(instance: Instance, view: View) -> list[Instance]:
-    return of_role(view.usable, "decode" if instance.role == "prefill" else "prefill")
+    return of_role(view.usable, PARTNER[instance.role]) if instance.role in PARTNER else []
 
 
 def _why_not(instance: Instance, other: Instance) -> str | None:

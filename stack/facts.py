@@ -90,7 +90,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         gpus=_gpus(),
         rdma_devices=_rdma_devices(),
         wants_gpu=settings.uses_gpu,
-        wants_rdma="compose.rdma.yaml" in settings.overlays or protocol == "rdma",
+        wants_rdma="compose.rdma.yaml" in settings.overlays or (protocol == "rdma" and not settings.is_baseline),
         env_path=str(env_file.path()),
         env_entries=tuple(env_file.entries(env_file.path())),
         known_variables=env_file.known_names(),
@@ -147,7 +147,7 @@ def _control_port(service: Service, index: int) -> list[int]:
         settings = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": index})
     except ConfigError:  # reported through bad_settings
         return []
-    return [settings.first_control_port]
+    return list(settings.control_ports[:1])
 
 
 def _listeners() -> dict[int, str]:

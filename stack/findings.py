@@ -115,6 +115,10 @@ def overlays(facts: Facts) -> Iterator[Finding]:
     for name in facts.missing_overlays:
         fix = "correct COMPOSE_FILE; files are separated by `:`"
         yield Finding("error", "COMPOSE_FILE", f"{name!r}, which is no file", "names of files in this folder", fix)
+    if {"compose.baseline.yaml", "compose.rdma.yaml"} <= set(facts.overlays):
+        fix = "take one of them out of COMPOSE_FILE"
+        found, needed = "compose.baseline.yaml and compose.rdma.yaml", "one: aggregated servers transfer nothing"
+        yield Finding("error", "COMPOSE_FILE", found, needed, fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Role = Literal["prefill", "decode"]
+# aggregated: a server without the connector, which serves whole requests
+Role = Literal["prefill", "decode", "aggregated"]
 PREFIX = "/pd/v1/instances/"
 
 
@@ -27,7 +28,7 @@ class Instance(BaseModel):
     dtype: str
     tensor_parallel_size: int
     fingerprint: str  # hash over model, cache dtype and block layout; instances pair only when theirs are equal
-    kv_transfer: dict[str, Any]
+    kv_transfer: dict[str, Any]  # empty for an aggregated instance
     vllm_version: str
     connector_version: str
     started_at: float

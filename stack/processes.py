@@ -125,9 +125,10 @@ class Processes:
                     self.supervisor.start_service(service.name)
             self._wait_until_healthy(stage, progress)
         proxy = next((service for service in chosen if service.name == "proxy"), None)
-        if proxy is not None and {"prefill", "decode"} <= {service.name for service in chosen}:
-            waiting = {"proxy sees prefill and decode": proxy.url(0) + "/ready"}
-            self._wait_for(waiting, progress)
+        instances = {"prefill", "decode"} & {service.name for service in chosen}
+        if proxy is not None and len(instances) >= (1 if self.settings.is_baseline else 2):
+            seen = "an aggregated instance" if self.settings.is_baseline else "prefill and decode"
+            self._wait_for({f"proxy sees {seen}": proxy.url(0) + "/ready"}, progress)
 
     def _wait_until_healthy(self, stage: Sequence[Service], progress: Progress) -> None:
         self._wait_for({s.process(i): s.health_url(i) for s in stage for i in range(s.replicas)}, progress)

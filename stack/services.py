@@ -97,6 +97,10 @@ def _instance(settings: StackSettings, name: Literal["prefill", "decode"]) -> Se
     else:
         role, port, replicas, gpu = "consumer", settings.decode_port, settings.decode_replicas, settings.decode_gpu
         control_offset = DECODE_CONTROL_OFFSET
+    if settings.is_baseline:
+        told = {"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": str(port)}
+    else:
+        told = {"VLLM_DISTRIBUTED_KV_ROLE": role}
     return Service(
         name,
         (str(environments.vllm(settings).python(settings)), "-m", "connector.launcher"),
@@ -107,7 +111,7 @@ def _instance(settings: StackSettings, name: Literal["prefill", "decode"]) -> Se
         # Leaving etcd, draining, and vLLM's own exit come one after the other.
         grace_s=settings.shutdown_grace_s + 20,
         environment={
-            "VLLM_DISTRIBUTED_KV_ROLE": role,
+            **told,
             # Both roles count from here on one machine, so decode starts as far away as it does by default.
             **({"CONTROL_PORT": str(settings.control_port + control_offset)} if settings.control_port else {}),
             **({"CUDA_VISIBLE_DEVICES": gpu} if settings.uses_gpu else {}),

@@ -109,12 +109,17 @@ class StackSettings(Settings):
 
     @property
     def overlays(self) -> tuple[str, ...]:
-        """File names of COMPOSE_FILE, e.g. ("compose.yaml", "compose.gpu.yaml"); they choose hardware in both ways."""
+        """File names of COMPOSE_FILE, e.g. ("compose.yaml", "compose.gpu.yaml"); they count in both ways."""
         return tuple(Path(part).name for part in self.compose_file.split(":") if part)
 
     @property
     def uses_gpu(self) -> bool:
         return "compose.gpu.yaml" in self.overlays
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether both instance services run aggregated servers."""
+        return "compose.baseline.yaml" in self.overlays
 
     @property
     def client_host(self) -> str:

@@ -11,6 +11,7 @@ from stack.settings import REPOSITORY
 
 GPU = "compose.gpu.yaml"
 RDMA = "compose.rdma.yaml"
+BASELINE = "compose.baseline.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
 
 
@@ -29,7 +30,7 @@ def merged(*overlays: str) -> dict[str, Any]:
     return services
 
 
-@pytest.mark.parametrize("overlays", [(), (GPU,), (RDMA,), (GPU, RDMA)], ids="+".join)
+@pytest.mark.parametrize("overlays", [(), (GPU,), (RDMA,), (GPU, RDMA), (BASELINE,), (GPU, BASELINE)], ids="+".join)
 def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) -> None:
     for service in merged(*overlays).values():
         assert service["user"] == "10001:10001"
@@ -39,7 +40,19 @@ def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) 
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-@pytest.mark.parametrize("overlays", [(GPU,), (GPU, RDMA)], ids="+".join)
+@pytest.mark.parametrize("overlays", [(), (GPU,)], ids="+".join)
+def test_the_baseline_differs_by_the_role_alone(overlays: tuple[str, ...]) -> None:
+    usual, baseline = merged(*overlays), merged(*overlays, BASELINE)
+    for name in ("prefill", "decode"):
+        role = {
+            "VLLM_DISTRIBUTED_KV_ROLE": "aggregated",
+            "AGGREGATED_PORT": usual[name]["environment"][f"{name.upper()}_PORT"],
+        }
+        usual[name]["environment"] |= role
+    assert baseline == usual
+
+
+@pytest.mark.parametrize("overlays", [(GPU,), (GPU, RDMA), (GPU, BASELINE)], ids="+".join)
 def test_each_role_gets_its_gpus_by_index(overlays: tuple[str, ...]) -> None:
     services = merged(*overlays)
     for name, index in (("prefill", "2"), ("decode", "3")):

@@ -13,7 +13,7 @@ from proxy.settings import ProxySettings
 from stack.environment import Settings
 from stack.settings import REPOSITORY
 
-FILES = ("compose.yaml", "compose.gpu.yaml", "compose.rdma.yaml")
+FILES = ("compose.yaml", "compose.gpu.yaml", "compose.rdma.yaml", "compose.baseline.yaml")
 SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest")
 LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
 
@@ -119,8 +119,18 @@ def test_instances_wait_for_etcd_and_for_the_model() -> None:
 def test_every_variable_of_a_program_reaches_its_container(name: str, settings: type[Settings]) -> None:
     # Where a service listens in its container is compose's business; a container holds one instance.
     decided_by_compose = {"BIND_ADDRESS", "INSTANCE_INDEX", "VLLM_HOST_IP", "CONTROL_PORT", "PROXY_PORT", "LISTEN_HOST"}
+    decided_by_compose |= {"AGGREGATED_PORT"}
     expected = {field.upper() for field in settings.model_fields} - decided_by_compose
     assert expected - set(service(name)["environment"]) == set()
+
+
+def test_the_baseline_changes_the_role_and_nothing_else() -> None:
+    baseline = load("compose.baseline.yaml")
+    assert set(baseline) == {"services"}
+    assert set(baseline["services"]) == {"prefill", "decode"}
+    for name, found in baseline["services"].items():
+        port = service(name)["environment"][f"{name.upper()}_PORT"]
+        assert found == {"environment": {"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": port}}
 
 
 def test_one_pinned_base_image_everywhere() -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from connector.transfer_facts import PIPE_VARIABLE
 from stack import etcd
 from stack.instances import PREFIX, Instance
 from tests.etcd_process import EtcdProcess
@@ -35,6 +36,7 @@ class Launcher:
             "VLLM_DISTRIBUTED_KV_ROLE": "producer",
             "VLLM_HOST_IP": "127.0.0.1",
             "PREFILL_PORT": str(self.port),
+            "AGGREGATED_PORT": str(self.port),
             "ETCD_ENDPOINT": server.endpoint,
             "STACK_KEY": "0123456789abcdef",
             "SERVED_MODEL_NAME": "the-model",
@@ -132,6 +134,16 @@ def test_it_registers_only_once_vllm_is_healthy(launch: Launch) -> None:
     assert record.served_models == ("the-model",)
     assert record.kv_transfer["engine_id"] == record.instance_id
     assert record.kv_transfer["control"] == ["tcp://127.0.0.1:13003"]
+    assert PIPE_VARIABLE in launcher.vllm().environ()
+
+
+def test_an_aggregated_server_registers_without_anything_of_a_transfer(launch: Launch, tmp_path: Path) -> None:
+    no_key = {"STACK_KEY": "", "STACK_KEY_FILE": str(tmp_path / "no.key")}
+    launcher = launch(VLLM_DISTRIBUTED_KV_ROLE="aggregated", MOONCAKE_PROTOCOL="rdma", **no_key)
+    record = launcher.until_registered()
+    assert record.key == f"{PREFIX}aggregated/{record.instance_id}"
+    assert (record.role, record.kv_transfer) == ("aggregated", {})
+    assert PIPE_VARIABLE not in launcher.vllm().environ()
 
 
 def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:

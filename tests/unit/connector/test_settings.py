@@ -43,8 +43,18 @@ def test_role_and_ports(
     environment: pytest.MonkeyPatch, variables: dict[str, str], role: str, port: int, control_port: int
 ) -> None:
     found = settings(environment, variables)
-    assert (found.role, found.port, found.first_control_port) == (role, port, control_port)
+    assert (found.role, found.port, found.control_ports.start) == (role, port, control_port)
     assert found.host == "10.0.0.1"
+
+
+def test_an_aggregated_server_needs_neither_a_key_nor_control_ports(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.delenv("STACK_KEY")
+    role = {"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": "9200", "INSTANCE_INDEX": "1"}
+    found = settings(environment, {**role, "CONTROL_PORT": "65535", "STACK_KEY_FILE": str(tmp_path / "no.key")})
+    assert (found.role, found.port, found.control_ports) == ("aggregated", 9201, range(0))
+    assert (found.host, found.etcd) == ("10.0.0.1", "127.0.0.1:2379")
 
 
 def test_mooncake_settings_from_variables(environment: pytest.MonkeyPatch) -> None:
@@ -82,7 +92,7 @@ def test_the_seed_documents_file_wins_over_variables(
         },
     )
     assert found.mooncake.model_dump() == SEED
-    assert (found.host, found.first_control_port) == (host, control_port)
+    assert (found.host, found.control_ports.start) == (host, control_port)
     assert found.etcd == "elsewhere:1"
     environment.delenv("ETCD_ENDPOINT")
     assert load(LauncherSettings).etcd == SEED["metadata_server"]
@@ -120,7 +130,7 @@ def test_the_key_may_lie_in_a_file(environment: pytest.MonkeyPatch, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "value", "right"),
     [
-        ("VLLM_DISTRIBUTED_KV_ROLE", "both", "'producer' or 'consumer'"),
+        ("VLLM_DISTRIBUTED_KV_ROLE", "both", "'producer', 'consumer' or 'aggregated'"),
         ("INSTANCE_INDEX", "-1", "greater than or equal to 0"),
         ("PREFILL_PORT", "80800", "less than or equal to 65535"),
         ("MOONCAKE_PROTOCOL", "rmda", "'auto', 'tcp', 'rdma' or 'nvlink_intra'"),
@@ -171,6 +181,7 @@ def test_what_is_missing_is_named_and_no_secret_is_shown(
         ({"CONTROL_PORT": "65534", "TENSOR_PARALLEL_SIZE": "3"}, 65536),
         ({"PREFILL_PORT": "65535", "INSTANCE_INDEX": "1"}, 65536),
         ({"VLLM_DISTRIBUTED_KV_ROLE": "consumer", "DECODE_PORT": "65530", "INSTANCE_INDEX": "6"}, 65536),
+        ({"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": "65530", "INSTANCE_INDEX": "6"}, 65536),
     ],
 )
 def test_ports_that_do_not_exist(environment: pytest.MonkeyPatch, variables: dict[str, str], last: int) -> None:
@@ -180,7 +191,8 @@ def test_ports_that_do_not_exist(environment: pytest.MonkeyPatch, variables: dic
 
 
 def test_the_last_port_that_exists(environment: pytest.MonkeyPatch) -> None:
-    assert settings(environment, {"CONTROL_PORT": "65520", "TENSOR_PARALLEL_SIZE": "16"}).first_control_port == 65520
+    found = settings(environment, {"CONTROL_PORT": "65520", "TENSOR_PARALLEL_SIZE": "16"})
+    assert found.control_ports == range(65520, 65536)
 
 
 def test_a_short_key_is_not_shown(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

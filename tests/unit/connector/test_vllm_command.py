@@ -70,6 +70,26 @@ def test_kv_transfer_by_role(
     assert (read.transport, read.metadata_server) == ("tcp", "127.0.0.1:2379")
 
 
+@pytest.mark.parametrize("role", ["producer", "consumer"])
+@pytest.mark.usefixtures("hardware")
+def test_an_aggregated_server_differs_by_the_connector_alone(environment: pytest.MonkeyPatch, role: str) -> None:
+    """Or a comparison with the baseline would compare something else as well."""
+    common = {"PREFILL_PORT": "8100", "DECODE_PORT": "8100", "AGGREGATED_PORT": "8100", "OPENAI_API_KEY": "sk"}
+    common |= {"TENSOR_PARALLEL_SIZE": "2", "VLLM_EXTRA_ARGS": "--max-num-seqs 4 --load-format dummy"}
+    disaggregated = settings(environment, VLLM_DISTRIBUTED_KV_ROLE=role, **common)
+    aggregated = settings(environment, VLLM_DISTRIBUTED_KV_ROLE="aggregated")
+
+    words = vllm_command.command(disaggregated, "i")
+    for option in ("--kv-transfer-config", "--middleware"):
+        del words[words.index(option) : words.index(option) + 2]
+    assert words == vllm_command.command(aggregated, "i")
+
+    inherited = {"HF_HOME": "/cache", "OMP_NUM_THREADS": "3"}
+    variables = vllm_command.environment(disaggregated, inherited)
+    del variables["STACK_KEY"]
+    assert variables == vllm_command.environment(aggregated, inherited)
+
+
 @pytest.mark.usefixtures("hardware")
 def test_what_may_be_set_of_a_transfer(environment: pytest.MonkeyPatch) -> None:
     given = settings(

@@ -95,6 +95,7 @@ StartInstance = Callable[[Script], Awaitable[ScriptedServer]]
 class Stack:
     producers: list[ScriptedServer]
     consumers: list[ScriptedServer]
+    aggregated: list[ScriptedServer]
     proxy: RunningProxy
 
 
@@ -103,7 +104,10 @@ StartStack = Callable[..., Awaitable[Stack]]
 
 @pytest.fixture
 async def start_stack() -> AsyncIterator[StartStack]:
-    """`await start_stack([producer scripts], [consumer scripts], proxy_…=…)`; names are p0, p1, … and d0, d1, …"""
+    """`await start_stack([producer scripts], [consumer scripts], proxy_…=…)`; names are p0, … and d0, …
+
+    `aggregated`: scripts of aggregated instances, a0, …
+    """
     async with AsyncExitStack() as stack:
 
         async def server(role: Any, name: str, script: Script) -> ScriptedServer:
@@ -111,11 +115,14 @@ async def start_stack() -> AsyncIterator[StartStack]:
             stack.push_async_callback(started.stop)
             return started
 
-        async def start(producers: Sequence[Script], consumers: Sequence[Script], **settings: Any) -> Stack:
+        async def start(
+            producers: Sequence[Script], consumers: Sequence[Script], aggregated: Sequence[Script] = (), **settings: Any
+        ) -> Stack:
             prefill = [await server("prefill", f"p{number}", script) for number, script in enumerate(producers)]
             decode = [await server("decode", f"d{number}", script) for number, script in enumerate(consumers)]
-            view = View(tuple(each.record for each in prefill + decode), revision=1)
-            return Stack(prefill, decode, await stack.enter_async_context(running_proxy(view, **settings)))
+            whole = [await server("aggregated", f"a{number}", script) for number, script in enumerate(aggregated)]
+            view = View(tuple(each.record for each in prefill + decode + whole), revision=1)
+            return Stack(prefill, decode, whole, await stack.enter_async_context(running_proxy(view, **settings)))
 
         yield start
 

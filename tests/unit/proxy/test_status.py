@@ -25,6 +25,17 @@ def test_readiness() -> None:
     assert readiness(View())["reason"] == "Discovery has not reached etcd yet."
 
 
+def test_an_aggregated_instance_is_enough() -> None:
+    alone = instance("aggregated", "a0", kv_transfer={})
+    assert readiness(view(alone))["status"] == "ready"
+    assert readiness(view(alone, P0))["status"] == "ready"
+    fleet = Fleet()
+    fleet.update(view(alone, P0))
+    shown = {each["instance_id"]: each for each in describe(fleet, now=1010.0)["instances"]}
+    assert (shown["a0"]["role"], shown["a0"]["pairs_with"], shown["a0"]["not_paired"]) == ("aggregated", [], [])
+    assert shown["p0"]["not_paired"] == ["no decode instance is available"]
+
+
 def test_why_an_instance_is_not_paired() -> None:
     fleet = Fleet()
     fleet.update(view(P0, D0, OTHER_D))
@@ -49,7 +60,7 @@ def test_the_newest_instance_at_a_url_is_the_one() -> None:
 def test_a_record_that_cannot_be_read_is_shown_and_not_used() -> None:
     seen = view_of({P0.key: P0.model_dump_json().encode(), "/pd/v1/instances/decode/x": b'{"role": "both"}'}, 7)
     assert seen.usable == (P0,)
-    assert "role: Input should be 'prefill' or 'decode'" in seen.unreadable["/pd/v1/instances/decode/x"]
+    assert "role: Input should be 'prefill', 'decode' or 'aggregated'" in seen.unreadable["/pd/v1/instances/decode/x"]
 
 
 def test_models_are_merged() -> None:

@@ -70,6 +70,7 @@ def test_the_key_that_the_first_start_makes_is_not_missed(tmp_path: Path, monkey
         ("tcp", "compose.yaml", False),
         ("rdma", "compose.yaml", True),
         ("tcp", "compose.yaml:compose.rdma.yaml", True),
+        ("rdma", "compose.yaml:compose.baseline.yaml", False),
     ],
 )
 def test_rdma_is_wanted_by_protocol_or_overlay(

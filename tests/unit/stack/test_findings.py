@@ -100,6 +100,11 @@ CASES = {
         "error: COMPOSE_FILE: found 'compose.gpus.yaml', which is no file; needed names of files in this folder; "
         "fix: correct COMPOSE_FILE; files are separated by `:`",
     ),
+    "baseline over rdma": (
+        replace(WELL, overlays=("compose.yaml", "compose.rdma.yaml", "compose.baseline.yaml")),
+        "error: COMPOSE_FILE: found compose.baseline.yaml and compose.rdma.yaml; needed one: aggregated servers "
+        "transfer nothing; fix: take one of them out of COMPOSE_FILE",
+    ),
     "no gpu": (
         replace(WELL, wants_gpu=True),
         "error: GPU: found none that nvidia-smi lists; needed one for compose.gpu.yaml; "

@@ -1,5 +1,6 @@
 """Which services there are, on which ports, and what each is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,24 @@ def test_the_gpu_overlay_gives_each_role_its_gpus() -> None:
 
     assert chosen["prefill"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert chosen["decode"].environment["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_the_baseline_turns_both_into_aggregated_servers_on_the_same_ports_and_gpus() -> None:
+    files = "compose.yaml:compose.gpu.yaml"
+    usual = by_name(StackSettings(compose_file=files, prefill_replicas=2))
+    baseline = by_name(StackSettings(compose_file=f"{files}:compose.baseline.yaml", prefill_replicas=2))
+
+    told = {"VLLM_DISTRIBUTED_KV_ROLE", "AGGREGATED_PORT"}
+    for name, port in (("prefill", "8100"), ("decode", "8200")):
+        environment = baseline[name].environment
+        assert {variable: environment[variable] for variable in told} == {
+            "VLLM_DISTRIBUTED_KV_ROLE": "aggregated",
+            "AGGREGATED_PORT": port,
+        }
+        rest = {variable: value for variable, value in usual[name].environment.items() if variable not in told}
+        assert environment.items() >= rest.items()
+        assert replace(baseline[name], environment={}) == replace(usual[name], environment={})
+    assert (baseline["proxy"], baseline["loadtest"]) == (usual["proxy"], usual["loadtest"])
 
 
 def test_locust_aims_at_the_proxy_and_listens_where_env_says(monkeypatch: pytest.MonkeyPatch) -> None:
