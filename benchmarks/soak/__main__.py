@@ -1,0 +1,138 @@
+"""The load that broke the demo this project grew from, for longer: 10 users, then 100. python -m benchmarks.soak
+
+It uses the stack that runs, or starts one and ends it again. Exit status 1 when a line of the report failed;
+docs/benchmarks/README.md says more.
+"""
+
+import json
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import program
+from benchmarks.errors import BenchmarkError, CannotStart
+from benchmarks.results import Results
+from benchmarks.soak import charts, page, sample, stacks
+from benchmarks.soak.containers import StackOfContainers
+from benchmarks.soak.options import Options, parse
+from benchmarks.soak.sample import Sample
+from benchmarks.soak.stacks import RunningStack, StackOfProcesses, Unreachable
+from benchmarks.soak.verdict import Ended, lines
+from benchmarks.soak.watch import Hang, Watch
+from stack import compose, env_file, machine
+from stack.environment import load_or_exit
+from stack.settings import StackSettings
+
+DISTRIBUTIONS = re.compile(r"locust|geventhttpclient|gevent", re.IGNORECASE)
+LOAD_END_LIMIT_S = 30.0
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    env_file.apply()
+    settings = load_or_exit(StackSettings)
+    signal.signal(signal.SIGTERM, program.end)
+    folder = options.out or settings.stack_dir / "runs" / f"soak-{time.strftime('%Y-%m-%dT%H%M%S', time.gmtime())}"
+    results = Results(folder.absolute(), "report", _about(options, settings), page.render)
+    stack = _stack(settings)
+    ours = not stack.is_up()
+    how, status = "early", 1
+    try:
+        if ours:
+            stacks.make("up")
+        status = _soak(options, f"http://{settings.client_host}:{settings.proxy_port}", stack, results)
+        how = "complete"
+    except (BenchmarkError, Unreachable) as error:
+        how = str(error).splitlines()[0]
+        print(f"soak: {error}", file=sys.stderr)
+    finally:
+        results.end(how)
+        if results.json_file.exists():
+            html = results.json_file.with_suffix(".html")
+            html.write_text(charts.render(json.loads(results.json_file.read_text())))
+            print(f"report: {results.page_file} and {html.name}")
+        if ours:
+            stacks.make("down")
+    return status
+
+
+def _stack(settings: StackSettings) -> RunningStack:
+    """The one that runs, or the kind that `make up` would start."""
+    processes = StackOfProcesses(settings)
+    if processes.is_up() or settings.stack_mode == "processes":
+        return processes
+    with_docker = settings.stack_mode == "docker" or compose.is_available()
+    return StackOfContainers(settings) if with_docker else processes
+
+
+def _soak(options: Options, proxy_url: str, stack: RunningStack, results: Results) -> int:
+    """Returns: 0 when every line of the verdict that could be judged is met."""
+    instances = sample.instance_urls(stack, proxy_url)
+    if not instances:
+        raise CannotStart(f"{proxy_url}/instances: expected instances, found none")
+    run_folder = results.json_file.parent / "load"
+    samples: list[Sample] = []
+
+    def keep(one: Sample) -> None:
+        samples.append(one)
+        results.add("samples", **asdict(one))
+
+    before = sample.take(stack, proxy_url, instances, at=0.0)
+    keep(before)
+    load = stacks.start_load(
+        [*options.load_arguments, "--run-dir", stack.run_folder(run_folder)], run_folder.with_name("load.log")
+    )
+
+    def take(at: float) -> Sample:
+        one = sample.take(stack, proxy_url, instances, at)
+        return replace(one, memory={**one.memory, "load": stacks.tree_memory(load.pid)})
+
+    watch = Watch(options, take, keep)
+    status, hang = None, None
+    try:
+        status = watch.follow(load)
+    except Hang as error:
+        hang = str(error)
+        print(f"soak: {hang}", file=sys.stderr)
+    finally:
+        if load.poll() is None:
+            stack.end_load(load)
+            load.wait(LOAD_END_LIMIT_S)
+    watch.settle(before)
+    stack.fetch(run_folder)
+    summary = _summary(run_folder)
+    verdict = lines(options, samples, Ended(status, hang, summary))
+    if summary is not None:
+        results.add("summary", **summary)
+    for line in verdict:
+        results.add("lines", **asdict(line))
+        print(f"{ {True: 'ok', False: 'NO', None: '--'}[line.passed] }  {line.name}: {line.measured}")
+    return int(any(line.passed is False for line in verdict))
+
+
+def _summary(run_folder: Path) -> dict[str, Any] | None:
+    file = run_folder / "run.json"
+    return dict(json.loads(file.read_text())["summary"]) if file.exists() else None
+
+
+def _about(options: Options, settings: StackSettings) -> dict[str, Any]:
+    return {
+        **program.about("benchmarks.soak", "Endurance"),
+        "machine": machine.hardware(),
+        "versions": {**machine.versions("", DISTRIBUTIONS), "model": settings.model},
+        "settings": {
+            "duration_s": options.duration_s,
+            "judged_from_s": options.judged_from_s,
+            "stages": options.stages,
+            "input_tokens": options.input_tokens,
+            "output_tokens": options.output_tokens,
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

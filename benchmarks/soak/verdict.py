@@ -1,0 +1,125 @@
+"""The lines of the report that can fail, from what was seen of the stack and what the load test says of itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.soak.options import Options
+from benchmarks.soak.sample import Sample
+from benchmarks.soak.trend import Trend, trend
+from benchmarks.soak.watch import longest_silence
+
+SHORTEST_WINDOW_S = 240.0  # in less, a heap that fills cannot be told from one that leaks
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """`passed` is None where the run cannot tell."""
+
+    name: str
+    measured: str
+    wanted: str
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the load ended. `status`: its exit status, None when it was ended; `summary`: the one of its run.json."""
+
+    status: int | None
+    hang: str | None
+    summary: Mapping[str, Any] | None
+
+
+def lines(options: Options, samples: Sequence[Sample], ended: Ended) -> list[Line]:
+    """`samples`: the first from before the load, the last from when all had come to rest."""
+    return [
+        _hang(options, samples, ended),
+        *_load(ended),
+        *_proxy(samples),
+        *_instances(samples),
+        _restarts(samples),
+        *_memory(options, samples),
+    ]
+
+
+def memory_trends(options: Options, samples: Sequence[Sample]) -> dict[str, Trend | None]:
+    """By member, over the window that counts."""
+    window = [sample for sample in samples if options.judged_from_s <= sample.at <= options.duration_s]
+    names = dict.fromkeys(name for sample in samples for name in sample.memory)
+    return {name: trend([(s.at, s.memory[name]) for s in window if name in s.memory]) for name in names}
+
+
+def _hang(options: Options, samples: Sequence[Sample], ended: Ended) -> Line:
+    wanted = f"never {options.hang_after_s:g} s without an answer"
+    if ended.hang is not None:
+        return Line("no hang", ended.hang, wanted, passed=False)
+    silence = longest_silence(samples, options.duration_s)
+    return Line("no hang", f"at most {silence:.0f} s without an answer", wanted, silence <= options.hang_after_s)
+
+
+def _load(ended: Ended) -> list[Line]:
+    exit_status = Line("load test", f"exit status {ended.status}", "exit status 0", ended.status == 0)
+    if ended.summary is None:
+        return [exit_status, Line("requests", "the load test has left no run.json", "all completed", passed=False)]
+    outcomes = ended.summary["outcomes"]
+    bad = {name: number for name, number in outcomes.items() if number and name in ("failed", "cut_off")}
+    causes = ", ".join(f"{number} {cause}" for cause, number in ended.summary["errors"].items())
+    measured = ", ".join(f"{number} {name}" for name, number in outcomes.items() if number) or "none was sent"
+    measured += f" ({causes})" if causes else ""
+    return [exit_status, Line("requests", measured, "all completed", not bad and outcomes["completed"] > 0)]
+
+
+def _proxy(samples: Sequence[Sample]) -> list[Line]:
+    first, last = samples[0].requests, samples[-1].requests
+    if first is None or last is None:
+        return [Line("proxy", "did not answer", "nothing in flight at the end", passed=False)]
+    others = {cause: number - first.others.get(cause, 0) for cause, number in last.others.items()}
+    causes = ", ".join(f"{number} {cause}" for cause, number in others.items() if number)
+    return [
+        Line("proxy: failed", causes or "0", "0", not causes),
+        Line("proxy: in flight at the end", str(last.in_flight), "0", last.in_flight == 0),
+    ]
+
+
+def _instances(samples: Sequence[Sample]) -> list[Line]:
+    found = []
+    for name, first in samples[0].instances.items():
+        last = samples[-1].instances.get(name)
+        if last is None:
+            found.append(Line(f"{name}: blocks in use", "did not answer", str(first.blocks), passed=False))
+            continue
+        found.append(
+            Line(f"{name}: blocks in use at the end", str(last.blocks), str(first.blocks), last.blocks == first.blocks)
+        )
+        failed = last.failed_transfers - first.failed_transfers
+        found.append(Line(f"{name}: transfers failed", str(failed), "0", failed == 0))
+    return found
+
+
+def _restarts(samples: Sequence[Sample]) -> Line:
+    first = samples[0].identities
+    anew = {
+        name
+        for sample in samples
+        for name, identity in first.items()
+        if sample.identities and sample.identities.get(name) != identity
+    }
+    return Line("restarts", ", ".join(sorted(anew)) or "none", "none", not anew)
+
+
+def _memory(options: Options, samples: Sequence[Sample]) -> list[Line]:
+    window_s = options.duration_s - options.judged_from_s
+    found = []
+    for name, seen in memory_trends(options, samples).items():
+        if seen is None or window_s < SHORTEST_WINDOW_S:
+            wanted = f"judged in a window of {SHORTEST_WINDOW_S:g} s or more"
+            found.append(Line(f"memory of {name}", "too short to tell", wanted, passed=None))
+            continue
+        measured = f"{seen.grown / MIB:+.1f} MiB in {seen.seconds / 60:.0f} min, {seen.per_hour / MIB:+.1f} MiB/h"
+        measured += "" if seen.grown <= 0 or seen.has_trend else ", no trend"
+        found.append(
+            Line(f"memory of {name}", measured, f"flat: at most +{seen.allowance / MIB:.1f} MiB", seen.is_flat)
+        )
+    return found
