@@ -55,6 +55,10 @@ class Sent:
     due: list[int] = field(default_factory=list)
     written: list[int] = field(default_factory=list)
 
+    @classmethod
+    def of_json(cls, line: bytes) -> "Sent":
+        return cls(**json.loads(line))
+
 
 class Server:
     def __init__(self, script: Script) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from benchmarks import program
 from benchmarks.errors import BenchmarkError, CannotStart
 from benchmarks.results import Results
-from benchmarks.soak import charts, page, sample, stacks
-from benchmarks.soak.containers import StackOfContainers
+from benchmarks.soak import charts, page, sample, starting
 from benchmarks.soak.options import Options, parse
+from benchmarks.soak.processes import tree_memory
 from benchmarks.soak.sample import Sample
-from benchmarks.soak.stacks import RunningStack, StackOfProcesses, Unreachable
+from benchmarks.soak.stack import RunningStack, Unreachable
 from benchmarks.soak.verdict import Ended, lines
 from benchmarks.soak.watch import Hang, Watch
-from stack import compose, env_file, machine
+from stack import env_file, machine
 from stack.environment import load_or_exit
 from stack.settings import StackSettings
 
@@ -38,13 +38,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, program.end)
     folder = options.out or settings.stack_dir / "runs" / f"soak-{time.strftime('%Y-%m-%dT%H%M%S', time.gmtime())}"
     results = Results(folder.absolute(), "report", _about(options, settings), page.render)
-    stack = _stack(settings)
-    ours = not stack.is_up()
     how, status = "early", 1
     try:
-        if ours:
-            stacks.make("up")
-        status = _soak(options, f"http://{settings.client_host}:{settings.proxy_port}", stack, results)
+        with starting.running(settings) as stack:
+            status = _soak(options, f"http://{settings.client_host}:{settings.proxy_port}", stack, results)
         how = "complete"
     except (BenchmarkError, Unreachable) as error:
         how = str(error).splitlines()[0]
@@ -55,18 +52,7 @@ def main() -> int:
             html = results.json_file.with_suffix(".html")
             html.write_text(charts.render(json.loads(results.json_file.read_text())))
             print(f"report: {results.page_file} and {html.name}")
-        if ours:
-            stacks.make("down")
     return status
-
-
-def _stack(settings: StackSettings) -> RunningStack:
-    """The one that runs, or the kind that `make up` would start."""
-    processes = StackOfProcesses(settings)
-    if processes.is_up() or settings.stack_mode == "processes":
-        return processes
-    with_docker = settings.stack_mode == "docker" or compose.is_available()
-    return StackOfContainers(settings) if with_docker else processes
 
 
 def _soak(options: Options, proxy_url: str, stack: RunningStack, results: Results) -> int:
@@ -83,13 +69,13 @@ def _soak(options: Options, proxy_url: str, stack: RunningStack, results: Result
 
     before = sample.take(stack, proxy_url, instances, at=0.0)
     keep(before)
-    load = stacks.start_load(
+    load = starting.start_load(
         [*options.load_arguments, "--run-dir", stack.run_folder(run_folder)], run_folder.with_name("load.log")
     )
 
     def take(at: float) -> Sample:
         one = sample.take(stack, proxy_url, instances, at)
-        return replace(one, memory={**one.memory, "load": stacks.tree_memory(load.pid)})
+        return replace(one, memory={**one.memory, "load": tree_memory(load.pid)})
 
     watch = Watch(options, take, keep)
     status, hang = None, None

@@ -12,6 +12,7 @@ UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 FIRST_STAGES_SHARE = 0.2  # of the duration, for each number of users but the last
 WARM_UP_SHARE = 1 / 3  # of the last number of users' time
 LONGEST_WARM_UP_S = 600.0
+DRAIN_S = 120  # for the last answers of many users on a slow machine
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Options:
     def load_arguments(self) -> list[str]:
         stages = ",".join(f"{seconds:g}:{users}" for seconds, users in self.stages)
         load = ["--arrivals", "closed", "--stages", stages, "--workload", "random", "--seed", str(self.seed)]
-        return [*load, "--input-tokens", self.input_tokens, "--output-tokens", self.output_tokens]
+        load += ["--input-tokens", self.input_tokens, "--output-tokens", self.output_tokens]
+        return [*load, "--stop-timeout", f"{DRAIN_S:g}"]
 
 
 def parse(arguments: Sequence[str]) -> Options:

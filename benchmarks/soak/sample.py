@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.soak.stacks import RunningStack, Unreachable
+from benchmarks.soak.stack import RunningStack, Unreachable
 
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
 

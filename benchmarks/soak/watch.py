@@ -4,12 +4,11 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks.soak.options import Options
+from benchmarks.soak.options import DRAIN_S, Options
 from benchmarks.soak.sample import Sample
 
 PROGRESS_S = 30.0
-# After its duration the load test waits 30 s for its open streams (LOADTEST_DRAIN_S), then writes its report.
-END_LIMIT_S = 120.0
+END_LIMIT_S = DRAIN_S + 60.0  # the load test waits for its open streams, then writes its report
 POLL_S = 0.2
 MIB = 1 << 20
 

@@ -1,0 +1,47 @@
+"""How exact the load test's times are with many streams at once, against a server whose delays are known."""
+
+from collections import Counter
+
+from benchmarks.errors import RequestFailed
+from benchmarks.loadtest.comparison import compare
+from benchmarks.loadtest.run import Load, Run
+
+TTFT_S = (0.1, 0.5)
+GAP_S = (0.02, 0.08)
+EVENTS = 64
+MEAN_STREAM_S = sum(TTFT_S) / 2 + (EVENTS - 1) * sum(GAP_S) / 2
+
+
+def measure(run: Run) -> None:
+    """Adds a row for each round to the table `accuracy`, of users and of an open loop in turn."""
+    options = run.options
+    rate = options.streams / MEAN_STREAM_S
+    ways = {
+        "closed": ("--arrivals", "closed", "--users", str(options.streams), "--spawn-rate", str(options.streams)),
+        "poisson": ("--arrivals", "poisson", "--rate", f"{rate:g}"),
+    }
+    for number in range(options.rounds):
+        for arrivals, words in ways.items():
+            with run.scripted(TTFT_S, GAP_S) as server:
+                seconds = options.accuracy_seconds
+                arguments = (*words, "--run-time", f"{seconds:g}s", "--workload", "random", "--seed", str(number))
+                lengths = ("--input-tokens", "100", "--output-tokens", str(EVENTS))
+                try:
+                    load = run.load(server.url, seconds, *arguments, *lengths)
+                except RequestFailed as error:
+                    run.results.add("accuracy", arrivals=arrivals, round=number, failed=str(error))
+                else:
+                    figures = compare(load.completed, server.sent()).row()
+                    run.results.add("accuracy", arrivals=arrivals, round=number, **about(load), **figures)
+            run.results.write()
+        print(f"accuracy: round {number + 1} of {options.rounds} done", flush=True)
+
+
+def about(load: Load) -> dict[str, object]:
+    """What a load test says of its own run."""
+    summary, manifest = load.run.summary, load.run.manifest
+    return {
+        "errors": dict(Counter(record.error for record in load.records if record.error)),
+        "cpu_share": manifest.cpu_share,
+        "generator_limit": summary.generator_limit if summary else None,
+    }
