@@ -18,4 +18,4 @@ from stack.environment import load_or_exit
 if __name__ == "__main__":
     load_or_exit(LoadTestSettings)
     sys.argv[1:1] = ["-f", str(Path(__file__).with_name("locustfile.py"))]
-    main()  # type: ignore[no-untyped-call]
+    main()

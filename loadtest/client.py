@@ -7,7 +7,7 @@ underneath it, returns a line as soon as it is there and tells an answer that en
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,11 +24,32 @@ from loadtest.errors import (
     openai_message,
 )
 from loadtest.sse import Event, EventParser
-from loadtest.workload import CompletionRequest
+
+
+class StreamedAnswer:
+    """Iterating gives (`time.perf_counter()` at arrival, event); comment: the last comment so far, or None."""
+
+    def __init__(self, response: HTTPSocketPoolResponse) -> None:
+        self._response = response
+        self._parser = EventParser()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return _headers(self._response)
+
+    @property
+    def comment(self) -> str | None:
+        return self._parser.comment
+
+    def __iter__(self) -> Iterator[tuple[float, Event]]:
+        while line := self._response.readline(b"\n"):
+            arrived_at = time.perf_counter()
+            for event in self._parser.feed(line):
+                yield arrived_at, event
 
 
 class CompletionClient:
-    """One user's keep-alive connection to one server.
+    """A keep-alive connection to one server, for one request at a time.
 
     Args: base_url: without `/v1`; timeout_s: longest silence on the connection; api_key: sent as bearer token.
     """
@@ -56,7 +77,7 @@ class CompletionClient:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object with which the server answers `body`. Raises: RequestFailed."""
-        response = self._send("POST", path, json.dumps(body))
+        response = self._send("POST", path, json.dumps(body).encode())
         with self._failures_of(response):
             text = response.read().decode("utf-8", "replace")
         try:
@@ -67,20 +88,17 @@ class CompletionClient:
             raise UnexpectedAnswer(f"{path} answers no JSON object: {text[:100]}")
         return answer
 
-    def stream(self, request: CompletionRequest) -> Iterator[tuple[float, Event]]:
-        """Send the request; yields: (`time.perf_counter()` at arrival, event). Raises: RequestFailed."""
-        response = self._send("POST", request.path, json.dumps(request.body))
+    @contextmanager
+    def stream(self, path: str, body: bytes) -> Iterator[StreamedAnswer]:
+        """Send the request and read its answer within the `with`. Raises: RequestFailed."""
+        response = self._send("POST", path, body)
         with self._failures_of(response):
             content_type = str(response.get("content-type") or "")
             if not content_type.startswith("text/event-stream"):
                 raise UnexpectedAnswer(f"content type {content_type!r} instead of text/event-stream")
-            parser = EventParser()
-            while line := response.readline(b"\n"):
-                arrived_at = time.perf_counter()
-                for event in parser.feed(line):
-                    yield arrived_at, event
+            yield StreamedAnswer(response)
 
-    def _send(self, method: str, path: str, body: str = "") -> HTTPSocketPoolResponse:
+    def _send(self, method: str, path: str, body: bytes = b"") -> HTTPSocketPoolResponse:
         try:
             response = self._http.request(method, self._path + path, body=body, headers=self._headers)
         except TimeoutError as error:
@@ -89,8 +107,8 @@ class CompletionClient:
             raise ConnectionFailed(getattr(error, "strerror", None) or str(error)) from error
         if response.status_code != 200:
             with self._failures_of(response):
-                body_text = response.read().decode("utf-8", "replace")
-                raise HttpError(response.status_code, openai_message(body_text))
+                message = openai_message(response.read().decode("utf-8", "replace"))
+                raise HttpError(response.status_code, message, _headers(response))
         return response
 
     @contextmanager
@@ -103,3 +121,7 @@ class CompletionClient:
             raise StreamCutOff(f"connection broke: {getattr(error, 'strerror', None) or error}") from error
         finally:
             response.release()  # keeps the connection if the answer was read to its end, closes it otherwise
+
+
+def _headers(response: HTTPSocketPoolResponse) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in response.items()}

@@ -6,10 +6,12 @@ RequestFailed
 ├── HttpError          the status was not 200; the message is OpenAI's `error.message`
 ├── ErrorInStream      the server reported an error after the stream had begun
 ├── StreamCutOff       the stream ended before finish_reason and [DONE]: the client holds half an answer
+├── Unfinished         still unanswered when the test was over and LOADTEST_DRAIN_S too
 └── UnexpectedAnswer   the answer is not what the OpenAI API promises
 """
 
 import json
+from collections.abc import Mapping
 
 _LONGEST_MESSAGE = 200  # characters; a traceback in an error body would make the failure table unreadable
 
@@ -27,9 +29,12 @@ class TimedOut(RequestFailed):
 
 
 class HttpError(RequestFailed):
-    def __init__(self, status: int, message: str) -> None:
+    """headers: of the answer, by lower-case names; in them the proxy says where the request went."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str]) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
+        self.headers = headers
 
 
 class ErrorInStream(RequestFailed):
@@ -37,6 +42,10 @@ class ErrorInStream(RequestFailed):
 
 
 class StreamCutOff(RequestFailed):
+    pass
+
+
+class Unfinished(RequestFailed):
     pass
 
 

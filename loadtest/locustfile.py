@@ -1,40 +1,37 @@
-"""The Locust file: users who stream completions, one after the other. Start it with `python -m loadtest`.
+"""The Locust file: what makes the requests, and how Locust's events drive it. Start it with `python -m loadtest`.
 
 Settings come from the environment; Locust's command line and web form (`options.py`) override them for one test.
 """
 
-import itertools
 import logging
 import os
 import socket
 import sys
-import time
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import locust.runners
 import locust.stats
 from flask import Response, jsonify, request
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest import options
-from loadtest.client import CompletionClient
-from loadtest.errors import RequestFailed
-from loadtest.measurement import StreamObserver
+from loadtest import live, options, statistics_table
+from loadtest.exchange import Exchange
+from loadtest.recording import RunRecording, recording
 from loadtest.settings import LoadTestSettings
-from loadtest.statistics_table import add_failure, add_measurement, three_digits
-from loadtest.workload import WORKLOADS
+from loadtest.shape import TeamShape
+from loadtest.team import Participant, Team
 from stack.environment import ConfigError, load, load_or_exit
 
 logger = logging.getLogger(__name__)
 
 _PAUSE_AFTER_FAILURE_S = 1.0  # a target that refuses at once would otherwise be asked thousands of times a second
 
-_REQUESTS_OF_A_WORKER = 10**9  # worker n counts from n times this, so that no two workers send the same prompts
-
-locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # annotated int, but any number will do
+# Annotated int, but any number will do.
+locust.stats.bucket_response_time = statistics_table.three_digits  # type: ignore[assignment]
 
 
 @events.init_command_line_parser.add_listener
@@ -43,12 +40,25 @@ def _offer_options(parser: LocustArgumentParser) -> None:
 
 
 @events.init.add_listener
-def _check_options(environment: Environment, **_: Any) -> None:
+def _set_up(environment: Environment, **_: Any) -> None:
     """Bad options end the program with one line; a bad value in the form gets the line as answer and starts nothing."""
     load_or_exit(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
     if environment.web_ui and environment.web_ui.app:
         _check_address(environment.web_ui.host, environment.web_ui.port)
-        environment.web_ui.app.before_request(_refuse_bad_form)
+        environment.web_ui.app.before_request(lambda: _refuse_bad_form(environment))
+    kept = recording(environment)
+    if isinstance(kept, RunRecording):
+        assert isinstance(environment.shape_class, TeamShape)
+        environment.shape_class.team = Team(environment, kept.begin)
+        live.install(environment, kept.collector)
+    if not isinstance(environment.runner, MasterRunner):
+
+        def receive(done: Exchange, settings: LoadTestSettings) -> None:
+            kept.collector.add(done.record)
+            if done.record.scheduled >= settings.loadtest_warmup_s:
+                statistics_table.add(environment, done)
+
+        StreamingUser.participant = Participant(environment, receive, kept.begin)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -61,20 +71,39 @@ def _check_address(host: str, port: int) -> None:
         raise SystemExit(2) from error
 
 
-def _refuse_bad_form() -> Response | None:
-    if request.endpoint == "locust.swarm":
-        try:
-            load(LoadTestSettings, **options.chosen(request.form))
-        except ConfigError as error:
-            return jsonify({"success": False, "message": str(error)})
+def _refuse_bad_form(environment: Environment) -> Response | None:
+    if request.endpoint != "locust.swarm":
+        return None
+    try:
+        load(LoadTestSettings, **options.chosen(request.form))
+        _check_users(environment, request.form.get("user_count", "1"), request.form.get("spawn_rate", "1"))
+    except ConfigError as error:
+        return jsonify({"success": False, "message": str(error)})
+    if not request.form.get("run_time"):
+        vars(environment.parsed_options)["run_time"] = None  # Locust would keep the last test's
     return None
 
 
-@events.test_start.add_listener
-def _begin(environment: Environment, **_: Any) -> None:
-    StreamingUser.settings = load(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
-    worker = getattr(environment.runner, "worker_index", 0)
-    StreamingUser.indices = itertools.count(worker * _REQUESTS_OF_A_WORKER)
+def _check_users(environment: Environment, users: str, spawn_rate: str) -> None:
+    """What Locust does not check for a shape."""
+    lines = [
+        f"{name}={value!r}: expected a number above 0"
+        for name, value in (("users", users), ("spawn rate", spawn_rate))
+        if not _is_positive(value)
+    ]
+    if isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
+        lines.append(
+            "no worker is connected that could make the requests; a worker that was started connects in seconds"
+        )
+    if lines:
+        raise ConfigError(lines)
+
+
+def _is_positive(number: str) -> bool:
+    try:
+        return 0 < float(number) < float("inf")
+    except ValueError:
+        return False
 
 
 @events.quitting.add_listener
@@ -88,43 +117,26 @@ def _finish(environment: Environment, **_: Any) -> None:
 
 
 class StreamingUser(User):
-    """Sends a request, reads its stream to the end, then sends the next: a closed loop."""
+    """In closed loop sends a request, reads its stream to the end, then sends the next; in open loop stands for all
+    requests of this process, which do not wait for each other."""
 
-    settings: ClassVar[LoadTestSettings]  # of the test that runs; all users of a test share these two
-    indices: ClassVar[Iterator[int]]
+    participant: ClassVar[Participant]
 
     def on_start(self) -> None:
-        key = self.settings.openai_api_key
-        self._client = CompletionClient(
-            self.settings.target,
-            timeout_s=self.settings.loadtest_timeout_s,
-            api_key=key.get_secret_value() if key else None,
-        )
-        self._model = self.settings.loadtest_model
+        self._part = self.participant.part
         self._pause_s = 0.0
-
-    def on_stop(self) -> None:
-        self._client.close()
 
     def wait_time(self) -> float:
         return self._pause_s
 
     @task
-    def complete(self) -> None:
-        scheduled_at = time.perf_counter()
-        method, path = "GET", "/v1/models"
-        try:
-            model = self._model = self._model or self._client.served_model()
-            completion = WORKLOADS[self.settings.loadtest_workload](self.settings, model, next(self.indices))
-            method, path = "POST", completion.path
-            scheduled_at = time.perf_counter()
-            observer = StreamObserver(scheduled_at, started_at=scheduled_at)
-            for arrived_at, event in self._client.stream(completion):
-                observer.receive(arrived_at, event)
-            measurement = observer.finish()
-        except RequestFailed as failure:
-            add_failure(self.environment, method, path, time.perf_counter() - scheduled_at, failure)
-            self._pause_s = _PAUSE_AFTER_FAILURE_S
-        else:
-            add_measurement(self.environment, path, measurement)
-            self._pause_s = 0.0
+    def take_part(self) -> None:
+        if self._part is None:
+            raise StopUser
+        self._part.begun.wait()
+        arrival = self._part.next_arrival() if self._part.is_closed_loop else None
+        if arrival is None:
+            self._part.over.wait()
+            raise StopUser
+        done = self._part.make(arrival)
+        self._pause_s = _PAUSE_AFTER_FAILURE_S if done is None or done.failure else 0.0

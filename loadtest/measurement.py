@@ -11,7 +11,6 @@ schedule does not wait, and counting from the actual start would hide the queue 
 """
 
 import json
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,56 +18,39 @@ from loadtest.errors import ErrorInStream, StreamCutOff, UnexpectedAnswer, opena
 from loadtest.sse import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One completed stream; times in seconds of one monotonic clock."""
+class StreamObserver:
+    """Collects one stream: `receive` every event in order, then `check_whole`; times are of the caller's clock.
 
-    scheduled_at: float
-    started_at: float
-    content_at: tuple[float, ...]  # arrival of every chunk with content; empty when the first token ended the answer
-    finished_at: float
-    ended_at: float
-    finish_reason: str
-    prompt_tokens: int | None
-    output_tokens: int | None
-    received_bytes: int
+    content_at: arrival of every chunk with content; empty when the first token ended the answer.
+    """
 
-    @property
-    def ttft(self) -> float | None:
-        return self.content_at[0] - self.scheduled_at if self.content_at else None
+    def __init__(self) -> None:
+        self.content_at: list[float] = []
+        self.finished_at: float | None = None
+        self.finish_reason: str | None = None
+        self.done_at: float | None = None
+        self.received_bytes = 0
+        self._usage: dict[str, Any] = {}
 
     @property
     def itl(self) -> list[float]:
         return [later - earlier for earlier, later in pairwise(self.content_at)]
 
     @property
-    def tpot(self) -> float | None:
-        if not self.content_at or self.output_tokens is None or self.output_tokens < 2:
-            return None
-        return (self.finished_at - self.content_at[0]) / (self.output_tokens - 1)
-
-    @property
-    def end_to_end(self) -> float:
-        return self.ended_at - self.scheduled_at
-
-
-class StreamObserver:
-    """Collects one stream: `receive` every event in order, then `finish`."""
-
-    def __init__(self, scheduled_at: float, started_at: float) -> None:
-        self._scheduled_at = scheduled_at
-        self._started_at = started_at
-        self._content_at: list[float] = []
-        self._finish: tuple[float, str] | None = None
-        self._done_at: float | None = None
-        self._usage: dict[str, Any] = {}
-        self._received_bytes = 0
+    def usage(self) -> dict[str, Any]:
+        """Token counts of the server, by their names in RequestRecord."""
+        details = self._usage.get("prompt_tokens_details")
+        return {
+            "prompt_tokens": self._usage.get("prompt_tokens"),
+            "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
+            "output_tokens": self._usage.get("completion_tokens"),
+        }
 
     def receive(self, arrived_at: float, event: Event) -> None:
         """Raises: ErrorInStream, UnexpectedAnswer."""
-        self._received_bytes += len(event.data)
+        self.received_bytes += len(event.data)
         if event.data == "[DONE]":
-            self._done_at = arrived_at
+            self.done_at = arrived_at
             return
         try:
             chunk = json.loads(event.data)
@@ -80,24 +62,12 @@ class StreamObserver:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnexpectedAnswer(f"no completion chunk: {event.data[:100]}") from error
 
-    def finish(self) -> Measurement:
+    def check_whole(self) -> None:
         """Raises: StreamCutOff: the answer is not whole."""
-        if self._finish is None:
+        if self.finished_at is None:
             raise StreamCutOff("ended before a finish_reason")
-        if self._done_at is None:
+        if self.done_at is None:
             raise StreamCutOff("ended between finish_reason and [DONE]")
-        finished_at, finish_reason = self._finish
-        return Measurement(
-            scheduled_at=self._scheduled_at,
-            started_at=self._started_at,
-            content_at=tuple(self._content_at),
-            finished_at=finished_at,
-            ended_at=self._done_at,
-            finish_reason=finish_reason,
-            prompt_tokens=self._usage.get("prompt_tokens"),
-            output_tokens=self._usage.get("completion_tokens"),
-            received_bytes=self._received_bytes,
-        )
 
     def _receive_choice(self, arrived_at: float, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
@@ -108,8 +78,8 @@ class StreamObserver:
             or delta.get("reasoning")
             or delta.get("tool_calls")
         ):
-            self._content_at.append(arrived_at)
+            self.content_at.append(arrived_at)
         if reason := choice.get("finish_reason"):
             if reason in ("abort", "error"):  # vLLM's reasons for an answer that it gave up
                 raise ErrorInStream(f"finish_reason {reason}")
-            self._finish = (arrived_at, reason)
+            self.finished_at, self.finish_reason = arrived_at, reason

@@ -17,9 +17,10 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Feed it the bytes of one response in order."""
+    """Feed it the bytes of one response in order; comment: the last one so far, which is no event."""
 
     def __init__(self) -> None:
+        self.comment: str | None = None
         self._rest = b""
         self._at_start = True
         self._after_cr = False
@@ -59,6 +60,8 @@ class EventParser:
             self._data.append(value)
         elif field == b"event":
             self._type = value.decode("utf-8", "replace")
+        elif not field:
+            self.comment = value.decode("utf-8", "replace")
         return None
 
     def _dispatch(self) -> Event | None:

@@ -1,8 +1,8 @@
-"""How measured requests become rows of Locust's statistics table.
+"""How requests become rows of Locust's statistics table.
 
-The row of the request itself (POST, its path) holds the end-to-end time and the failures; the rows TTFT, TPOT and ITL
-hold their own values under the type `stream`. These three are written to their rows directly: as request events they
-would also be counted as requests in `Aggregated`, in the failure ratio and in every chart.
+The row of the request itself (POST, its path) holds the end-to-end time and the failures; the rows TTFT, TPOT, ITL,
+start delay and cancelled hold their own values under the type `stream`. These are written to their rows directly: as
+request events they would also be counted as requests in `Aggregated`, in the failure ratio and in every chart.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from loadtest.errors import RequestFailed
-from loadtest.measurement import Measurement
+from loadtest.exchange import Exchange
 
 if TYPE_CHECKING:  # importing locust replaces sockets and threads of the whole process by gevent's
     from locust.env import Environment
@@ -20,24 +19,24 @@ if TYPE_CHECKING:  # importing locust replaces sockets and threads of the whole 
 METRIC_TYPE = "stream"
 
 
-def add_measurement(environment: Environment, path: str, measurement: Measurement) -> None:
-    environment.events.request.fire(  # type: ignore[no-untyped-call]
+def add(environment: Environment, done: Exchange) -> None:
+    record = done.record
+    if record.start_delay:  # users who wait for their answers have none
+        _add_values(environment, "start delay", [record.start_delay])
+    if record.outcome == "cancelled":
+        _add_values(environment, "cancelled", [record.end_to_end])
+        return
+    environment.events.request.fire(
         request_type="POST",
-        name=path,
-        response_time=measurement.end_to_end * 1000,
-        response_length=measurement.received_bytes,
-        exception=None,
+        name=record.endpoint,
+        response_time=record.end_to_end * 1000,
+        response_length=done.received_bytes,
+        exception=done.failure,
     )
-    _add_values(environment, "TTFT", [measurement.ttft])
-    _add_values(environment, "TPOT", [measurement.tpot])
-    _add_values(environment, "ITL", measurement.itl)
-
-
-def add_failure(environment: Environment, method: str, path: str, elapsed: float, failure: RequestFailed) -> None:
-    """`elapsed` is in seconds."""
-    environment.events.request.fire(  # type: ignore[no-untyped-call]
-        request_type=method, name=path, response_time=elapsed * 1000, response_length=0, exception=failure
-    )
+    if record.outcome == "completed":
+        _add_values(environment, "TTFT", [record.ttft])
+        _add_values(environment, "TPOT", [record.tpot])
+        _add_values(environment, "ITL", record.itl)
 
 
 def three_digits(response_time: float) -> float:

@@ -1,0 +1,164 @@
+"""The part of a test that one process makes: its share of the arrivals, each a greenlet of its own.
+
+In open loop a greenlet starts every request at its time, whatever becomes of those before it; in closed loop Locust's
+users take the next index when they are free. Either way every request that was begun gives a record, and the part is
+over when the schedule is and no request is left.
+"""
+
+import itertools
+import json
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Group
+from locust.log import greenlet_exception_logger
+
+from loadtest import arrivals
+from loadtest.arrivals import Arrival
+from loadtest.clock import RunClock
+from loadtest.connections import Connections
+from loadtest.exchange import Exchange, exchange
+from loadtest.settings import LoadTestSettings
+from loadtest.workloads import CompletionRequest, ServedTokenizer, workload
+
+_PREPARED_AHEAD = 32  # requests; a burst then costs no more than the sending
+
+Receiver = Callable[[Exchange, LoadTestSettings], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Arrivals whose index is `worker` modulo `workers`; none is scheduled `seconds` after the zero, or later."""
+
+    worker: int
+    workers: int
+    seconds: float
+
+
+class Part:
+    """`prepare`, then `begin`; `over` is set when it has ended by itself or by `stop`.
+
+    Args: receive: gets every exchange as it ends, with the settings.
+    """
+
+    def __init__(self, settings: LoadTestSettings, share: Share, receive: Receiver) -> None:
+        self.settings = settings
+        self.begun = Event()
+        self.over = Event()
+        self._share = share
+        self._receive = receive
+        self._connections = Connections(settings)
+        self._open = Group()
+        self._stopping = False
+        self._exhausted = Event()
+        self._greenlet: gevent.Greenlet | None = None
+        self._clock = RunClock(0.0)
+
+    @property
+    def is_closed_loop(self) -> bool:
+        return self.settings.loadtest_arrivals == "closed"
+
+    def prepare(self) -> None:
+        """Ask the server what is needed to make requests. Raises: RequestFailed, ValueError: the test cannot begin."""
+        client = self._connections.take()  # the tokenizer keeps it
+        model = self.settings.loadtest_model or client.served_model()
+        self._workload = workload(self.settings, model, ServedTokenizer.of(client, model))
+        limits = (self.settings.loadtest_requests, self._workload.requests)
+        limit = min((number for number in limits if number is not None), default=None)
+        if self.is_closed_loop:
+            self._indices = itertools.islice(itertools.count(), self._share.worker, limit, self._share.workers)
+        else:
+            whole = arrivals.schedule(self.settings, self._workload.start_times, self._share.seconds, limit)
+            self._arrivals = arrivals.share_of(whole, self._share.worker, self._share.workers)
+
+    def begin(self, zero: float) -> None:
+        """Args: zero: of the schedule, `time.time()`."""
+        self._clock = RunClock(zero)
+        self._greenlet = gevent.spawn(self._run)
+        self._greenlet.link_exception(greenlet_exception_logger(logging.getLogger(__name__)))
+        self.begun.set()
+
+    def stop(self, drain_s: float) -> None:
+        """Begin no further request, give the open ones so many seconds, then end them. Returns when all have ended."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self._end(drain_s)
+
+    def next_arrival(self) -> Arrival | None:
+        """For a user who is free: the next request, to be sent at once; None: there is none."""
+        gevent.sleep(max(0.0, -self._clock.now()))
+        now = self._clock.now()
+        if self._stopping or now >= self._share.seconds:
+            return None
+        index = next(self._indices, None)
+        if index is None:
+            self._exhausted.set()
+            return None
+        return Arrival(index, now)
+
+    def make(self, arrival: Arrival) -> Exchange | None:
+        """Make one request and wait for its end."""
+        greenlet = self._spawn(arrival, self._prepared(arrival))
+        try:
+            greenlet.join()
+        finally:
+            greenlet.kill()  # the user was stopped and does not wait any longer
+        done: Exchange | None = greenlet.value
+        return done
+
+    def _run(self) -> None:
+        if self.is_closed_loop:
+            ahead = self._share.seconds - self._clock.now()
+            self._exhausted.wait(None if ahead == float("inf") else max(0.0, ahead))
+        else:
+            self._dispatch(self._arrivals)
+        self._end(self.settings.loadtest_drain_s)
+
+    def _dispatch(self, due: Iterator[Arrival]) -> None:
+        ready: deque[tuple[Arrival, tuple[CompletionRequest, bytes]]] = deque()
+        while True:
+            ahead = ready[0][0].scheduled - self._clock.now() if ready else 0.0
+            if ready and ahead <= 0:
+                self._spawn(*ready.popleft())
+            elif len(ready) < _PREPARED_AHEAD and (arrival := next(due, None)):
+                ready.append((arrival, self._prepared(arrival)))
+                gevent.sleep(0)  # what arrived meanwhile is read first
+            elif ready:
+                gevent.sleep(ahead)
+            else:
+                return
+
+    def _prepared(self, arrival: Arrival) -> tuple[CompletionRequest, bytes]:
+        request = self._workload.request(arrival.index)
+        return request, json.dumps(request.body).encode()
+
+    def _spawn(self, arrival: Arrival, prepared: tuple[CompletionRequest, bytes]) -> gevent.Greenlet:
+        greenlet = self._open.spawn(self._make, arrival, *prepared)
+        greenlet.link_exception(greenlet_exception_logger(logging.getLogger(__name__)))
+        return greenlet
+
+    def _make(self, arrival: Arrival, request: CompletionRequest, body: bytes) -> Exchange:
+        client = self._connections.take()
+        done = exchange(client, request, body, arrival, self._clock, self._leaves_after(arrival.index))
+        self._connections.give_back(client, done)
+        self._receive(done, self.settings)
+        return done
+
+    def _leaves_after(self, index: int) -> float | None:
+        share = self.settings.loadtest_cancel_rate
+        if share and random.Random(f"{self.settings.loadtest_seed}/{index}/cancel").random() < share:
+            return self.settings.loadtest_cancel_after_s
+        return None
+
+    def _end(self, drain_s: float) -> None:
+        self._stopping = True
+        self.begun.set()  # who waits for it finds nothing left to do
+        self._open.join(timeout=drain_s)
+        self._open.kill()
+        self._connections.close()
+        self.over.set()
