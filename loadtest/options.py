@@ -27,13 +27,20 @@ class Option:
 OPTIONS = (
     Option(
         "workload",
-        "curl: the README's prompt; fixed: prompts of the given length; chat: the same as chat messages",
+        "curl: the README's prompt; random: prompts of the given lengths; chat: several turns; trace: a Mooncake trace; "
+        "prompts: your own file",
         get_args(WorkloadName),
     ),
     Option("model", "empty: the first model that the host lists"),
     Option("seed", "the same seed gives the same prompts and the same arrivals"),
-    Option("input_tokens", "length of a prompt in tokens, about; not used by curl"),
-    Option("output_tokens", "max_tokens of a request"),
+    Option("input_tokens", "a number, uniform:100-500, normal:mean,deviation or lognormal:median,sigma; of chat's turns"),
+    Option("output_tokens", "the same for answers; where curl and prompts do not say, the most"),
+    Option("chat_turns", "turns of a chat"),
+    Option("chat_sessions", "chats that go on side by side"),
+    Option("trace_file", "one request a line: timestamp, input_length, output_length, hash_ids"),
+    Option("trace_time_scale", "the trace's times are multiplied by it: 0.5 is twice as fast"),
+    Option("trace_length_scale", "the trace's lengths are multiplied by it"),
+    Option("prompts_file", "one JSON object a line, with prompt or messages"),
     Option(
         "arrivals",
         "closed: users who wait for their answers; constant, poisson, gamma: at a rate, whatever the answers do; "

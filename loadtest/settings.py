@@ -8,13 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, model_validator
 
-from loadtest import stages
+from loadtest import lengths, stages
 from loadtest.slo import Slo
 from stack.environment import Settings
 from stack.settings import REPOSITORY, RepositoryPath
 
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "trace"]
-WorkloadName = Literal["curl", "fixed", "chat"]
+WorkloadName = Literal["curl", "random", "chat", "trace", "prompts"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _HTTP_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
@@ -31,11 +31,17 @@ class LoadTestSettings(Settings):
     bind_address: str = "127.0.0.1"
     locust_port: Port = 8089
 
-    loadtest_workload: WorkloadName = "fixed"
+    loadtest_workload: WorkloadName = "random"
     loadtest_model: str | None = None  # unset: the first model that the target lists
     loadtest_seed: int = 0
-    loadtest_input_tokens: Annotated[int, Field(ge=1)] = 256
-    loadtest_output_tokens: Annotated[int, Field(ge=1)] = 64
+    loadtest_input_tokens: str = "256"  # this and the next: a number or a distribution (lengths.py)
+    loadtest_output_tokens: str = "64"
+    loadtest_chat_turns: Annotated[int, Field(ge=1, le=1000)] = 5
+    loadtest_chat_sessions: Annotated[int, Field(ge=1)] = 32  # chats that go on side by side
+    loadtest_trace_file: RepositoryPath | None = None
+    loadtest_trace_time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    loadtest_trace_length_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    loadtest_prompts_file: RepositoryPath | None = None
     loadtest_arrivals: Arrivals = "closed"
     loadtest_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # requests a second
     loadtest_burstiness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # shape of the gamma distribution
@@ -62,6 +68,19 @@ class LoadTestSettings(Settings):
             return value.rstrip("/")
         return value
 
+    @field_validator("loadtest_input_tokens", "loadtest_output_tokens", mode="before")
+    @classmethod
+    def _is_lengths(cls, value: object) -> str:
+        lengths.parse(str(value))
+        return str(value)
+
+    @field_validator("loadtest_trace_file", "loadtest_prompts_file")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("no such file")
+        return value
+
     @field_validator("loadtest_stages")
     @classmethod
     def _is_stages(cls, value: str | None) -> str | None:
@@ -74,6 +93,22 @@ class LoadTestSettings(Settings):
         if self.loadtest_arrivals == "trace" and self.loadtest_stages is not None:
             raise ValueError("LOADTEST_STAGES: with LOADTEST_ARRIVALS=trace the trace has the rate; unset one of them")
         return self
+
+    @model_validator(mode="after")
+    def _file_of_the_workload_is_given(self) -> Self:
+        if self.loadtest_workload == "trace" and self.loadtest_trace_file is None:
+            raise ValueError("LOADTEST_TRACE_FILE is unset: LOADTEST_WORKLOAD=trace replays this file")
+        if self.loadtest_workload == "prompts" and self.loadtest_prompts_file is None:
+            raise ValueError("LOADTEST_PROMPTS_FILE is unset: LOADTEST_WORKLOAD=prompts sends this file's prompts")
+        return self
+
+    @property
+    def input_lengths(self) -> lengths.Lengths:
+        return lengths.parse(self.loadtest_input_tokens)
+
+    @property
+    def output_lengths(self) -> lengths.Lengths:
+        return lengths.parse(self.loadtest_output_tokens)
 
     @property
     def profile(self) -> stages.Stages | None:
