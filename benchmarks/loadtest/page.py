@@ -47,7 +47,8 @@ def _accuracy(rows: Sequence[Row], settings: Row) -> str:
         f"{settings['streams']} streams at once, {len(rows)} runs, {streams:,} streams with {gaps:,} gaps, "
         f"{unmatched} of them with another number of events than was sent. Milliseconds between what the load test "
         "measured and what the server wrote down: median over runs of P50 and P99, and the largest of all. "
-        "*Server* is how late the server itself was, which happened and is no error; *start delay* is how late the load test sent, which it reports."
+        "*Server* is how late the server itself was, which happened and is no error; "
+        "*start delay* is how late the load test sent, which it reports."
     )
     header = ("arrivals", "error of", "P50", "P99", "max", f"P99 within {TARGET_ERROR_S * 1000:g} ms")
     return f"## Accuracy\n\n{text}\n\n" + table(header, lines)
