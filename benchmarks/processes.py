@@ -64,8 +64,31 @@ class Processes:
         """Raises: CannotStart: one has ended by itself; with the end of its log."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                tail = self._log(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
-                raise CannotStart(f"{name} ended with status {process.returncode}; the end of its log:\n{tail}")
+                raise CannotStart(
+                    f"{name} ended with status {process.returncode}; the end of its log:\n{self.tail(name)}"
+                )
+
+    def wait(self, name: str, limit_s: float) -> int:
+        """Status of one that ends by itself; whatever happens meanwhile, it has ended afterwards.
+
+        Raises: CannotStart: it did not within `limit_s`.
+        """
+        try:
+            status = self._running[name].wait(limit_s)
+        except subprocess.TimeoutExpired as error:
+            self.end([name])
+            raise CannotStart(
+                f"{name} had not ended after {limit_s:g} s; the end of its log:\n{self.tail(name)}"
+            ) from error
+        except BaseException:
+            self.end([name])
+            raise
+        del self._running[name]
+        return status
+
+    def tail(self, name: str) -> str:
+        """The end of a log."""
+        return self._log(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
 
     def end(self, names: Sequence[str]) -> None:
         """SIGTERM to all of them at once, SIGKILL to the whole sessions of those that take too long."""

@@ -38,8 +38,8 @@ class Results:
 
     def write(self) -> None:
         document = {**self._document, **self._tables}
-        _replace(self.json_file, dump(document))
-        _replace(self.page_file, self._render(document, self.json_file.name))
+        replace(self.json_file, dump(document))
+        replace(self.page_file, self._render(document, self.json_file.name))
 
 
 def dump(document: dict[str, Any]) -> str:
@@ -66,7 +66,7 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _replace(file: Path, text: str) -> None:
+def replace(file: Path, text: str) -> None:
     """A run that is killed leaves the last whole version."""
     new = file.with_suffix(file.suffix + ".new")
     new.write_text(text)

@@ -1,0 +1,108 @@
+"""Compares disaggregated with aggregated serving and writes a page: python -m benchmarks.serving
+
+It starts and ends everything itself, and goes on where it was interrupted; docs/benchmarks/README.md says more.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import program
+from benchmarks.connector.model import make_qwen_shaped
+from benchmarks.errors import BenchmarkError, OutOfTime
+from benchmarks.ports import free_ports
+from benchmarks.processes import Processes
+from benchmarks.serving.document import Documents
+from benchmarks.serving.options import Options, parse
+from benchmarks.serving.plan import Plan, code_fingerprint
+from benchmarks.serving.sweep import Sweep
+from stack import env_file
+from stack.environment import load_or_exit
+from stack.settings import StackSettings
+
+# Ports and folders are the comparison's own, or say nothing about how the stack serves.
+NOT_OF_THE_PLAN = (
+    *("STACK_DIR", "STACK_VENV_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", "PROXY_PORT", "LOCUST_PORT"),
+    *("STACK_KEY", "OPENAI_API_KEY", "PROXY_API_KEYS", "HF_TOKEN"),
+)
+
+
+def main() -> int:
+    env_file.apply()
+    options = parse(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, program.end)
+    os.environ.update(options.variables)
+    try:
+        if options.qwen_shaped:
+            _serve_made_up_weights(options)
+        users = load_or_exit(StackSettings)
+        plan = options.plan(_set_variables())
+        work = options.work / plan.fingerprint(code_fingerprint())
+        if options.fresh:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        name, started = _begun(work / "begun.json", plan, options)
+        documents = Documents(options.results, name, work, plan, options.commit)
+        return _measure(options, plan, users, work, documents, started)
+    except BenchmarkError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+
+
+def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, documents: Documents, started: str) -> int:
+    """The program's exit status; out of time is no failure. However it ends, what was measured is on the page."""
+    ended, status = "interrupted; the same command goes on", 1
+    try:
+        with Processes(work / "logs") as processes:
+            sweep = Sweep(options, plan, users, work, processes, free_ports())
+            sweep.measure(lambda: documents.write(started, "not yet"))
+        ended, status = "complete", 0
+    except OutOfTime as error:
+        ended, status = f"{error}; the same command goes on", 0
+        print(f"benchmark: {ended}", file=sys.stderr)
+    except BenchmarkError as error:
+        ended = str(error).splitlines()[0]
+        raise
+    finally:
+        documents.write(started, ended)
+        print(f"results: {documents.page_file}", flush=True)
+    return status
+
+
+def _begun(file: Path, plan: Plan, options: Options) -> tuple[str, str]:
+    """Name of the results and when the comparison began; a resumed one keeps both."""
+    if not file.exists():
+        name = program.name(
+            ("serving", options.profile, *(() if options.versus == "aggregated" else (options.versus,)))
+        )
+        started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        file.write_text(json.dumps({"name": name, "started": started, "plan": plan.document()}, indent=1) + "\n")
+    begun = json.loads(file.read_text())
+    return begun["name"], begun["started"]
+
+
+def _set_variables() -> dict[str, str]:
+    """The stack's own variables that somebody has set."""
+    known = env_file.known_names()
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in known and value and name not in NOT_OF_THE_PLAN and not name.startswith("LOADTEST_")
+    }
+
+
+def _serve_made_up_weights(options: Options) -> None:
+    assert options.qwen_shaped is not None
+    folder = make_qwen_shaped(options.work.resolve() / "models" / "qwen2.5-7b-shape", options.qwen_shaped)
+    os.environ["MODEL"] = str(folder)
+    os.environ.setdefault("SERVED_MODEL_NAME", "qwen2.5-7b-shape")
+    os.environ["VLLM_EXTRA_ARGS"] = f"{os.environ.get('VLLM_EXTRA_ARGS', '')} --load-format dummy".strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The results of a comparison as one JSON document, put together from what lies on disk, and its three files.
+
+`measurements` has a row for each run and kind of requests; `servers` the vLLM command lines of each side.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import program
+from benchmarks.results import dump, replace
+from benchmarks.serving import page
+from benchmarks.serving.charts import charts
+from benchmarks.serving.measured import MeasuredRuns
+from benchmarks.serving.plan import Plan
+from benchmarks.serving.sections import as_html, as_markdown
+from loadtest.manifest import Manifest
+from stack import machine
+
+TITLE = "Disaggregated against aggregated serving"
+SERVERS = "servers.json"
+_PACKAGES = re.compile(r"locust|gevent|geventhttpclient|numpy|plotly", re.IGNORECASE)
+
+
+class Documents:
+    """`name`: of the files in `folder`. `work`: where the plan's measurements lie."""
+
+    def __init__(self, folder: Path, name: str, work: Path, plan: Plan, commit: str) -> None:
+        self._folder, self._name, self._work, self._plan = folder, name, work, plan
+        self._machine, self._versions = machine.hardware(), machine.versions(commit, _PACKAGES)
+
+    @property
+    def page_file(self) -> Path:
+        return self._folder / f"{self._name}.md"
+
+    def write(self, started: str, ended: str) -> None:
+        document = self.document(started, ended)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lead, sections = page.lead(document), page.sections(document)
+        replace(self._folder / document["raw_file"], dump(document))
+        replace(self._folder / document["html_file"], as_html(TITLE, lead, sections, charts(document)))
+        replace(self.page_file, as_markdown(TITLE, lead, sections))
+
+    def document(self, started: str, ended: str) -> dict[str, Any]:
+        runs, measurements = MeasuredRuns(self._work), self._plan.measurements()
+        rows = [row for measurement in measurements for row in runs.rows(measurement)]
+        manifests = list(runs.manifests(measurements))
+        return {
+            **program.about("benchmarks.serving", TITLE),
+            "started": started,
+            "ended": ended,
+            "raw_file": f"{self._name}.json",
+            "html_file": f"{self._name}.html",
+            "machine": self._machine,
+            "versions": {**self._versions, **_server_versions([manifest for _, manifest in manifests])},
+            "conditions": _conditions(self._plan, manifests),
+            "plan": self._plan.document(),
+            "servers": read_servers(self._work),
+            "measurements": rows,
+        }
+
+
+def add_servers(work: Path, side: str, lines: list[list[str]]) -> None:
+    replace(work / SERVERS, json.dumps({**read_servers(work), side: lines}, indent=1) + "\n")
+
+
+def read_servers(work: Path) -> dict[str, list[list[str]]]:
+    file = work / SERVERS
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def _server_versions(manifests: list[Manifest]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for manifest in manifests:
+        for name, versions in manifest.servers.items():
+            found.setdefault(name, set()).update(versions)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]]) -> Mapping[str, str]:
+    """What both sides have in common, and where they differ each side's own; what ran, not what was asked for."""
+    instances = {side: _roles(manifest) for side, manifest in manifests}
+    models = {model for _, manifest in manifests for model in manifest.models}
+    commits = {manifest.versions.get("commit", "") for _, manifest in manifests}
+    return {
+        "model": ", ".join(sorted(models)),
+        "instances": "; ".join(f"{side}: {roles}" for side, roles in instances.items()),
+        "SLO of goodput": str(plan.slo),
+        "a point": f"{plan.seconds:g} s after {plan.warmup:g} s of warm-up, {plan.repeats} × a side, seed {plan.seed}",
+        "the stack's variables": ", ".join(f"{k}={program.shown(v)}" for k, v in plan.variables.items())
+        or "all defaults",
+        **({"commits of the runs": ", ".join(sorted(commits))} if len(commits) > 1 else {}),
+    }
+
+
+def _roles(manifest: Manifest) -> str:
+    counts: dict[str, int] = {}
+    for instance in manifest.instances:
+        role = str(instance.get("role", "unknown"))
+        counts[role] = counts.get(role, 0) + 1
+    return ", ".join(f"{number} {role}" for role, number in sorted(counts.items()))

@@ -1,0 +1,100 @@
+"""Measurements on disk: a folder for each, with what the load test wrote and a mark that the run came to its end.
+
+A run that was interrupted writes its reports too, of the requests it had; only the mark tells that all of them are in.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.serving.plan import Measurement
+from benchmarks.serving.points import PROMPTS, STREAMS, Shape
+from benchmarks.tables import Row
+from loadtest import requests_file
+from loadtest.manifest import Manifest
+from loadtest.record import RequestRecord
+from loadtest.requests_file import SavedRequests
+from loadtest.run_folder import NoRun, Run
+from loadtest.summary import Distribution, Summary, summarize
+
+ALL = "all"
+MARK = "measured.json"
+WHOLE = (
+    *("offered_per_s", "goodput_per_s", "goodput_share", "saturation", "generator_limit"),
+    *("outcomes", "errors", "paths", "transports", "cached_share"),
+)
+
+
+class MeasuredRuns:
+    """Those of one plan, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def folder(self, measurement: Measurement) -> Path:
+        return self._folder / measurement.folder
+
+    def run(self, measurement: Measurement) -> Run | None:
+        """None: not measured yet, or torn."""
+        folder = self.folder(measurement)
+        try:
+            mark = json.loads((folder / MARK).read_text())
+            run = Run.read(folder)
+        except (FileNotFoundError, ValueError, NoRun):
+            return None
+        whole = isinstance(mark, dict) and (folder / requests_file.NAME).is_file()
+        return run if whole and run.summary else None
+
+    def clear(self, measurement: Measurement) -> Path:
+        """An empty folder for a run; what a torn one left is removed."""
+        folder = self.folder(measurement)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def mark(self, measurement: Measurement, took_s: float) -> None:
+        mark = self.folder(measurement) / MARK
+        new = mark.with_suffix(".new")
+        new.write_text(json.dumps({"took_s": round(took_s, 1)}) + "\n")
+        new.replace(mark)
+
+    def rows(self, measurement: Measurement) -> list[Row]:
+        """One of all requests, and of a mixture one for each kind. Empty: not measured yet."""
+        run = self.run(measurement)
+        if run is None or run.summary is None:
+            return []
+        about = {"repeat": measurement.repeat, "side": measurement.side, "point": str(measurement.point)}
+        rows = [{**about, "requests": ALL, **_figures(run.summary)}]
+        if measurement.point.shape.prompts:
+            records = SavedRequests(self.folder(measurement) / requests_file.NAME)
+            for kind, some in _by_kind(records, measurement.point.shape).items():
+                part = summarize(some, run.slo, warmup_s=run.manifest.warmup_s, until_s=run.manifest.load_s)
+                limits = {name: getattr(run.summary, name) for name in ("saturation", "generator_limit")}
+                rows.append({**about, "requests": kind, **_figures(part.model_copy(update=limits))})
+        return rows
+
+    def manifests(self, measurements: Iterable[Measurement]) -> Iterator[tuple[str, Manifest]]:
+        """Side and the load test's own account of the run, of each that is complete."""
+        for measurement in measurements:
+            if run := self.run(measurement):
+                yield measurement.side, run.manifest
+
+
+def _figures(summary: Summary) -> Row:
+    """What the page needs of a summary, flat: `ttft_p50_s`, `ttft_n` and so on."""
+    row: Row = {}
+    for word in ("ttft", "itl", "tpot"):
+        of: Distribution = getattr(summary, f"{word}_s")
+        row |= {f"{word}_n": of.count, f"{word}_p50_s": of.p50, f"{word}_p99_s": of.p99}
+    return row | {name: getattr(summary, name) for name in WHOLE}
+
+
+def _by_kind(records: Iterable[RequestRecord], shape: Shape) -> dict[str, list[RequestRecord]]:
+    kinds: dict[str, list[RequestRecord]] = {STREAMS: [], PROMPTS: []}
+    for record in records:
+        # A target that cannot count tokens leaves the prompt's length open.
+        is_long = record.wanted_input_tokens not in (None, shape.streams.input)
+        is_stream = not is_long and record.wanted_output_tokens == shape.streams.output
+        kinds[STREAMS if is_stream else PROMPTS].append(record)
+    return kinds

@@ -1,0 +1,154 @@
+"""What one comparison measures, and where its results go: the command line of `python -m benchmarks.serving`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.option_types import count
+from benchmarks.serving.plan import SIDES, Plan, Slo
+from benchmarks.serving.points import Point, points
+from stack.settings import REPOSITORY
+
+# A long prompt and its answer must fit; vLLM refuses a longer one.
+CONTEXT = "MAX_MODEL_LEN"
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What suits a machine. `variables` of the stack yield to the user's own."""
+
+    points: tuple[str, ...]
+    seconds: float
+    warmup: float
+    slo: Slo
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+# Two cores with the embedded model: an instance computes about 200 prompt tokens a second beside another one.
+_CPU_SLO = Slo(ttft=5.0, tpot=0.25, itl=0.5)
+PROFILES = {
+    "quick": Profile(("128/32@0.8", "64/64+1000/8:0.15@0.6"), 40.0, 5.0, _CPU_SLO),
+    "cpu": Profile(("128/64@0.5,1", "512/64@0.25,0.5", "64/96+1500/8:0.15@0.4,0.7"), 75.0, 10.0, _CPU_SLO),
+    "gpu": Profile(
+        ("2000/200@4,8,12", "256/400+8000/16:0.1@8,12,16"),
+        60.0,
+        10.0,
+        Slo(ttft=2.0, tpot=0.03, itl=0.1),
+        ((CONTEXT, "16384"),),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Field `model_tokenizer` is the option `--model-tokenizer`; its help text says what it means."""
+
+    profile: str
+    points: tuple[Point, ...]
+    versus: str
+    repeats: int
+    seconds: float
+    warmup: float
+    seed: int
+    slo: Slo
+    qwen_shaped: Path | None
+    fresh: bool
+    stack_python: Path
+    commit: str
+    results: Path
+    work: Path
+    time_limit: float
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the stack, where the user has set none."""
+        return {name: value for name, value in PROFILES[self.profile].variables if not os.environ.get(name)}
+
+    def plan(self, variables: dict[str, str]) -> Plan:
+        """`variables`: of the stack, as far as anybody has set them."""
+        sides = SIDES[self.versus]
+        return Plan(self.points, sides, self.repeats, self.seconds, self.warmup, self.seed, self.slo, variables)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Exits with status 2 and one line for an option that cannot work."""
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    on_gpus = "compose.gpu.yaml" in os.environ.get("COMPOSE_FILE", "")
+    given["profile"] = given["profile"] or ("gpu" if on_gpus else "cpu")
+    profile = PROFILES[given["profile"]]
+    try:
+        swept = [point for text in given.pop("points") or profile.points for point in points(text)]
+    except ValueError as error:
+        parser.error(f"--points: {error}")
+    bounds = {name: given.pop(f"slo_{name}") or getattr(profile.slo, name) for name in ("ttft", "tpot", "itl")}
+    for name in ("seconds", "warmup"):
+        given[name] = getattr(profile, name) if given[name] is None else given[name]
+    options = Options(points=tuple(dict.fromkeys(swept)), slo=Slo(**bounds), **given)
+    variables = {**options.variables, **os.environ}
+    context = int(variables.get(CONTEXT) or DEFAULT_CONTEXT)
+    for point in options.points:
+        if point.shape.longest > context:
+            parser.error(f"--points: {point}: {point.shape.longest} tokens, expected at most {CONTEXT}={context}")
+    return options
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected more than 0")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--profile",
+        choices=list(PROFILES),
+        default="",
+        help="points, durations and SLO; cpu, and gpu where COMPOSE_FILE names compose.gpu.yaml",
+    )
+    add("--quick", dest="profile", action="store_const", const="quick", help="two points, about 5 minutes on two cores")
+    add(
+        "--points", nargs="+", help="e.g. 512/128@0.2,0.4 64/200+8000/8:0.1@2: INPUT/OUTPUT tokens at requests a second"
+    )
+    add(
+        "--versus",
+        choices=list(SIDES),
+        default="aggregated",
+        help="same: a second run of the same stack, which shows how far apart equal things are; both: and aggregated",
+    )
+    add("--repeats", type=count, default=1, help="so often every side measures all points, in alternating order")
+    add("--seconds", type=_positive, help="measured at one point")
+    add("--warmup", type=_positive, help="seconds before them that are not measured")
+    add("--seed", type=int, default=0, help="of prompts and arrivals, which are the same for all sides")
+    add("--slo-ttft", type=_positive, help="seconds; goodput counts the requests that keep all three")
+    add("--slo-tpot", type=_positive, help="seconds")
+    add("--slo-itl", type=_positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
+    add(
+        "--qwen-shaped",
+        type=Path,
+        metavar="TOKENIZER",
+        help="serve the shape of Qwen2.5-7B with weights that vLLM makes up, and the tokenizer of this model's folder",
+    )
+    add("--fresh", action="store_true", help="forget what an interrupted or earlier run of the same plan has measured")
+    add(
+        "--stack-python",
+        type=Path,
+        default=REPOSITORY / ".stack/venv/tools/bin/python",
+        help="interpreter that runs `python -m stack`",
+    )
+    add("--commit", default="", help="of the code, where git cannot tell")
+    add("--results", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
+    add("--work", type=Path, default=REPOSITORY / ".stack/bench", help="folder of the measurements, to resume from")
+    add(
+        "--time-limit",
+        type=_positive,
+        default=float(24 * 3600),
+        help="seconds; no point is begun that would pass it, and the same command goes on later",
+    )
+    return parser

@@ -1,0 +1,111 @@
+"""What one comparison measures and in which order; and the fingerprint by which an interrupted one is found again.
+
+Each side is started once a repeat and measures all points. Every other repeat has the sides in the opposite order, so
+that a machine that gets slower or faster meanwhile does not count for one of them only.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.points import Point
+from stack.settings import REPOSITORY
+
+DISAGGREGATED, AGGREGATED, AGAIN = "disaggregated", "aggregated", "disaggregated again"
+BASELINE_OVERLAY = "compose.baseline.yaml"
+# Sides of `--versus`, in the order of the first repeat. "same" is a control: how far apart are two equal things here?
+SIDES = {
+    "aggregated": (DISAGGREGATED, AGGREGATED),
+    "same": (DISAGGREGATED, AGAIN),
+    "both": (DISAGGREGATED, AGGREGATED, AGAIN),
+}
+# What a run depends on; tests and documents may change while a comparison is interrupted.
+CODE = (
+    *("compose*.yaml", "images/**/requirements*.lock", "loadtest/**/*.txt", "benchmarks/serving/mixture.py"),
+    *(f"{part}/**/*.py" for part in ("connector", "proxy", "stack", "loadtest")),
+)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Bounds of goodput, in seconds; itl: for the mean of the worst 10 % of a request's gaps."""
+
+    ttft: float
+    tpot: float
+    itl: float
+
+    def __str__(self) -> str:
+        return f"TTFT ≤ {self.ttft:g} s, TPOT ≤ {self.tpot:g} s, worst gaps ≤ {self.itl:g} s"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One headless run of the load test. `seed` is the same for all sides, so that they get the same requests."""
+
+    repeat: int
+    side: str
+    point: Point
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.repeat}-{self.side.replace(' ', '-')}/{self.point.folder}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`seconds` are measured, after `warmup` that are not. `variables`: what the user set of the stack's."""
+
+    points: tuple[Point, ...]
+    sides: tuple[str, ...]
+    repeats: int
+    seconds: float
+    warmup: float
+    seed: int
+    slo: Slo
+    variables: Mapping[str, str]
+
+    def starts(self) -> Iterator[tuple[int, str, tuple[Measurement, ...]]]:
+        """Repeat, side, and what is measured between one start of that side and its end."""
+        for repeat in range(self.repeats):
+            for side in self.sides if repeat % 2 == 0 else reversed(self.sides):
+                measurements = tuple(
+                    Measurement(repeat, side, point, self.seed + repeat * len(self.points) + number)
+                    for number, point in enumerate(self.points)
+                )
+                yield repeat, side, measurements
+
+    def measurements(self) -> list[Measurement]:
+        return [measurement for _, _, some in self.starts() for measurement in some]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "points": [str(point) for point in self.points],
+            "sides": list(self.sides),
+            "repeats": self.repeats,
+            "seconds": self.seconds,
+            "warmup": self.warmup,
+            "seed": self.seed,
+            "slo": str(self.slo),
+            "variables": dict(sorted(self.variables.items())),
+        }
+
+    def fingerprint(self, code: str) -> str:
+        """Of all that the figures depend on, apart from the machine."""
+        return hashlib.sha256(json.dumps([self.document(), code]).encode()).hexdigest()[:12]
+
+
+def code_fingerprint(folder: Path = REPOSITORY) -> str:
+    """Of the files' contents, because a copy on another machine may have no git."""
+    whole = hashlib.sha256()
+    for file in sorted({file for pattern in CODE for file in folder.glob(pattern)}):
+        whole.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+    return whole.hexdigest()
+
+
+def compose_file(side: str, base: str) -> str:
+    """COMPOSE_FILE of a side; `base`: the user's own, which may name an overlay for GPUs."""
+    return f"{base}:{BASELINE_OVERLAY}" if side == AGGREGATED else base

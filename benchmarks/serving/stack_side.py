@@ -1,0 +1,120 @@
+"""One side of the comparison: the stack as its users start it, with state and ports of its own, and ended afterwards.
+
+The load generator runs beside it, in this very environment: the same in every way of starting the stack.
+"""
+
+import json
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.errors import CannotStart
+from benchmarks.processes import Launch, Processes
+from stack.settings import REPOSITORY, StackSettings
+
+# All but the load test, whose idle web page would take its share of the machine.
+SERVICES = "etcd,prefill,decode,proxy"
+END_LIMIT_S = 180.0
+SET_UP_S = 1800.0  # environments or images may have to be made first
+REGISTRATION_LIMIT_S = 60.0
+POLL_S = 0.2
+VLLM = "vllm.entrypoints.openai.api_server"
+PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
+PORTS_IN_CONTAINERS = ("8100", "8200")
+
+
+class StackSide:
+    """The stack that `users` settings describe, once with and once without an overlay, its state in `folder`."""
+
+    def __init__(
+        self, users: StackSettings, python: Path, folder: Path, ports: Iterator[int], processes: Processes
+    ) -> None:
+        self._users, self._python, self._folder = users, python, folder
+        self._ports, self._processes = ports, processes
+
+    def variables(self, base: Mapping[str, str], compose_file: str) -> dict[str, str]:
+        """The environment of a stack that meets no other one of this machine; what lasts lies where the user's does."""
+        # With Docker, models lie in a volume unless the user names a folder.
+        models = {} if self._users.stack_mode == "docker" else {"MODEL_DIR": str(self._users.models)}
+        return {
+            **models,
+            **base,
+            "COMPOSE_FILE": compose_file,
+            "COMPOSE_PROJECT_NAME": "pd-stack-benchmark",
+            "STACK_DIR": str(self._folder),
+            "STACK_VENV_DIR": str(self._users.venvs),
+            "STACK_SERVICES": SERVICES,
+            **{name: str(next(self._ports)) for name in PORTS},
+        }
+
+    @contextmanager
+    def running(self, variables: Mapping[str, str]) -> Iterator[str]:
+        """Yields: the API's base URL, once the proxy knows of all instances.
+
+        Raises: CannotStart: with the end of what `up` said.
+        """
+        self._call("down", variables, END_LIMIT_S)  # what a killed comparison left
+        try:
+            self._call("up", variables, self._users.stack_start_timeout_s + SET_UP_S)
+            url = f"http://{self._users.client_host}:{variables['PROXY_PORT']}"
+            _wait_for_instances(url, self._users.prefill_replicas + self._users.decode_replicas)
+            yield url
+        finally:
+            with _undisturbed():
+                self._call("down", variables, END_LIMIT_S)
+
+    def _call(self, verb: str, variables: Mapping[str, str], limit_s: float) -> None:
+        command = (str(self._python), "-m", "stack", verb)
+        self._processes.start([Launch(f"stack-{verb}", command, dict(variables), REPOSITORY)])
+        status = self._processes.wait(f"stack-{verb}", limit_s)
+        if status != 0:
+            raise CannotStart(
+                f"`{' '.join(command[1:])}` ended with status {status}; the end of what it said:\n"
+                + self._processes.tail(f"stack-{verb}")
+            )
+
+
+def vllm_commands(variables: Mapping[str, str], since: float) -> list[list[str]]:
+    """Command lines of the side's vLLM servers, ascending by port. `since`: Unix seconds; older ones are others'."""
+    ours = {variables["PREFILL_PORT"], variables["DECODE_PORT"]}
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        words = process.info["cmdline"] or []
+        if VLLM in words and "--port" in words and process.info["create_time"] >= since:
+            port = words[words.index("--port") + 1]
+            if port in ours or port in PORTS_IN_CONTAINERS:
+                found.append((int(port), words[words.index(VLLM) :]))
+    return [words for _, words in sorted(found)]
+
+
+def _wait_for_instances(url: str, wanted: int) -> None:
+    """The proxy is ready with the first pair; a comparison needs all."""
+    limit = time.monotonic() + REGISTRATION_LIMIT_S
+    while time.monotonic() < limit:
+        try:
+            with urllib.request.urlopen(f"{url}/instances", timeout=5) as answer:
+                known = len(json.load(answer)["instances"])
+        except (urllib.error.URLError, TimeoutError):
+            known = 0
+        if known >= wanted:
+            return
+        time.sleep(POLL_S)
+    raise CannotStart(f"the proxy at {url} knows of {known} instances after {REGISTRATION_LIMIT_S:g} s, not {wanted}")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """An impatient second signal must not leave servers behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""Goes through a plan: starts each side, measures what is not measured yet, says how far it is."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.errors import OutOfTime
+from benchmarks.processes import Processes
+from benchmarks.serving import generator
+from benchmarks.serving.command_lines import options as options_of
+from benchmarks.serving.document import add_servers
+from benchmarks.serving.measured import MeasuredRuns
+from benchmarks.serving.options import Options
+from benchmarks.serving.plan import Measurement, Plan, compose_file
+from benchmarks.serving.points import Point
+from benchmarks.serving.progress import Progress, minutes
+from benchmarks.serving.stack_side import StackSide, vllm_commands
+from benchmarks.tables import Row, ms
+from stack.settings import StackSettings
+
+
+class Sweep:
+    """`work`: the plan's folder."""
+
+    def __init__(
+        self,
+        options: Options,
+        plan: Plan,
+        users: StackSettings,
+        work: Path,
+        processes: Processes,
+        ports: Iterator[int],
+    ) -> None:
+        self._options, self._plan, self._work, self._processes = options, plan, work, processes
+        self._users, self._runs = users, MeasuredRuns(work)
+        # Its path holds a Unix socket and must be short: not in the plan's folder.
+        state = options.work.resolve() / "stack"
+        self._stack = StackSide(users, options.stack_python.absolute(), state, ports, processes)
+        self._ends_at = time.monotonic() + options.time_limit
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("LOADTEST_")}
+
+    def measure(self, write: Callable[[], None]) -> None:
+        """`write` is called after each point. Raises: CannotStart, OutOfTime."""
+        starts = [(side, missing) for side, missing in self._starts() if missing]
+        left = sum(len(missing) for _, missing in starts)
+        done = len(self._plan.measurements()) - left
+        if done:
+            print(f"{done} of {done + left} points were measured before and are kept (--fresh forgets them)")
+        self._progress = Progress(left, len(starts), self._plan.warmup + self._plan.seconds)
+        if left:
+            print(f"{left} points to measure, about {minutes(self._progress.remaining_s())} minutes", flush=True)
+        for side, missing in starts:
+            self._start(side, missing, write)
+
+    def _starts(self) -> Iterator[tuple[str, list[Measurement]]]:
+        for _, side, measurements in self._plan.starts():
+            yield side, [measurement for measurement in measurements if self._runs.run(measurement) is None]
+
+    def _start(self, side: str, measurements: list[Measurement], write: Callable[[], None]) -> None:
+        self._leave_time(self._progress.start_s + self._progress.next_point_s())
+        variables = self._stack.variables(self._environment, compose_file(side, self._users.compose_file))
+        print(f"starting the {side} side", flush=True)
+        began, began_unix = time.monotonic(), time.time()
+        with self._stack.running(variables) as url:
+            commands = vllm_commands(variables, began_unix)
+            add_servers(self._work, side, [options_of(command) for command in commands])
+            self._first_requests(url)
+            self._progress.started(time.monotonic() - began)
+            for measurement in measurements:
+                self._leave_time(self._progress.next_point_s())
+                self._point(measurement, url)
+                write()
+
+    def _leave_time(self, needed_s: float) -> None:
+        if time.monotonic() + needed_s > self._ends_at:
+            raise OutOfTime(f"the time limit of {self._options.time_limit:g} s leaves no room for the next point")
+
+    def _first_requests(self, url: str) -> None:
+        folder = self._work / "first-requests"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._run(generator.FIRST_REQUESTS, folder, url, generator.FIRST_REQUESTS_S, 0.0, self._plan.seed - 1)
+
+    def _point(self, measurement: Measurement, url: str) -> None:
+        began = time.monotonic()
+        folder = self._runs.clear(measurement)
+        self._run(measurement.point, folder, url, self._plan.seconds, self._plan.warmup, measurement.seed)
+        took_s = time.monotonic() - began
+        self._runs.mark(measurement, took_s)
+        what = f"{measurement.side}, {measurement.point}: {_short(self._runs.rows(measurement)[0])}"
+        print(self._progress.measured(what, took_s), flush=True)
+
+    def _run(self, point: Point, folder: Path, url: str, seconds: float, warmup: float, seed: int) -> None:
+        generator.run(
+            point,
+            folder.resolve(),
+            target=url,
+            seconds=seconds,
+            warmup=warmup,
+            seed=seed,
+            slo=self._plan.slo,
+            environment=self._environment,
+            processes=self._processes,
+        )
+
+
+def _short(row: Row) -> str:
+    """A point's figures on one line."""
+    parts = [f"TTFT P50 {ms(row['ttft_p50_s'])} ms", f"ITL P99 {ms(row['itl_p99_s'])} ms"]
+    if row["goodput_share"] is not None:
+        parts.append(f"goodput {row['goodput_share']:.0%} of {row['ttft_n']}")
+    return ", ".join([*parts, *(["saturated"] if row["saturation"] else [])])
