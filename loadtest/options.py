@@ -27,15 +27,15 @@ class Option:
 OPTIONS = (
     Option(
         "workload",
-        "curl: the README's prompt; random: prompts of the given lengths; chat: several turns; trace: a Mooncake trace; "
-        "prompts: your own file",
+        "curl: the README's prompt; random: prompts of the given lengths; chat: talks of several turns; "
+        "trace: a Mooncake trace; prompts: your own file",
         get_args(WorkloadName),
     ),
     Option("model", "empty: the first model that the host lists"),
     Option("seed", "the same seed gives the same prompts and the same arrivals"),
-    Option("input_tokens", "a number, uniform:100-500, normal:mean,deviation or lognormal:median,sigma; of chat's turns"),
+    Option("input_tokens", "a number, uniform:100-500, normal:mean,deviation or lognormal:median,sigma"),
     Option("output_tokens", "the same for answers; where curl and prompts do not say, the most"),
-    Option("chat_turns", "turns of a chat"),
+    Option("chat_turns", "turns of a chat; each adds input_tokens to its prompt"),
     Option("chat_sessions", "chats that go on side by side"),
     Option("trace_file", "one request a line: timestamp, input_length, output_length, hash_ids"),
     Option("trace_time_scale", "the trace's times are multiplied by it: 0.5 is twice as fast"),
