@@ -93,6 +93,23 @@ class Columns:
             phases=pick(self.phases),
         )
 
+    def gap_arrivals(self) -> Floats:
+        """When each gap ended, that is when its chunk arrived."""
+        sums = np.cumsum(self.gaps, dtype=np.float64)
+        before = np.concatenate(([0.0], sums))[np.cumsum(self.gap_counts) - self.gap_counts]
+        return np.repeat(self["first_content"] - before, self.gap_counts) + sums
+
+    def token_arrivals(self) -> tuple[Floats, Floats]:
+        """When chunks with content arrived, and how many tokens each held.
+
+        An answer's tokens are spread evenly over its chunks; one a chunk where the server did not count them.
+        """
+        chunks = np.where(np.isnan(self["first_content"]), 0, self.gap_counts + 1)
+        tokens = np.where(np.isnan(self["output_tokens"]), 1.0, self["output_tokens"] / np.maximum(chunks, 1))
+        with_content = chunks > 0
+        moments = np.concatenate((self["first_content"][with_content], self.gap_arrivals()))
+        return moments, np.concatenate((tokens[with_content], np.repeat(tokens, self.gap_counts)))
+
     def outcome(self, name: str) -> NDArray[np.bool_]:
         return np.asarray(self.names["outcome"] == name, dtype=bool)
 

@@ -163,17 +163,8 @@ def _counts(names: NDArray[np.object_]) -> dict[str, int]:
 
 
 def _tokens_arrived(run: Columns, since_s: float, until_s: float) -> float:
-    """A chunk may hold several tokens: the tokens of an answer are spread over its chunks; unknown: one a chunk."""
-    with_content = ~np.isnan(run["first_content"])
-    chunks = np.where(with_content, run.gap_counts + 1, 0)
-    tokens_a_chunk = np.where(np.isnan(run["output_tokens"]), 1.0, run["output_tokens"] / np.maximum(chunks, 1))
-    first_inside = with_content & _inside(run["first_content"], since_s, until_s)
-    # Arrival of every later chunk: the sum of its request's gaps so far, after the first.
-    sums = np.cumsum(run.gaps, dtype=np.float64)
-    before = np.concatenate(([0.0], sums))[np.cumsum(run.gap_counts) - run.gap_counts]
-    arrivals = np.repeat(run["first_content"] - before, run.gap_counts) + sums
-    later_inside = _inside(arrivals, since_s, until_s)
-    return float(tokens_a_chunk[first_inside].sum() + np.repeat(tokens_a_chunk, run.gap_counts)[later_inside].sum())
+    moments, tokens = run.token_arrivals()
+    return float(tokens[_inside(moments, since_s, until_s)].sum())
 
 
 def _cached_share(requests: Columns) -> float | None:

@@ -1,0 +1,100 @@
+"""What a run was: enough to judge its figures and to repeat it. Nothing that names a machine or opens a door."""
+
+import json
+import platform
+import re
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from pydantic import BaseModel, SecretStr
+
+from loadtest.settings import LoadTestSettings
+from stack import __version__, machine
+
+_PACKAGES = re.compile(r"locust|gevent|geventhttpclient|numpy", re.IGNORECASE)
+_TIMEOUT_S = 3.0  # a target that does not say what it is must not hold the test up
+_NOT_OF_THE_INSTANCE = ("outstanding", "age_s", "pairs_with", "not_paired", "fingerprint", "url")
+
+
+class Manifest(BaseModel):
+    """load_s: when no more load was offered, in seconds since the schedule's zero; None: the run was killed.
+
+    instances: what the stack's proxy tells of its vLLM servers; empty with other targets. servers: their versions.
+    cpu_share: mean share of one core of the load generator's busiest process.
+    """
+
+    target: str
+    models: list[str]
+    instances: list[dict[str, Any]]
+    servers: dict[str, list[str]]
+    seed: int
+    warmup_s: float
+    workers: int = 1
+    command: str
+    stack: str = __version__
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    started_at: str
+    ended_at: str | None = None
+    load_s: float | None = None
+    cpu_share: float | None = None
+
+
+def manifest(settings: LoadTestSettings) -> Manifest:
+    """As the run begins. Asks the target what it is."""
+    models = (_answer(settings, "/v1/models") or {}).get("data") or []
+    instances = [
+        {name: value for name, value in instance.items() if name not in _NOT_OF_THE_INSTANCE}
+        for instance in (_answer(settings, "/instances") or {}).get("instances") or []
+    ]
+    servers = {
+        name: sorted({str(instance[field]) for instance in instances if instance.get(field)})
+        for name, field in (("vLLM", "vllm_version"), ("connector", "connector_version"))
+    }
+    if not instances and (version := (_answer(settings, "/version") or {}).get("version")):
+        servers["vLLM"] = [str(version)]
+    return Manifest(
+        target=_without_password(settings.target),
+        models=[settings.loadtest_model] if settings.loadtest_model else [str(model["id"]) for model in models],
+        instances=instances,
+        servers={name: versions for name, versions in servers.items() if versions},
+        seed=settings.loadtest_seed,
+        warmup_s=settings.loadtest_warmup_s,
+        command=_without_password(shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])),
+        versions={**machine.versions("", _PACKAGES), "Python": platform.python_version()},
+        hardware=machine.hardware(),
+        started_at=now(),
+    )
+
+
+def plain_settings(settings: LoadTestSettings) -> dict[str, Any]:
+    """All but secrets, by the names of `.env`."""
+    return {
+        name.upper(): _without_password(value) if isinstance(value, str) else value
+        for name, value in settings.model_dump(mode="json").items()
+        if not isinstance(getattr(settings, name), SecretStr) and name not in ("stack_dir", "loadtest_run_dir")
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _answer(settings: LoadTestSettings, path: str) -> dict[str, Any] | None:
+    """The target's JSON object; None: it has no such path, or is not there."""
+    key = settings.openai_api_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        with urlopen(Request(settings.target + path, headers=headers), timeout=_TIMEOUT_S) as response:
+            found = json.load(response)
+    except (URLError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(https?://)[^/@\s]+@", r"\1", text)
