@@ -134,9 +134,8 @@ class StreamingUser(User):
         if self._part is None:
             raise StopUser
         self._part.begun.wait()
-        arrival = self._part.next_arrival() if self._part.is_closed_loop else None
-        if arrival is None:
+        done = self._part.make_next() if self._part.is_closed_loop else None
+        if done is None:
             self._part.over.wait()
             raise StopUser
-        done = self._part.make(arrival)
-        self._pause_s = _PAUSE_AFTER_FAILURE_S if done is None or done.failure else 0.0
+        self._pause_s = _PAUSE_AFTER_FAILURE_S if done.failure else 0.0

@@ -89,21 +89,17 @@ class Part:
             self._greenlet.kill()
         self._end(drain_s)
 
-    def next_arrival(self) -> Arrival | None:
-        """For a user who is free: the next request, to be sent at once; None: there is none."""
+    def make_next(self) -> Exchange | None:
+        """For a user who is free: make the next request, at once, and wait for its end; None: there was none to make."""
         gevent.sleep(max(0.0, -self._clock.now()))
-        now = self._clock.now()
-        if self._stopping or now >= self._share.seconds:
+        if self._stopping or self._clock.now() >= self._share.seconds:
             return None
         index = next(self._indices, None)
         if index is None:
             self._exhausted.set()
             return None
-        return Arrival(index, now)
-
-    def make(self, arrival: Arrival) -> Exchange | None:
-        """Make one request and wait for its end."""
-        greenlet = self._spawn(arrival, self._prepared(arrival))
+        prepared = self._prepared(index)
+        greenlet = self._spawn(Arrival(index, self._clock.now()), prepared)
         try:
             greenlet.join()
         finally:
@@ -126,15 +122,15 @@ class Part:
             if ready and ahead <= 0:
                 self._spawn(*ready.popleft())
             elif len(ready) < _PREPARED_AHEAD and (arrival := next(due, None)):
-                ready.append((arrival, self._prepared(arrival)))
+                ready.append((arrival, self._prepared(arrival.index)))
                 gevent.sleep(0)  # what arrived meanwhile is read first
             elif ready:
                 gevent.sleep(ahead)
             else:
                 return
 
-    def _prepared(self, arrival: Arrival) -> tuple[CompletionRequest, bytes]:
-        request = self._workload.request(arrival.index)
+    def _prepared(self, index: int) -> tuple[CompletionRequest, bytes]:
+        request = self._workload.request(index)
         return request, json.dumps(request.body).encode()
 
     def _spawn(self, arrival: Arrival, prepared: tuple[CompletionRequest, bytes]) -> gevent.Greenlet:

@@ -21,8 +21,7 @@ METRIC_TYPE = "stream"
 
 def add(environment: Environment, done: Exchange) -> None:
     record = done.record
-    if record.start_delay:  # users who wait for their answers have none
-        _add_values(environment, "start delay", [record.start_delay])
+    _add_values(environment, "start delay", [record.start_delay])
     if record.outcome == "cancelled":
         _add_values(environment, "cancelled", [record.end_to_end])
         return
