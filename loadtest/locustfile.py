@@ -50,7 +50,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if isinstance(kept, RunRecording):
         assert isinstance(environment.shape_class, TeamShape)
         environment.shape_class.team = Team(environment, kept.begin)
-        live.install(environment, kept.collector)
+        live.install(environment, kept)
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:
