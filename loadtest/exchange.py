@@ -69,16 +69,12 @@ def exchange(
         scheduled=arrival.scheduled,
         started=started,
         ended=clock.now() if failure or left or observer.done_at is None else observer.done_at,
-        first_content=observer.content_at[0] if observer.content_at else None,
-        itl=tuple(observer.itl),
-        finished=observer.finished_at,
         endpoint=request.path,
         wanted_input_tokens=request.input_tokens,
         wanted_output_tokens=request.output_tokens,
-        finish_reason=observer.finish_reason,
         error=type(failure).__name__ if failure else None,
         message=str(failure) if failure else None,
-        **observer.usage,
+        **observer.fields,
         **facts,
     )
     return Exchange(record, observer.received_bytes, failure)

@@ -33,14 +33,14 @@ class StreamObserver:
         self._usage: dict[str, Any] = {}
 
     @property
-    def itl(self) -> list[float]:
-        return [later - earlier for earlier, later in pairwise(self.content_at)]
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """Token counts of the server, by their names in RequestRecord."""
+    def fields(self) -> dict[str, Any]:
+        """What is known so far, by the names of RequestRecord."""
         details = self._usage.get("prompt_tokens_details")
         return {
+            "first_content": self.content_at[0] if self.content_at else None,
+            "itl": tuple(later - earlier for earlier, later in pairwise(self.content_at)),
+            "finished": self.finished_at,
+            "finish_reason": self.finish_reason,
             "prompt_tokens": self._usage.get("prompt_tokens"),
             "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
             "output_tokens": self._usage.get("completion_tokens"),

@@ -90,7 +90,7 @@ class Part:
         self._end(drain_s)
 
     def make_next(self) -> Exchange | None:
-        """For a user who is free: make the next request, at once, and wait for its end; None: there was none to make."""
+        """For a user who is free: make the next request now and wait for its end; None: there was none to make."""
         gevent.sleep(max(0.0, -self._clock.now()))
         if self._stopping or self._clock.now() >= self._share.seconds:
             return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,7 @@ from loadtest.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from loadtest.measurement import Measurement, StreamObserver
-from loadtest.workload import CompletionRequest
+from loadtest.measurement import StreamObserver
 from tests.unit.loadtest.scripted_server import (
     DONE,
     MODEL,
@@ -31,8 +31,8 @@ from tests.unit.loadtest.scripted_server import (
     text,
 )
 
-REQUEST = CompletionRequest("/v1/completions", {"model": MODEL, "prompt": "San Francisco is a"})
-
+BODY = {"model": MODEL, "prompt": "San Francisco is a"}
+REQUEST = ("/v1/completions", json.dumps(BODY).encode())
 
 LIMIT_S = 10
 
@@ -62,11 +62,13 @@ def serve() -> Iterator[Serve]:
         yield Serve(running)
 
 
-def stream(client: CompletionClient) -> Measurement:
-    observer = StreamObserver(0, 0)
-    for arrived_at, event in client.stream(REQUEST):
-        observer.receive(arrived_at, event)
-    return observer.finish()
+def stream(client: CompletionClient) -> StreamObserver:
+    observer = StreamObserver()
+    with client.stream(*REQUEST) as answer:
+        for arrived_at, event in answer:
+            observer.receive(arrived_at, event)
+    observer.check_whole()
+    return observer
 
 
 def test_chunk_is_handed_on_before_the_next_is_sent(serve: Serve) -> None:
@@ -79,9 +81,10 @@ def test_chunk_is_handed_on_before_the_next_is_sent(serve: Serve) -> None:
 
     _, client = serve(completion(20, first=turn, gap=turn))
     arrivals = []
-    for arrived_at, _ in client.stream(REQUEST):
-        arrivals.append(arrived_at)
-        seen.release()
+    with client.stream(*REQUEST) as answer:
+        for arrived_at, _ in answer:
+            arrivals.append(arrived_at)
+            seen.release()
     assert len(arrivals) == 20 + 2  # tokens, usage, [DONE]
     assert arrivals == sorted(arrivals)
 
@@ -96,9 +99,9 @@ def test_event_in_two_pieces(serve: Serve) -> None:
 def test_answer_is_measured(serve: Serve) -> None:
     server, client = serve(completion(3))
     measured = stream(client)
-    assert len(measured.content_at) == measured.output_tokens == 3
-    assert measured.prompt_tokens == 4
-    assert server.bodies == [REQUEST.body]
+    assert len(measured.content_at) == measured.fields["output_tokens"] == 3
+    assert measured.fields["prompt_tokens"] == 4
+    assert server.bodies == [BODY]
 
 
 def test_connection_is_kept(serve: Serve) -> None:

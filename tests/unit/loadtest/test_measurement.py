@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from loadtest.errors import ErrorInStream, RequestFailed, StreamCutOff, UnexpectedAnswer
-from loadtest.measurement import Measurement, StreamObserver
+from loadtest.measurement import StreamObserver
+from loadtest.record import RequestRecord
 from loadtest.sse import Event
-
-SCHEDULED, STARTED = 100.0, 100.5
 
 
 def event(payload: Any) -> Event:
@@ -23,18 +22,19 @@ def delta(finish_reason: str | None = None, **fields: Any) -> Event:
 
 
 def usage(completion_tokens: int) -> Event:
-    return event({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": completion_tokens}})
+    counts = {"prompt_tokens": 4, "completion_tokens": completion_tokens, "prompt_tokens_details": {"cached_tokens": 2}}
+    return event({"choices": [], "usage": counts})
 
 
 DONE = event("[DONE]")
 
 
-def measure(*arrivals: tuple[float, Event]) -> Measurement:
-    """Times are given in seconds after the scheduled start."""
-    observer = StreamObserver(SCHEDULED, STARTED)
+def measure(*arrivals: tuple[float, Event]) -> StreamObserver:
+    observer = StreamObserver()
     for at, arrived in arrivals:
-        observer.receive(SCHEDULED + at, arrived)
-    return observer.finish()
+        observer.receive(at, arrived)
+    observer.check_whole()
+    return observer
 
 
 COMPLETION = ((1, text("a")), (2, text("b")), (4, text("c", "length")), (4.5, usage(3)), (5, DONE))
@@ -100,17 +100,21 @@ def test_times(
     end_to_end: float,
 ) -> None:
     measured = measure(*arrivals)
-    assert measured.ttft == ttft
-    assert measured.itl == itl
-    assert measured.tpot == (None if tpot is None else pytest.approx(tpot))
-    assert measured.end_to_end == end_to_end
+    assert measured.done_at is not None
+    record = RequestRecord(
+        index=0, outcome="completed", scheduled=0, started=0.5, ended=measured.done_at, **measured.fields
+    )
+    assert record.ttft == ttft
+    assert list(record.itl) == itl
+    assert record.tpot == (None if tpot is None else pytest.approx(tpot))
+    assert record.end_to_end == end_to_end
 
 
 def test_what_else_is_kept() -> None:
     measured = measure(*COMPLETION)
-    assert (measured.scheduled_at, measured.started_at) == (SCHEDULED, STARTED)
-    assert (measured.prompt_tokens, measured.output_tokens) == (4, 3)
-    assert measured.finish_reason == "length"
+    fields = measured.fields
+    assert (fields["prompt_tokens"], fields["cached_tokens"], fields["output_tokens"]) == (4, 2, 3)
+    assert fields["finish_reason"] == "length"
     assert measured.received_bytes == sum(len(event.data) for _, event in COMPLETION)
 
 
