@@ -1,11 +1,11 @@
 """The page of a comparison, made from its document (see document.py) and nothing else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.serving import command_lines, comparison
-from benchmarks.serving.comparison import FIGURES, TOLERANCE, Comparison, Figure, Ratio, compare
+from benchmarks.serving.comparison import FIGURES, TOLERANCE, Comparison, Ratio, compare
 from benchmarks.serving.conclusion import paragraph
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED
@@ -47,7 +47,7 @@ def sections(document: dict[str, Any]) -> list[Section]:
         parts.append(Section("Ratios", [LEGEND, _even(noise)], *_ratios(found, rows)))
     if found := compare(rows, AGAIN, DISAGGREGATED, {}):
         text = "The same stack twice, the second run divided by the first: what a ratio is where nothing differs."
-        parts.append(Section("Control", [text], *_ratios(found, rows)))
+        parts.append(Section("Control", [text], *_control(found, rows)))
     if rows:
         parts.append(_absolute(rows))
     parts += _servers(document)
@@ -79,22 +79,29 @@ def _even(noise: dict[str, float]) -> str:
 
 
 def _ratios(found: Sequence[Comparison], rows: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    header = ("in/out tokens", "requests/s", "requests", *(figure.name for figure in FIGURES), "n", "disaggregation")
-    lines = []
-    for at in found:
-        shape, _, rate = at.point.partition("@")
-        cells = [_cell(at, figure) for figure in FIGURES]
-        fewest = min(
-            (row["ttft_n"] for row in rows if (row["point"], row["requests"]) == (at.point, at.requests)), default=0
-        )
-        lines.append((shape, rate, at.requests, *cells, str(fewest), _verdict(at, fewest)))
-    return header, lines
+    header = (*_HEADER, "disaggregation")
+    return header, [(*_line(at, rows, _marked), _verdict(at, _requests(at, rows))) for at in found]
 
 
-def _cell(at: Comparison, figure: Figure) -> str:
-    ratio = at.ratios.get(figure.name)
-    if ratio is None:
-        return ""
+def _control(found: Sequence[Comparison], rows: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    return (*_HEADER, "note"), [(*_line(at, rows, _spread), at.left_out) for at in found]
+
+
+_HEADER = ("in/out tokens", "requests/s", "requests", *(figure.name for figure in FIGURES), "n")
+
+
+def _line(at: Comparison, rows: Sequence[Row], cell: Callable[[Ratio], str]) -> tuple[str, ...]:
+    shape, _, rate = at.point.partition("@")
+    cells = [cell(at.ratios[figure.name]) if figure.name in at.ratios else "" for figure in FIGURES]
+    return (shape, rate, at.requests, *cells, str(_requests(at, rows)))
+
+
+def _requests(at: Comparison, rows: Sequence[Row]) -> int:
+    """The fewest of any run of the point."""
+    return min(int(row["ttft_n"]) for row in rows if (row["point"], row["requests"]) == (at.point, at.requests))
+
+
+def _marked(ratio: Ratio) -> str:
     text = _spread(ratio)
     match ratio.verdict:
         case "few":
