@@ -1,11 +1,11 @@
 """What a run was: enough to judge its figures and to repeat it. Nothing that names a machine or opens a door."""
 
 import json
-import platform
 import re
 import shlex
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -24,13 +24,14 @@ class Manifest(BaseModel):
     """load_s: when no more load was offered, in seconds since the schedule's zero; None: the run was killed.
 
     instances: what the stack's proxy tells of its vLLM servers; empty with other targets. servers: their versions.
-    cpu_share: mean share of one core of the load generator's busiest process.
+    cpu_share: mean share of one core of the load generator's busiest process. problems: of the test itself, like a
+    worker that was lost.
     """
 
     target: str
-    models: list[str]
-    instances: list[dict[str, Any]]
-    servers: dict[str, list[str]]
+    models: list[str] = []
+    instances: list[dict[str, Any]] = []
+    servers: dict[str, list[str]] = {}
     seed: int
     warmup_s: float
     workers: int = 1
@@ -42,33 +43,38 @@ class Manifest(BaseModel):
     ended_at: str | None = None
     load_s: float | None = None
     cpu_share: float | None = None
+    problems: list[str] = []
 
 
 def manifest(settings: LoadTestSettings) -> Manifest:
-    """As the run begins. Asks the target what it is."""
+    """As the run begins, before the target was asked."""
+    return Manifest(
+        target=_without_password(settings.target),
+        models=[settings.loadtest_model] if settings.loadtest_model else [],
+        seed=settings.loadtest_seed,
+        warmup_s=settings.loadtest_warmup_s,
+        command=_without_password(shlex.join(["python", "-m", "loadtest", *_options(sys.argv[1:])])),
+        versions=_versions(),
+        hardware=machine.hardware(),
+        started_at=now(),
+    )
+
+
+def ask_target(settings: LoadTestSettings, told: Manifest) -> None:
+    """Add what the target says of itself; a target that says nothing adds nothing."""
     models = (_answer(settings, "/v1/models") or {}).get("data") or []
-    instances = [
+    told.models = told.models or [str(model["id"]) for model in models]
+    told.instances = [
         {name: value for name, value in instance.items() if name not in _NOT_OF_THE_INSTANCE}
         for instance in (_answer(settings, "/instances") or {}).get("instances") or []
     ]
     servers = {
-        name: sorted({str(instance[field]) for instance in instances if instance.get(field)})
+        name: sorted({str(instance[field]) for instance in told.instances if instance.get(field)})
         for name, field in (("vLLM", "vllm_version"), ("connector", "connector_version"))
     }
-    if not instances and (version := (_answer(settings, "/version") or {}).get("version")):
+    if not told.instances and (version := (_answer(settings, "/version") or {}).get("version")):
         servers["vLLM"] = [str(version)]
-    return Manifest(
-        target=_without_password(settings.target),
-        models=[settings.loadtest_model] if settings.loadtest_model else [str(model["id"]) for model in models],
-        instances=instances,
-        servers={name: versions for name, versions in servers.items() if versions},
-        seed=settings.loadtest_seed,
-        warmup_s=settings.loadtest_warmup_s,
-        command=_without_password(shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])),
-        versions={**machine.versions("", _PACKAGES), "Python": platform.python_version()},
-        hardware=machine.hardware(),
-        started_at=now(),
-    )
+    told.servers = {name: versions for name, versions in servers.items() if versions}
 
 
 def plain_settings(settings: LoadTestSettings) -> dict[str, Any]:
@@ -78,6 +84,17 @@ def plain_settings(settings: LoadTestSettings) -> dict[str, Any]:
         for name, value in settings.model_dump(mode="json").items()
         if not isinstance(getattr(settings, name), SecretStr) and name not in ("stack_dir", "loadtest_run_dir")
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Asked of git and of every installed package: once is enough."""
+    return machine.versions("", _PACKAGES)
+
+
+def _options(arguments: list[str]) -> list[str]:
+    """Without the Locust file, which `python -m loadtest` adds."""
+    return arguments[2:] if arguments[:1] == ["-f"] else arguments
 
 
 def now() -> str:

@@ -88,7 +88,7 @@ def analyse(folder: Path, run: Run) -> tuple[Run, Columns, str | None]:
     """Returns: the run with its figures, its requests, and what was wrong with requests.jsonl."""
     records = SavedRequests(folder / requests_file.NAME)
     columns = Columns.of(records, run.slo)
-    since_s, until_s = measured_span(columns, run.manifest.warmup_s, run.manifest.load_s)
+    since_s, until_s = measured_span(columns, run.manifest.warmup_s, _load_end(columns, run))
     parts = _stages(run.settings.get("LOADTEST_STAGES"), since_s, until_s)
     found = [StageSummary(load=load, summary=_figures(columns, *span, run)) for load, span in parts]
     summary = _figures(columns, since_s, until_s, run)
@@ -96,6 +96,22 @@ def analyse(folder: Path, run: Run) -> tuple[Run, Columns, str | None]:
         over = [f"stage {stage.load}, {stage.summary.saturation}" for stage in found if stage.summary.saturation]
         summary = summary.model_copy(update={"saturation": "; ".join(over) or None})
     return run.model_copy(update={"summary": summary, "stages": found}), columns, records.damage()
+
+
+def _load_end(columns: Columns, run: Run) -> float | None:
+    """The test was stopped when the last answer had come; the load may have ended before: with the stages, or with the
+    last request. Of a schedule of n requests that is one mean distance after the last."""
+    load_s, settings = run.manifest.load_s, run.settings
+    if load_s is None:
+        return None
+    if text := settings.get("LOADTEST_STAGES"):
+        load_s = min(load_s, stages.parse(text).seconds)
+    is_finite = settings.get("LOADTEST_REQUESTS") or settings.get("LOADTEST_WORKLOAD") in ("trace", "prompts")
+    if is_finite and len(columns) > 1:
+        scheduled = columns["scheduled"]
+        last = float(scheduled.max())
+        load_s = min(load_s, last + (last - float(scheduled.min())) / (len(columns) - 1))
+    return load_s
 
 
 def _figures(columns: Columns, since_s: float, until_s: float, run: Run) -> Summary:

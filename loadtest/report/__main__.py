@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from loadtest import report
-from loadtest.report import comparison
+from loadtest.report import comparison, write
 from loadtest.run_folder import NoRun, Run
 
 
@@ -21,7 +20,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="of several runs: the page to write")
     options = parser.parse_args(arguments)
     try:
-        runs = [(folder, report.write(folder, Run.read(folder))) for folder in options.runs]
+        runs = [(folder, write(folder, Run.read(folder))) for folder in options.runs]
     except (NoRun, OSError) as error:
         print(error, file=sys.stderr)
         return 2

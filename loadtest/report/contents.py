@@ -63,6 +63,7 @@ class Contents:
             found.append("No request was measured: every one was scheduled in the warm-up, or there was none.")
         elif not summary.outcomes["completed"]:
             found.append("No request was answered.")
+        found += self.run.manifest.problems
         if summary.saturation:
             found.append(f"Saturated: {summary.saturation}. Latencies of this load depend on how long it lasts.")
         if summary.generator_limit:
