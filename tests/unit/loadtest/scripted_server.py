@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ class Script:
     steps: Sequence[Step] = ()
     status: int = 200
     content_type: str = "text/event-stream"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def after(seconds: float) -> Wait:
@@ -89,7 +90,9 @@ class ScriptedServer:
         assert request.transport is not None
         self.connections.add(request.transport.get_extra_info("peername"))
         script = self.answer(body)
-        response = web.StreamResponse(status=script.status, headers={"Content-Type": script.content_type})
+        response = web.StreamResponse(
+            status=script.status, headers={"Content-Type": script.content_type, **script.headers}
+        )
         await response.prepare(request)
         for step in script.steps:
             if step.wait is not None:
