@@ -10,12 +10,14 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from loadtest.settings import LoadTestSettings
 from stack import __version__, machine
 
 _PACKAGES = re.compile(r"locust|gevent|geventhttpclient|numpy", re.IGNORECASE)
+# Secrets, and folders of the machine.
+_NOT_OF_THE_RUN = ("openai_api_key", "stack_dir", "loadtest_run_dir")
 _TIMEOUT_S = 3.0  # a target that does not say what it is must not hold the test up
 _NOT_OF_THE_INSTANCE = ("outstanding", "age_s", "pairs_with", "not_paired", "fingerprint", "url")
 
@@ -82,7 +84,7 @@ def plain_settings(settings: LoadTestSettings) -> dict[str, Any]:
     return {
         name.upper(): _without_password(value) if isinstance(value, str) else value
         for name, value in settings.model_dump(mode="json").items()
-        if not isinstance(getattr(settings, name), SecretStr) and name not in ("stack_dir", "loadtest_run_dir")
+        if name not in _NOT_OF_THE_RUN
     }
 
 

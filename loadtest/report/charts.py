@@ -1,5 +1,6 @@
 """The charts of the reports, as plotly figures. Every axis says its unit."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,8 @@ def percentiles_against_rate(lines: Sequence[Line], metric: str, title: str) -> 
                 hovertemplate="offered %{x:.3g}/s<br>%{y:.4g} ms",
             )
     figure.update_xaxes(title="requests offered, 1/s", rangemode="tozero")
-    figure.update_yaxes(title=f"{title}, ms (logarithmic)", type="log", dtick=1)
+    heights = [height for trace in figure.data for height in trace.y if height]
+    figure.update_yaxes(title=f"{title}, ms (logarithmic)", **_logarithmic(heights))
     return Chart(f"{title} against rate", "solid: P50, dashed: P99", figure)
 
 
@@ -140,7 +142,8 @@ def _ecdf(curves: dict[str, NDArray[Any]], axis: str, bound_s: float | None) -> 
             line={"color": RED, "dash": "dash", "width": 1},
             annotation={"text": "SLO", "x": np.log10(bound_s * 1000), "xanchor": "left"},
         )
-    figure.update_xaxes(title=f"{axis} (logarithmic)", type="log", **_LOG_TICKS)
+    widths = [width for trace in figure.data for width in trace.x]
+    figure.update_xaxes(title=f"{axis} (logarithmic)", **_logarithmic(widths))
     figure.update_yaxes(title="share, %", range=[0, 101])
     figure.update_layout(showlegend=len(curves) > 1)
     return figure
@@ -210,7 +213,7 @@ def _timeline(contents: Contents) -> go.Figure:
 def _phases(phases: dict[str, Distribution]) -> go.Figure:
     told = {PHASES.get(name, name): of for name, of in phases.items() if of.count}
     figure = _figure(120 + 70 * len(told))
-    for percentile, colour in (("p99", RED), ("p90", ORANGE), ("p50", BLUE)):  # drawn from below
+    for percentile, colour in (("p50", BLUE), ("p90", ORANGE), ("p99", RED)):
         figure.add_bar(
             y=list(told),
             x=[_ms(getattr(of, percentile)) for of in told.values()],
@@ -221,7 +224,7 @@ def _phases(phases: dict[str, Distribution]) -> go.Figure:
         )
     figure.update_xaxes(title="ms", rangemode="tozero")
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(legend={"traceorder": "reversed"}, bargap=0.35)
+    figure.update_layout(bargap=0.35)
     return figure
 
 
@@ -229,7 +232,21 @@ def _figure(height: int) -> go.Figure:
     return go.Figure(layout=_layout(height))
 
 
-_LOG_TICKS = {"dtick": "D2", "minor": {"showgrid": False}}
+def _logarithmic(values: Sequence[float]) -> dict[str, object]:
+    """An axis with ticks at 1, 2 and 5 of every decade; plotly's own leave a narrow range with one or none."""
+    if not values:
+        return {"type": "log"}
+    least, most = math.log10(min(values)), math.log10(max(values))
+    margin = max(0.03 * (most - least), 0.1)
+    # Over many decades there is room for their ones only.
+    steps = (1, 2, 5) if most - least < 4 else (1,)
+    ticks = [step * 10.0**power for power in range(math.floor(least) - 1, math.ceil(most) + 1) for step in steps]
+    return {
+        "type": "log",
+        "range": [least - margin, most + margin],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.10g}" for tick in ticks],
+    }
 
 
 def _layout(height: int) -> dict[str, object]:

@@ -4,6 +4,7 @@ Runs that differ in their rate alone are one line: same target, workload and len
 stages brings its stages as points.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ Runs = Sequence[tuple[Path, Run]]
 
 # What may differ between the points of one line.
 _VARIED = {"LOADTEST_RATE", "LOADTEST_STAGES", "LOADTEST_SEED", "LOADTEST_REQUESTS", "LOADTEST_WORKERS"}
+_NUMBER = re.compile(r"[-_][\d.]+$")
 _TITLE = "Comparison of load tests"
 
 
@@ -35,10 +37,10 @@ def text_of(runs: Runs) -> str:
 
 
 def lines(runs: Runs) -> list[Line]:
-    """In the order of the runs; named after the folder of a line's first run, without the rate at its end."""
+    """In the order of the runs; named after the folder of a line's first run, without the number at its end."""
     found: dict[str, tuple[str, list[Summary]]] = {}
     for folder, run in runs:
-        _, points = found.setdefault(_kind(run), (folder.name, []))
+        _, points = found.setdefault(_kind(run), (_NUMBER.sub("", folder.name), []))
         points += [stage.summary for stage in run.stages] or ([run.summary] if run.summary else [])
     return [Line(name, points) for name, points in found.values()]
 

@@ -131,7 +131,7 @@ class Contents:
             (
                 f"{stage.load} from {stage.summary.from_s:g} s",
                 *figures_of(stage.summary),
-                stage.summary.saturation or "no",
+                "yes" if stage.summary.saturation else "no",
             )
             for stage in self.run.stages
         ]
@@ -175,7 +175,7 @@ class Contents:
         return Table("What was run", ("", ""), rows)
 
     def _settings(self) -> Table:
-        rows = [(name, "" if value is None else str(value)) for name, value in sorted(self.run.settings.items())]
+        rows = [(name, str(value)) for name, value in sorted(self.run.settings.items()) if value is not None]
         return Table("Settings", ("variable", "value"), rows)
 
 

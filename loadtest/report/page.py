@@ -28,12 +28,12 @@ th { color: #64748b; font-weight: 500; }
 .figures td:not(:first-child), .figures th:not(:first-child) { padding-left: 14px; text-align: right;
   font-variant-numeric: tabular-nums; }
 .facts td { overflow-wrap: anywhere; }
-.facts td:first-child { white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 """
 _DRAW = """
 for (const chart of document.querySelectorAll("script[type='application/json']")) {
   const { data, layout } = JSON.parse(chart.textContent);
-  Plotly.newPlot(chart.nextElementSibling, data, layout, { responsive: true, displaylogo: false });
+  Plotly.newPlot(chart.nextElementSibling, data, layout, { responsive: true, displayModeBar: false });
 }
 """
 _PAGE = Markup("""<!doctype html>
