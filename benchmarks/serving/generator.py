@@ -15,6 +15,7 @@ from stack.settings import REPOSITORY
 MARGIN_S = 180.0
 DRAIN_S = 60
 TRACE = "trace.jsonl"
+LOAD_TEST = (sys.executable, "-m", "loadtest")
 # Before the first measurement of a stack: connections are made, and what is made at the first request.
 FIRST_REQUESTS = Point(Shape(Lengths(160, 8)), 1.0)
 FIRST_REQUESTS_S = 6.0
@@ -45,7 +46,7 @@ def run(
         "LOADTEST_SLO_ITL_S": f"{slo.itl:g}",
         "LOADTEST_RUN_DIR": str(folder),
     }
-    command = (sys.executable, "-m", "loadtest", "--headless", "--run-time", f"{round(warmup + seconds)}s")
+    command = (*LOAD_TEST, "--headless", "--run-time", f"{round(warmup + seconds)}s")
     processes.start([Launch("loadtest", command, {**environment, **settings}, REPOSITORY)])
     status = processes.wait("loadtest", warmup + seconds + DRAIN_S + MARGIN_S)
     if status not in (0, REQUESTS_FAILED) or not (folder / "run.json").is_file():

@@ -1,0 +1,81 @@
+"""Stands in for `python -m stack VERB` and for `python -m loadtest`: starts nothing, writes down what it is asked for.
+
+`up` leaves a server behind that knows of two instances, as the stack's proxy does; `down` ends it. The load test writes
+the files of a run, unless SCRIPTED_FAILS names its point's rate.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+RATES = ("offered_per_s", "requests_per_s", "output_tokens_per_s", "goodput_per_s", "goodput_share")
+TIMES = ("ttft_s", "itl_s", "tpot_s")
+OTHER_DISTRIBUTIONS = ("end_to_end_s", "start_delay_s", "worst_gaps_s", "input_tokens", "output_tokens")
+COUNTS = ("errors", "phases_s", "paths", "transports", "unexpected_lengths")
+SUMMARY = {
+    **{"from_s": 0.0, "until_s": 60.0, "requests": 3, "outcomes": {"completed": 3}, "cached_share": 0.0},
+    **dict.fromkeys(RATES, 1.0),
+    **{name: {"count": 3, "p50": 0.5, "p99": 0.75} for name in TIMES},
+    **{name: {"count": 0} for name in OTHER_DISTRIBUTIONS},
+    **{name: {} for name in COUNTS},
+}
+MANIFEST = {
+    **{"target": "http://127.0.0.1", "models": ["m"], "instances": [{"role": "prefill"}, {"role": "decode"}]},
+    **{"servers": {"vLLM": ["0.32.0"]}, "seed": 0, "warmup_s": 0.0, "command": "", "versions": {}, "hardware": {}},
+    **{"started_at": "2026-01-01", "load_s": 60.0},
+}
+
+
+class TwoInstances(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"instances": [{}, {}]}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def log(line: str) -> None:
+    with Path(os.environ["SCRIPTED_LOG"]).open("a") as file:
+        file.write(line + "\n")
+
+
+def stack(verb: str) -> None:
+    state = Path(os.environ["STACK_DIR"])
+    state.mkdir(parents=True, exist_ok=True)
+    pid = state / "pid"
+    if verb == "up":
+        log(f"up {os.environ['COMPOSE_FILE']}")
+        server = subprocess.Popen([sys.executable, __file__, "serve", os.environ["PROXY_PORT"]], start_new_session=True)
+        pid.write_text(str(server.pid))
+    elif pid.exists():
+        log("down")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        pid.unlink()
+
+
+def load_test() -> int:
+    rate = os.environ.get("LOADTEST_RATE", "trace")
+    folder = Path(os.environ["LOADTEST_RUN_DIR"])
+    log(f"load {rate} {os.environ['LOADTEST_SEED']}")
+    if rate == os.environ.get("SCRIPTED_FAILS"):
+        print("no model is served")
+        return 2
+    (folder / "run.json").write_text(json.dumps({"manifest": MANIFEST, "settings": {}, "summary": SUMMARY}))
+    (folder / "requests.jsonl").touch()
+    return 1  # requests have failed, which is a result
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["-m", "stack", verb]:
+            stack(verb)
+        case ["serve", port]:
+            HTTPServer(("127.0.0.1", int(port)), TwoInstances).serve_forever()
+        case _:
+            sys.exit(load_test())
