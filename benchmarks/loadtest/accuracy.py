@@ -10,6 +10,7 @@ TTFT_S = (0.1, 0.5)
 GAP_S = (0.02, 0.08)
 EVENTS = 64
 MEAN_STREAM_S = sum(TTFT_S) / 2 + (EVENTS - 1) * sum(GAP_S) / 2
+WARM_UP_S = 2 * MEAN_STREAM_S  # by then as many streams are open as there will be, each at another place
 
 
 def measure(run: Run) -> None:
@@ -17,13 +18,13 @@ def measure(run: Run) -> None:
     options = run.options
     rate = options.streams / MEAN_STREAM_S
     ways = {
-        "closed": ("--arrivals", "closed", "--users", str(options.streams), "--spawn-rate", str(options.streams)),
+        "closed": ("--arrivals", "closed", "--users", str(options.streams), "--spawn-rate", f"{rate:g}"),
         "poisson": ("--arrivals", "poisson", "--rate", f"{rate:g}"),
     }
     for number in range(options.rounds):
         for arrivals, words in ways.items():
             with run.scripted(TTFT_S, GAP_S) as server:
-                seconds = options.accuracy_seconds
+                seconds = options.accuracy_seconds + WARM_UP_S
                 arguments = (*words, "--run-time", f"{seconds:g}s", "--workload", "random", "--seed", str(number))
                 lengths = ("--input-tokens", "100", "--output-tokens", str(EVENTS))
                 try:
@@ -31,7 +32,8 @@ def measure(run: Run) -> None:
                 except RequestFailed as error:
                     run.results.add("accuracy", arrivals=arrivals, round=number, failed=str(error))
                 else:
-                    figures = compare(load.completed, server.sent()).row()
+                    steady = [record for record in load.completed if record.scheduled >= WARM_UP_S]
+                    figures = compare(steady, server.sent()).row()
                     run.results.add("accuracy", arrivals=arrivals, round=number, **about(load), **figures)
             run.results.write()
         print(f"accuracy: round {number + 1} of {options.rounds} done", flush=True)

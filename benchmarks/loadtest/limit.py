@@ -51,10 +51,9 @@ def _step(run: Run, workers: int, rate: float, events: int) -> Row:
     seconds = run.options.limit_seconds + WARM_UP_S
     arguments = ("--arrivals", "constant", "--rate", f"{rate:g}", "--warmup", f"{WARM_UP_S:g}")
     lengths = ("--workload", "random", "--input-tokens", "100", "--output-tokens", str(events))
-    team = ("--processes", str(workers)) if workers > 1 else ()
     with run.scripted(TTFT_S, GAP_S) as server:
         try:
-            load = run.load(server.url, seconds, *arguments, *lengths, *team, "--run-time", f"{seconds:g}s")
+            load = run.load(server.url, seconds, *arguments, *lengths, "--run-time", f"{seconds:g}s", workers=workers)
         except RequestFailed as error:
             return {**offered, "within": False, "failed": str(error)}
         sent = server.sent()

@@ -6,7 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -74,21 +74,21 @@ class Run:
         finally:
             self._processes.end([name])
 
-    def load(self, target: str, seconds: float, *arguments: str) -> Load:
+    def load(self, target: str, seconds: float, *arguments: str, workers: int = 1) -> Load:
         """Our load test, without a page. Raises: RequestFailed: it did not come to its end; OutOfTime."""
         folder = self.scratch / f"load-{next(self._numbers)}"
         words = [sys.executable, "-m", "loadtest", "--headless", "--host", target, "--run-dir", str(folder), *arguments]
-        self.tool(words, seconds)
+        self.tool(words, seconds, {"LOADTEST_WORKERS": str(workers)})
         return Load(list(SavedRequests(folder / NAME)), LoadTestRun.read(folder))
 
-    def tool(self, words: Sequence[str], seconds: float) -> None:
+    def tool(self, words: Sequence[str], seconds: float, variables: Mapping[str, str] | None = None) -> None:
         """Run a load generator. Raises: RequestFailed: with the end of what it printed; OutOfTime."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOADTEST_")}
         try:
             done = subprocess.run(
                 words,
                 cwd=REPOSITORY,
-                env=environment,
+                env={**environment, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
