@@ -18,8 +18,9 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest import live, options, statistics_table
+from loadtest import options, statistics_table
 from loadtest.exchange import Exchange
+from loadtest.live.tab import install_live_tab
 from loadtest.recording import RunRecording, recording
 from loadtest.settings import LoadTestSettings
 from loadtest.shape import TeamShape
@@ -50,7 +51,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if isinstance(kept, RunRecording):
         assert isinstance(environment.shape_class, TeamShape)
         environment.shape_class.team = Team(environment, kept.begin)
-        live.install(environment, kept)
+        install_live_tab(environment, kept)
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:

@@ -1,5 +1,1 @@
 """A tab of Locust's own page with a run's latencies, rates and phases over time, while it runs and afterwards."""
-
-from loadtest.live.tab import install
-
-__all__ = ["install"]

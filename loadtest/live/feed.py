@@ -4,21 +4,25 @@ Every request is read once, when it has ended; an answer costs the same however 
 its totals are those of the report.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadtest import stages
 from loadtest.live import judgement
 from loadtest.live.timeline import Timeline
 from loadtest.record import RequestRecord
-from loadtest.recording import RunRecording
 from loadtest.run_folder import FILES, Run
 from loadtest.summary import Summary
+
+if TYPE_CHECKING:  # importing locust replaces sockets and threads of the whole process by gevent's
+    from loadtest.recording import RunRecording
 
 _PORTION = 50  # requests, about 2 ms; singly they cost ten times as much, and without workers this thread measures, too
 _SLACK_S = 1.0  # until the records of requests that have ended are here
@@ -65,16 +69,16 @@ class Feed:
         if (reading := self._current()) is not None:
             reading.take(records)
 
-    def _current(self) -> "_Reading | None":
+    def _current(self) -> _Reading | None:
         """Of the recording's present run: a folder belongs to one run."""
         run, folder = self._recording.run, self._recording.folder
         if run is not None and folder is not None and (self._reading is None or self._reading.folder != folder):
             self._reading = _Reading(run, folder)
         return self._reading
 
-    def _warnings(self, reading: "_Reading", run: Run, starts_known_s: float) -> list[str]:
+    def _warnings(self, reading: _Reading, run: Run, starts_known_s: float) -> list[str]:
         if run.summary is not None:
-            return judgement.of_report(run.summary)
+            return [*judgement.of_report(run.summary), *run.manifest.problems]
         if self._clock() >= reading.judged_at + _JUDGED_EVERY_S:
             reading.judged_at = self._clock()
             newest = list(islice(reversed(self._recording.collector.records), judgement.NEWEST))[::-1]

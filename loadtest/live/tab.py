@@ -25,7 +25,7 @@ _SCRIPT = f'<script defer src="./live/tab.js" data-title="{escape(TITLE)}" data-
 _SHOWN_AS = {".md": "text/plain", ".jsonl": "text/plain"}
 
 
-def install(environment: Environment, recording: RunRecording) -> None:
+def install_live_tab(environment: Environment, recording: RunRecording) -> None:
     """Once, after Locust has made its page and before it serves it. Headless there is none."""
     web_ui = environment.web_ui
     if web_ui is None or web_ui.app is None:

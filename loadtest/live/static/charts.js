@@ -7,8 +7,8 @@ const COLOURS = {
   dark: { green: "#4ade80", grey: "#8b95a1", orange: "#f5a83c", red: "#f16a6a", purple: "#b493e6", blue: "#5b9df0" },
 };
 
-// kind: latency (shown in ms or s), rate, number, share. slo: the bound that belongs to the chart.
-// The last two need what only the stack's proxy tells.
+// kind: latency (shown in ms or s), rate, number, share. slo: the bound that belongs to the chart. shape: lines if not
+// told. fromProxy: other servers do not tell it, and then the chart is left out.
 const CHARTS = [
   {
     id: "ttft", title: "TTFT", note: "scheduled start to first token", kind: "latency", slo: "ttft_s",
@@ -24,7 +24,7 @@ const CHARTS = [
   },
   {
     id: "rates", title: "Requests", note: "per second", kind: "rate",
-    lines: [["offered", "offered_per_s", "grey"], ["completed", "completed_per_s", "blue"], ["goodput", "good_per_s", "green"]],
+    lines: [["goodput", "good_per_s", "green", "area"], ["completed", "completed_per_s", "blue"], ["offered", "offered_per_s", "grey"]],
   },
   {
     id: "losses", title: "Not completed", note: "per second", kind: "rate", shape: "bars",
@@ -35,7 +35,7 @@ const CHARTS = [
     lines: [["running", "running", "blue"]],
   },
   {
-    id: "tokens", title: "Output tokens", note: "per second, of requests that ended", kind: "rate",
+    id: "tokens", title: "Output tokens", note: "per second", kind: "rate",
     lines: [["tokens", "output_tokens_per_s", "blue"]],
   },
   {
@@ -43,14 +43,14 @@ const CHARTS = [
     lines: [["P50", "start_delay_p50_s", 0], ["P99", "start_delay_p99_s", 2]],
   },
   {
-    id: "phases", title: "Phases of the TTFT", note: "mean, as the proxy tells", kind: "latency", shape: "areas",
+    id: "phases", title: "Phases of the TTFT", note: "mean, as the proxy tells", kind: "latency", shape: "areas", fromProxy: true,
     lines: [
       ["queue", "queue_mean_s", "grey"], ["prefill", "prefill_mean_s", "blue"],
       ["transfer", "transfer_mean_s", "orange"], ["first step", "first_step_mean_s", "green"],
     ],
   },
   {
-    id: "share", title: "Disaggregated requests", note: "share, as the proxy tells", kind: "share",
+    id: "share", title: "Disaggregated requests", note: "share, as the proxy tells", kind: "share", fromProxy: true,
     lines: [["disaggregated", "disaggregated_share", "purple"]],
   },
 ];

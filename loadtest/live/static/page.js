@@ -43,23 +43,30 @@ function share(part) {
 
 // Charts
 
+function highest(chart, columns) {
+  const lines = chart.lines.map(([, column]) => columns[column]);
+  const heights = (at) => lines.map((line) => line[at] ?? 0);
+  const together = chart.shape ? (values) => values.reduce((sum, value) => sum + value, 0) : (values) => Math.max(...values);
+  return Math.max(...columns.middle_s.map((_, at) => together(heights(at))));
+}
+
 function unitOf(chart, columns) {
-  const values = chart.lines.flatMap(([, column]) => known(columns[column]));
   if (chart.kind === "share") return { factor: 100, name: "%" };
   if (chart.kind !== "latency") return { factor: 1, name: "" };
-  return Math.max(0, ...values) < 2 ? { factor: 1000, name: "ms" } : { factor: 1, name: "s" };
+  return highest(chart, columns) < 2 ? { factor: 1000, name: "ms" } : { factor: 1, name: "s" };
 }
 
 function tracesOf(chart, columns, unit, theme) {
   const x = columns.middle_s.map(moment);
-  return chart.lines.map(([name, column, colour]) => {
+  return chart.lines.map(([name, column, colour, area]) => {
     const y = columns[column].map((value) => (value === null ? null : value * unit.factor));
     const paint = typeof colour === "number" ? SHADES[theme][colour] : COLOURS[theme][colour];
     const trace = { name, x, y, hovertemplate: `%{y:.4~g} ${unit.name}` };
     if (chart.shape === "bars") return { ...trace, type: "bar", marker: { color: paint } };
     const line = { color: paint, width: 2 };
     if (chart.shape === "areas") return { ...trace, mode: "lines", stackgroup: "one", stackgaps: "interpolate", line: { ...line, width: 1 } };
-    return { ...trace, mode: "lines+markers", connectgaps: true, line, marker: { color: paint, size: 4 } };
+    const points = { ...trace, mode: "lines+markers", connectgaps: true, line, marker: { color: paint, size: 4 } };
+    return area ? { ...points, fill: "tozeroy" } : points;
   });
 }
 
@@ -79,6 +86,8 @@ function layoutOf(chart, data, unit) {
     const dashed = { type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y };
     shapes.push({ ...dashed, line: { color: muted, width: 1, dash: "dash" } });
   }
+  // A bound of the SLO far above the values would press them to the ground: it is seen when they come near it.
+  const top = chart.kind === "share" ? 103 : 1.08 * unit.factor * highest(chart, data.windows) || 1;
   const end = Math.max(data.until_s, data.width_s);
   return {
     margin: { l: 52, r: 8, t: 26, b: 26 },
@@ -93,7 +102,7 @@ function layoutOf(chart, data, unit) {
     bargap: 0.1,
     shapes,
     xaxis: { ...axis, type: "date", range: [ZERO, moment(end)], tickformat: end < 3600 ? "%M:%S" : "%-H:%M", hoverformat: "%-H:%M:%S", nticks: 8 },
-    yaxis: { ...axis, rangemode: "tozero", ticksuffix: unit.name && ` ${unit.name}`, nticks: 6, ...(chart.kind === "share" && { range: [0, 103] }) },
+    yaxis: { ...axis, range: [0, top], ticksuffix: unit.name && ` ${unit.name}`, nticks: 6 },
   };
 }
 
@@ -104,13 +113,14 @@ function figureOf(chart) {
   const plot = Object.assign(document.createElement("div"), { id: chart.id, className: "chart" });
   caption.append(chart.title, note);
   figure.append(caption, plot);
-  element("charts").append(figure);
   return figure;
 }
 
 function drawChart(chart, data) {
-  const plot = element(chart.id) ?? figureOf(chart).querySelector(".chart");
+  const plot = element(chart.id);
   const figure = plot.parentElement;
+  figure.hidden = chart.fromProxy && chart.lines.every(([, column]) => !known(data.windows[column]).length);
+  if (figure.hidden) return;
   const theme = isDark() ? "dark" : "light";
   const unit = unitOf(chart, data.windows);
   const bound = data.slo[chart.slo];
@@ -126,8 +136,7 @@ function drawChart(chart, data) {
 function facts(data) {
   return [
     `run ${data.run}`,
-    data.state,
-    clock(data.until_s),
+    `${data.state} ${data.state === "running" ? "for" : "after"} ${clock(data.until_s)}`,
     `a point for every ${data.width_s} s`,
     `SLO: ${data.slo.text}`,
     ...(data.warmup_s > 0 ? [`warm-up of ${latency(data.warmup_s)} shaded, not in the totals`] : []),
@@ -137,12 +146,12 @@ function facts(data) {
 function totals({ totals: total }) {
   const { failed, cut_off, cancelled } = total;
   return [
-    ["Completed", digits(total.completed), `of ${digits(total.ended)}; ${rate(total.completed_per_s)}`],
+    ["Completed", digits(total.completed), `of ${digits(total.ended)} · ${rate(total.completed_per_s)}`],
     ["Goodput", rate(total.good_per_s), `${share(total.good_share)} of the requests`],
     ["TTFT P50", latency(total.ttft_p50_s), `P99 ${latency(total.ttft_p99_s)}`],
     ["ITL P50", latency(total.itl_p50_s), `P99 ${latency(total.itl_p99_s)}`],
     ["TPOT P50", latency(total.tpot_p50_s), `P99 ${latency(total.tpot_p99_s)}`],
-    ["Output tokens", rate(total.output_tokens_per_s), "per second"],
+    ["Output tokens", rate(total.output_tokens_per_s), "all streams together"],
     ["Failed", digits(failed), `${digits(cut_off)} cut off · ${digits(cancelled)} cancelled`],
   ];
 }
@@ -195,4 +204,5 @@ if (frameElement) {
   new ResizeObserver(fit).observe(document.querySelector("main"));
 }
 document.documentElement.classList.toggle("dark", isDark());
+element("charts").append(...CHARTS.map(figureOf)); // all at once: a chart takes its width from its column
 poll();
