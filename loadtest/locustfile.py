@@ -18,7 +18,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest import options, statistics_table
+from loadtest import options, run_pages, statistics_table
 from loadtest.exchange import Exchange
 from loadtest.live.tab import install_live_tab
 from loadtest.recording import RunRecording, recording
@@ -43,7 +43,7 @@ def _offer_options(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _set_up(environment: Environment, **_: Any) -> None:
     """Bad options end the program with one line; a bad value in the form gets the line as answer and starts nothing."""
-    load_or_exit(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
+    settings = load_or_exit(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
     if environment.web_ui and environment.web_ui.app:
         _check_address(environment.web_ui.host, environment.web_ui.port)
         environment.web_ui.app.before_request(lambda: _refuse_bad_form(environment))
@@ -52,6 +52,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
         assert isinstance(environment.shape_class, TeamShape)
         environment.shape_class.team = Team(environment, kept.begin)
         install_live_tab(environment, kept)
+        run_pages.install(environment, settings.runs_dir)
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:

@@ -17,7 +17,7 @@ from loadtest.windows import windows
 PALETTE = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2", "#be185d", "#64748b")
 BLUE, ORANGE, GREEN, RED, GREY = (PALETTE[number] for number in (0, 1, 2, 4, 7))
 _PALE = "rgba(100, 116, 139, 0.12)"
-_WINDOWS = 120  # of the timeline, at most; at least a second each
+_WINDOWS = 60  # of the timeline, at most; at least a second each
 
 # Of an ECDF: closer where its tail is.
 _SHARES = np.concatenate((np.linspace(0, 0.98, 246), np.linspace(0.981, 0.999, 37), np.linspace(0.9991, 1, 10)))
@@ -192,7 +192,8 @@ def _timeline(contents: Contents) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=len(series) > 1 and name not in shown,
-                mode="lines",
+                mode="lines+markers",
+                marker={"size": 3},
                 line={"color": colour, "width": 1.5},
                 hovertemplate="%{y:.4g}",
                 row=row,
