@@ -98,7 +98,7 @@ def test_open_streams_are_waited_for() -> None:
     ("options", "variables", "line"),
     [
         (("--host", "proxy:8000"), {}, "LOADTEST_TARGET='proxy:8000': URL scheme should be 'http' or 'https'"),
-        (("--output-tokens", "0"), {}, "LOADTEST_OUTPUT_TOKENS='0': Input should be greater than or equal to 1"),
+        (("--output-tokens", "0"), {}, "LOADTEST_OUTPUT_TOKENS='0': expected at least 1 token"),
         (
             (),
             {"LOADTEST_WORKLOAD": "sharegpt"},
