@@ -55,6 +55,8 @@ class Attempt:
         self.dispatched_at = time.monotonic()
         self.prefilled_at: float | None = None
         self.answered_at: float | None = None
+        # What the consumer has in hand of this try; an aggregated one the prompt as well, until it has computed it.
+        self._in_hand = route.decode_tokens + (0 if route.producer else route.prefill_tokens)
         self._prefill = self._send_prefill(job)
         self._decode = self._send_decode(job)
         self._consumer_busy = True
@@ -85,7 +87,7 @@ class Attempt:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
         if self._consumer_busy:
             self._consumer_busy = False
-            self._gateway.fleet.end(self.route.consumer, self.route.decode_tokens)
+            self._gateway.fleet.end(self.route.consumer, self._in_hand)
 
     def cancel(self) -> None:
         """Nobody waits any more: closes both connections, wherever they are."""
@@ -128,7 +130,7 @@ class Attempt:
 
     def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
         consumer, producer = self.route.consumer, self.route.producer
-        vote = self._begin(consumer, self.route.decode_tokens)
+        vote = self._begin(consumer, self._in_hand)
         if consumer.role == "aggregated":
             self._gateway.fleet.holds(consumer, job.prompt)
         if producer is None or self.transfer_id is None:
@@ -142,11 +144,19 @@ class Attempt:
         def answered(task: "asyncio.Task[Answer]") -> None:
             if not self._note_failure(consumer, task, vote):
                 self.answered_at = time.monotonic()
+                self._prefilled()
                 # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
                 self._gateway.fleet.holds(consumer, job.prompt)
 
         task.add_done_callback(answered)
         return task
+
+    def _prefilled(self) -> None:
+        """The consumer has computed the prompt, if that was its part."""
+        computed = self._in_hand - self.route.decode_tokens
+        if self._consumer_busy and computed:
+            self._in_hand -= computed
+            self._gateway.fleet.prefilled(self.route.consumer, computed)
 
     def _begin(self, instance: Instance, tokens: int) -> Leg:
         self._gateway.fleet.begin(instance, tokens)

@@ -14,8 +14,10 @@ busy, what is computed a second time keeps all later prompts waiting as well, an
 
 Aggregated instances, which compute prompts and answers alike, are for what no pair can take: in a fleet of them alone
 for everything, beside pairs as their reserve, so that whoever set up pairs gets what pairs give. The one that would be
-done first takes a request: the outstanding tokens of an aggregated instance are those of the answers and those of the
-prompts that it did not hold, and this prompt counts with what is missing there, as it does for producers.
+done first takes a request: the outstanding tokens of an aggregated instance are those of its answers, and those that it
+has still to compute of prompts; what is missing of this prompt counts beside them as it does for producers. A prompt is
+computed when the first token is here: to count it until the answer's end costs a third of the mean TTFT, and blindness to
+prefixes half of it (docs/benchmarks/2026-11-23-aggregated.md).
 
 Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
 which the consumer has so little to compute that a transfer would take longer goes to it alone.
@@ -75,7 +77,8 @@ class Route:
     """consumer: the instance whose answer is the client's; an aggregated one is its own producer.
 
     producer: None when the consumer computes the prompt itself, for the reason given.
-    prefill_tokens, decode_tokens: what the request adds to the producer's and to the consumer's outstanding tokens.
+    prefill_tokens, decode_tokens: what the request adds to the producer's and to the consumer's outstanding tokens; to
+    an aggregated instance's both, the first until the prompt is computed.
     """
 
     consumer: Instance
@@ -120,7 +123,7 @@ def choose(
             return Route(consumer, producer, "disaggregated", missing, decode_tokens)
     if aggregated := of_role(usable, "aggregated"):
         chosen, missing = _first_to_prefill(aggregated, loads, caches, demand, policy)
-        return Route(chosen, None, "aggregated", 0, missing + demand.output_tokens)
+        return Route(chosen, None, "aggregated", missing, demand.output_tokens)
     if consumers and policy.no_producer == "local":
         return Route(consumers[0], None, "no_producer", 0, decode_tokens)
     if serving and len(of_role(serving, "aggregated")) == len(serving):

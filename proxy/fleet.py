@@ -84,6 +84,11 @@ class Fleet:
         load = self._loads[instance.instance_id]
         self._loads[instance.instance_id] = Load(load.outstanding - 1, load.last_used, load.tokens - tokens)
 
+    def prefilled(self, instance: Instance, tokens: int) -> None:
+        """Of a request that goes on so many tokens are no longer in hand: its `end` is without them."""
+        load = self._loads[instance.instance_id]
+        self._loads[instance.instance_id] = Load(load.outstanding, load.last_used, load.tokens - tokens)
+
     def holds(self, instance: Instance, prompt: Prompt) -> None:
         """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
         if (cache := self._caches.get(instance.instance_id)) is not None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.dispatch import page
-from benchmarks.dispatch.choosers import CHOOSERS, fleet_of
+from benchmarks.dispatch import aggregated, page
+from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, simulate
 from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
@@ -34,8 +34,14 @@ def main() -> int:
     words = ["TRACE" if word == str(options.trace) else word for word in sys.argv[1:]]
     command = shlex.join(["python", "-m", "benchmarks.dispatch", *words])
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{time.strftime('%Y-%m-%d', time.gmtime())}-dispatch.md"
-    file.write_text(page.render(command, page.about(arrivals), list(_sections(options, arrivals))))
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    if options.aggregated is None:
+        file, explanation = options.out / f"{today}-dispatch.md", page.EXPLANATION
+        sections = list(_sections(options, arrivals))
+    else:
+        file, explanation = options.out / f"{today}-aggregated.md", page.AGGREGATED_EXPLANATION
+        sections = list(_sections_of_aggregated(options, arrivals))
+    file.write_text(page.render(command, page.about(arrivals), sections, explanation))
     print(f"results: {file}")
     return 0
 
@@ -51,6 +57,27 @@ def _sections(options: argparse.Namespace, arrivals: Sequence[Arrival]) -> Itera
     yield "`busy_miss_weight`: the trace", "weight", _by_weight(options, arrivals, busiest)
     yield "`busy_miss_weight`: shared prefixes", "weight", _by_weight(options, shared, [SHARED_HARDWARE])
     yield "Blocks remembered of each instance: the trace", "blocks", _by_memory(options, arrivals, busiest)
+
+
+def _sections_of_aggregated(options: argparse.Namespace, arrivals: Sequence[Arrival]) -> Iterator[page.Section]:
+    everything = [Hardware(rate, cache) for cache, rate in product(options.cache_tokens, options.prefill_rates)]
+    shared = shared_prefixes(SHARED_REQUESTS, REQUESTS_PER_PRODUCER_S * options.aggregated, PREFIXES, options.seed)
+    for title, traffic, hardware in (
+        ("the trace", arrivals, everything),
+        ("a few prefixes that all share", shared, [SHARED_HARDWARE]),
+    ):
+        rows = []
+        for each, (name, chooser) in product(hardware, AGGREGATED_CHOOSERS.items()):
+            fleet = aggregated_fleet_of(options.aggregated)
+            outcome = aggregated.simulate(traffic, fleet, each, chooser(fleet, options.seed))
+            rows.append([name, *page.row(each, traffic, outcome)])
+        yield f"Who chooses: {title}", "chosen by", rows
+        rows = []
+        for each, weight in product(hardware[:1], WEIGHTS):
+            fleet = aggregated_fleet_of(options.aggregated, replace(SPLIT_ALL, busy_miss_weight=weight))
+            outcome = aggregated.simulate(traffic, fleet, each, fleet.route)
+            rows.append([str(weight), *page.row(each, traffic, outcome)])
+        yield f"`busy_miss_weight`: {title}", "weight", rows
 
 
 def _by_chooser(
@@ -90,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests", type=count, help="so many from the trace's beginning; unset: all")
     add("--producers", type=count, default=4)
     add("--consumers", type=count, default=4)
+    add("--aggregated", type=count, help="so many aggregated servers in place of them, on a page of their own")
     add(
         "--prefill-rates",
         type=counts,

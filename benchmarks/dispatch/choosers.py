@@ -1,7 +1,7 @@
 """Who chooses: the proxy's own functions, what other routers do, and ours without one of its halves."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -18,10 +18,11 @@ Chooser = Callable[[Fleet, int], Choose]
 def fleet_of(
     producers: int, consumers: int, policy: dispatch.Policy = SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED
 ) -> Fleet:
-    fleet = Fleet(policy, blocks_remembered)
-    names: list[tuple[Role, int]] = [("prefill", producers), ("decode", consumers)]
-    fleet.update(View(tuple(_instance(role, number) for role, many in names for number in range(many)), revision=1))
-    return fleet
+    return _fleet({"prefill": producers, "decode": consumers}, policy, blocks_remembered)
+
+
+def aggregated_fleet_of(servers: int, policy: dispatch.Policy = SPLIT_ALL) -> Fleet:
+    return _fleet({"aggregated": servers}, policy, BLOCKS_REMEMBERED)
 
 
 def ours(fleet: Fleet, seed: int) -> Choose:
@@ -31,6 +32,16 @@ def ours(fleet: Fleet, seed: int) -> Choose:
 def least_tokens(fleet: Fleet, seed: int) -> Choose:
     """Ours, blind to prefixes."""
     return lambda demand: fleet.route(replace(demand, prompt=replace(demand.prompt, blocks=())))
+
+
+def until_the_end(fleet: Fleet, seed: int) -> Choose:
+    """Ours, where an aggregated server's prompts count until their answers end."""
+
+    def choose(demand: Demand) -> Route:
+        route = fleet.route(demand)
+        return replace(route, prefill_tokens=0, decode_tokens=route.prefill_tokens + route.decode_tokens)
+
+    return choose
 
 
 def cache_aware(fleet: Fleet, seed: int) -> Choose:
@@ -92,10 +103,21 @@ CHOOSERS: dict[str, Chooser] = {
     "round robin": round_robin,
     "random": at_random,
 }
+AGGREGATED_CHOOSERS: dict[str, Chooser] = {"ours": ours, "until the end": until_the_end} | CHOOSERS
+
+
+def _fleet(names: Mapping[Role, int], policy: dispatch.Policy, blocks_remembered: int) -> Fleet:
+    fleet = Fleet(policy, blocks_remembered)
+    instances = [_instance(role, number) for role, many in names.items() for number in range(many)]
+    fleet.update(View(tuple(instances), revision=1))
+    return fleet
 
 
 def _sides(fleet: Fleet) -> tuple[list[Instance], list[Instance]]:
+    """Producers and consumers; an aggregated server is both."""
     instances = fleet.view.usable
+    if aggregated := [each for each in instances if each.role == "aggregated"]:
+        return aggregated, aggregated
     return [each for each in instances if each.role == "prefill"], [each for each in instances if each.role == "decode"]
 
 
@@ -107,6 +129,8 @@ def _least(fleet: Fleet, instances: Sequence[Instance], turn: int) -> Instance:
 
 def _route(demand: Demand, producer: Instance, consumer: Instance) -> Route:
     tokens = demand.prompt.tokens
+    if producer.role == "aggregated":
+        return Route(producer, None, "aggregated", tokens, demand.output_tokens)
     return Route(consumer, producer, "disaggregated", tokens, tokens + demand.output_tokens)
 
 

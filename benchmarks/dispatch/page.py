@@ -56,12 +56,15 @@ def row(hardware: Hardware, arrivals: Sequence[Arrival], outcome: Outcome) -> li
     ]
 
 
-def render(command: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def render(
+    command: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], explanation: str | None = None
+) -> str:
+    """`explanation`: of the columns, unset: for producers and consumers."""
     parts = [
         "# Choice of instances, simulated",
         f"```sh\n{command}\n```",
         table(("", ""), facts),
-        EXPLANATION,
+        explanation or EXPLANATION,
     ]
     for title, first_column, rows in sections:
         parts += [f"## {title}", table((first_column, *COLUMNS), rows)]
@@ -78,6 +81,17 @@ the busiest one, divided by the mean; `consumers`: the same of outstanding token
 `ours` is the proxy's own code; `least tokens` the same, blind to prefixes; `cache aware` the default policy of
 vllm-router, as its source describes it, with its default thresholds. The shared prefixes are made up
 (`benchmarks/dispatch/shared_prefixes.py`); one cache holds all of them."""
+
+AGGREGATED_EXPLANATION = """\
+Aggregated servers, as `compose.baseline.yaml` starts them: each computes prompts in chunks and answers, in the same
+steps. No servers and no clock: the same command gives the same page. `cache`: tokens of one server's prefix cache;
+`prefill`: prompt tokens that one server computes in a second of its own; `busy`: the share of the time that the servers
+need for prompts alone. `producers`: prompt tokens computed by the busiest one, divided by the mean; `consumers`: the
+same of outstanding tokens, at each arrival and then the mean. 1.00 is perfect balance.
+
+`ours` is the proxy's own code; `until the end` the same, where a prompt's tokens count as outstanding until its answer
+ends; `least tokens` the same as `ours`, blind to prefixes; `cache aware` the default policy of vllm-router, as its
+source describes it, with its default thresholds."""
 
 
 def _unevenness(values: Sequence[int]) -> float:

@@ -6,7 +6,8 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.dispatch.choosers import CHOOSERS, fleet_of
+from benchmarks.dispatch import aggregated
+from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
 from benchmarks.dispatch.page import render, row, unbounded_hit_rate
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, Outcome, simulate
@@ -135,3 +136,34 @@ def test_the_page() -> None:
     )
     assert "| ours | 100,000 | 1,000 |" in page
     assert page.count("\n| ") == 6
+
+
+def run_aggregated(arrivals: list[Arrival], hardware: Hardware, chooser: str, servers: int = 4) -> Outcome:
+    fleet = aggregated_fleet_of(servers)
+    outcome = aggregated.simulate(arrivals, fleet, hardware, AGGREGATED_CHOOSERS[chooser](fleet, 1))
+    for each in fleet.view.usable:
+        assert (fleet.outstanding(each.instance_id), fleet.outstanding_tokens(each.instance_id)) == (0, 0)
+    return outcome
+
+
+def test_one_aggregated_server_on_paper() -> None:
+    """A step takes 1 s, 1 ms a token held, and 1 ms a token of a prompt."""
+    arrivals = [
+        Arrival(0.0, prompt_of(1000, [1, 2]), 2),
+        Arrival(0.5, prompt_of(3000, [1, 3, 4, 5, 6, 7]), 1),
+    ]
+    outcome = run_aggregated(arrivals, FAST, "ours", servers=1)
+    # 2,047 of the second's 2,488 tokens fit beside the first's token; then the rest, and a step for its own token.
+    steps_s = [1 + 1.000, 1 + 1.002 + 2.047, 1 + 1.002 + 0.441, 1 + 3.001]
+    assert outcome.ttft_s == pytest.approx([steps_s[0], sum(steps_s[:3]) - 0.5])
+    assert outcome.tpot_s == pytest.approx([sum(steps_s[1:3]) / 2, steps_s[3]])
+    assert (sum(outcome.computed.values()), outcome.prompt_tokens) == (3488, 4000)
+
+
+@pytest.mark.parametrize("chooser", ["round robin", "random", "least requests", "least tokens"])
+def test_conversations_are_served_better_by_the_server_that_has_their_prefix(chooser: str) -> None:
+    arrivals = conversations(60, 10, 15.0)
+    hardware = Hardware(prefill_rate=8000, cache_tokens=400_000)
+    ours, theirs = (run_aggregated(arrivals, hardware, name) for name in ("ours", chooser))
+    assert len(ours.ttft_s) == len(ours.tpot_s) == len(arrivals)
+    assert mean(ours.ttft_s) < 0.95 * mean(theirs.ttft_s)

@@ -1,5 +1,6 @@
 """Instances that serve whole requests: which one, when they are taken beside pairs, and what is said of it."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,24 +31,24 @@ def holding(blocks: int) -> PrefixCache:
 
 @dataclass(frozen=True)
 class Affinity:
-    """held: blocks of the prompt by instance; tokens: what the request adds to those of the chosen one."""
+    """held: blocks of the prompt by instance; prefill_tokens: what the chosen one has to compute of it."""
 
     name: str
     chosen: str
-    tokens: int
+    prefill_tokens: int
     held: dict[str, int] = field(default_factory=dict)
     loads: dict[str, Load] = field(default_factory=dict)
 
 
 AFFINITIES = [
-    Affinity("none holds anything: by name", "a0", 1050),
-    Affinity("equally loaded: in turn", "a1", 1050, {}, {"a0": Load(1, 5, 10), "a1": Load(1, 4, 10)}),
-    Affinity("fewer tokens, not fewer requests", "a1", 1050, {}, {"a0": Load(1, 1, 900), "a1": Load(3, 2, 300)}),
-    Affinity("where the prefix is", "a1", 250, {"a1": 8}),
-    Affinity("where more of it is", "a1", 250, {"a0": 3, "a1": 8}),
-    Affinity("more in hand than what the hit saves", "a0", 1050, {"a1": 8}, {"a1": Load(1, 1, 801)}),
+    Affinity("none holds anything: by name", "a0", 1000),
+    Affinity("equally loaded: in turn", "a1", 1000, {}, {"a0": Load(1, 5, 10), "a1": Load(1, 4, 10)}),
+    Affinity("fewer tokens, not fewer requests", "a1", 1000, {}, {"a0": Load(1, 1, 900), "a1": Load(3, 2, 300)}),
+    Affinity("where the prefix is", "a1", 200, {"a1": 8}),
+    Affinity("where more of it is", "a1", 200, {"a0": 3, "a1": 8}),
+    Affinity("more in hand than what the hit saves", "a0", 1000, {"a1": 8}, {"a1": Load(1, 1, 801)}),
     Affinity(
-        "all busy: a hit saves others time too", "a1", 250, {"a1": 8}, {"a0": Load(1, 1, 1), "a1": Load(1, 1, 3200)}
+        "all busy: a hit saves others time too", "a1", 200, {"a1": 8}, {"a0": Load(1, 1, 1), "a1": Load(1, 1, 3200)}
     ),
 ]
 
@@ -56,8 +57,8 @@ AFFINITIES = [
 def test_a_request_goes_where_it_is_done_first(case: Affinity) -> None:
     caches = {name: holding(blocks) for name, blocks in case.held.items()}
     route = choose([A1, A0], case.loads, caches, Demand(MODEL, PROMPT, output_tokens=50), SPLIT_ALL)
-    assert (route.consumer.instance_id, route.decode_tokens) == (case.chosen, case.tokens)
-    assert (route.producer, route.reason, route.prefill_tokens) == (None, "aggregated", 0)
+    assert (route.consumer.instance_id, route.prefill_tokens) == (case.chosen, case.prefill_tokens)
+    assert (route.producer, route.reason, route.decode_tokens) == (None, "aggregated", 50)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,22 @@ async def test_a_prompt_comes_back_to_where_its_prefix_is(start_stack: StartStac
         assert await stack.proxy.status("/v1/completions", json={**WHOLE, "prompt": text * 1000}) == 200
     prompts = [[received.body["prompt"][:3] for received in each.received] for each in stack.aggregated]
     assert prompts == [["one"] * 3, ["two"] * 2]
+
+
+async def test_a_prompt_is_in_hand_until_the_first_token(start_stack: StartStack) -> None:
+    begin, end = asyncio.Event(), asyncio.Event()
+    stack = await start_stack([], [], [streams(begin, token(" city"), end, DONE)])
+    tokens = 'pd_proxy_outstanding_tokens{instance="a0",role="aggregated"}'
+    body = {**STREAM, "prompt": [1] * 1000, "max_tokens": 50}
+    asked = asyncio.create_task(stack.proxy.client.post(stack.proxy.url + "/v1/completions", json=body))
+    await stack.aggregated[0].arrived.wait()
+    assert await stack.proxy.metric(tokens) == 1050
+    begin.set()
+    async with await asked as answer:
+        assert await stack.proxy.metric(tokens) == 50
+        end.set()
+        await answer.read()
+    assert await stack.proxy.metric(tokens) == 0
 
 
 async def test_another_one_takes_over_before_the_first_token(start_stack: StartStack) -> None:
