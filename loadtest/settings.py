@@ -78,7 +78,7 @@ class LoadTestSettings(Settings):
     @classmethod
     def _is_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
-            raise ValueError("no such file")
+            raise ValueError("expected a file, found none")
         return value
 
     @field_validator("loadtest_stages")

@@ -31,53 +31,50 @@ class Chat:
         self._model = model
         self._tokenizer = tokenizer
         self._longest = tokenizer.context_tokens
-        typical = self._turns * (self._inputs.typical + self._outputs.typical)
+        # What each turn adds if all messages are the lead alone; a template need not treat every turn alike.
+        bare = [tokenizer.count_chat(_messages([tokenizer.lead] * (2 * turn + 1))) for turn in range(self._turns)]
+        added = [bare[0], *(later - earlier for earlier, later in pairwise(bare))]
+        self._least_output = tokenizer.lead_tokens
+        self._least_inputs = [added[0], *(tokens - self._least_output for tokens in added[1:])]
+        typical = sum(max(least, self._inputs.typical) for least in self._least_inputs)
+        typical += self._turns * max(self._least_output, self._outputs.typical)
         if self._longest is not None and typical > self._longest:
             raise ConfigError(
                 [
-                    f"LOADTEST_CHAT_TURNS={self._turns}: chats grow to {typical} tokens (turns x (input + output)); "
+                    f"LOADTEST_CHAT_TURNS={self._turns}: chats grow to {typical} tokens (all turns' input and output); "
                     f"{model} holds {self._longest}"
                 ]
             )
-        # What each turn adds if all messages are the lead alone; a template need not treat every turn alike.
-        bare = [tokenizer.count_chat(_messages([tokenizer.lead] * (2 * turn + 1))) for turn in range(self._turns)]
-        self._around = [bare[0], *(later - earlier for earlier, later in pairwise(bare))]
-        longest = self.request((self._turns - 1) * self._sessions)
-        counted = tokenizer.count_chat(longest.body["messages"])
-        if longest.input_tokens not in (None, counted):
-            self._tokenizer = tokenizer.not_exact(f"{longest.input_tokens} tokens of a chat are {counted}")
+        last = self.request((self._turns - 1) * self._sessions)
+        counted = tokenizer.count_chat(last.body["messages"])
+        if last.input_tokens not in (None, counted):
+            self._tokenizer = tokenizer.not_exact(f"{last.input_tokens} tokens of a chat are {counted} for the target")
 
     def request(self, index: int) -> CompletionRequest:
         block, within = divmod(index, self._sessions * self._turns)
         turn, session = divmod(within, self._sessions)
         rng = Random(f"{self._seed}/{block * self._sessions + session}")
         inputs, outputs = self._lengths(rng)
-        tokenizer = self._tokenizer
-        texts: list[str] = []
-        input_tokens = 0
+        texts = []
         for number in range(turn + 1):
-            missing = inputs[number] - self._around[number]
-            if number:
-                answered = outputs[number - 1]
-                answer = tokenizer.words(rng, answered - tokenizer.lead_tokens)
-                texts.append(tokenizer.text(answer))
-                input_tokens += len(answer)
-                missing += answered - len(answer)
-            question = tokenizer.words(rng, missing)
-            texts.append(tokenizer.text(question))
-            input_tokens += len(question) + self._around[number]
-        body = streamed(model=self._model, messages=_messages(texts), **exactly(outputs[turn]))
-        return CompletionRequest(CHAT_COMPLETIONS, body, tokenizer.known(input_tokens), outputs[turn])
+            texts.append(self._text(rng, inputs[number] - self._least_inputs[number]))
+            texts.append(self._text(rng, outputs[number] - self._least_output))
+        body = streamed(model=self._model, messages=_messages(texts[:-1]), **exactly(outputs[turn]))
+        input_tokens = sum(inputs[: turn + 1]) + sum(outputs[:turn])
+        return CompletionRequest(CHAT_COMPLETIONS, body, self._tokenizer.known(input_tokens), outputs[turn])
+
+    def _text(self, rng: Random, words: int) -> str:
+        return self._tokenizer.text(self._tokenizer.words(rng, words))
 
     def _lengths(self, rng: Random) -> tuple[list[int], list[int]]:
-        """Of one chat's turns; shortened in proportion if together they were more than the model's context holds."""
-        inputs = [self._inputs.draw(rng) for _ in range(self._turns)]
-        outputs = [self._outputs.draw(rng) for _ in range(self._turns)]
-        total = sum(inputs) + sum(outputs)
-        if self._longest is not None and total > self._longest:
-            inputs = [max(1, tokens * self._longest // total) for tokens in inputs]
-            outputs = [max(1, tokens * self._longest // total) for tokens in outputs]
-        return inputs, outputs
+        """Inputs and outputs of one chat's turns, shortened in proportion where the context could not hold them all."""
+        least = self._least_inputs + [self._least_output] * self._turns
+        drawn = [lengths.draw(rng) for lengths in (self._inputs, self._outputs) for _ in range(self._turns)]
+        words = [max(0, tokens - fewest) for tokens, fewest in zip(drawn, least, strict=True)]
+        if self._longest is not None and sum(words) > (room := self._longest - sum(least)):
+            words = [number * room // sum(words) for number in words]
+        lengths = [fewest + number for fewest, number in zip(least, words, strict=True)]
+        return lengths[: self._turns], lengths[self._turns :]
 
 
 def _messages(texts: list[str]) -> Messages:

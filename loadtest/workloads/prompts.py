@@ -47,8 +47,9 @@ class Prompts:
         return len(self._lines)
 
     def request(self, index: int) -> CompletionRequest:
-        given = self._lines[index].model_dump(exclude_none=True)
+        line = self._lines[index]
+        given = line.model_dump(exclude_unset=True)
         limits = given.keys() & {"max_tokens", "max_completion_tokens"}
         asked = {} if limits else {"max_tokens": self._outputs.draw(Random(f"{self._seed}/{index}"))}
         body = streamed(**({"model": self._model} | asked | given))
-        return CompletionRequest(COMPLETIONS if "prompt" in given else CHAT_COMPLETIONS, body)
+        return CompletionRequest(CHAT_COMPLETIONS if line.prompt is None else COMPLETIONS, body)

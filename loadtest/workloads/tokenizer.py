@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Messages = Sequence[dict[str, str]]
 
 _WORDS = Path(__file__).with_name("words.txt").read_text(encoding="ascii").split()
-_BLANK_WORDS = [" " + word for word in _WORDS]
+BLANK_WORDS = [" " + word for word in _WORDS]
 _LETTERS = list("abcdefghijklmnopqrstuvwxyz")  # pieces of a tokenizer whose tokens are bytes or characters
 _FEWEST_PIECES = 16  # with fewer, two texts would share more than a word or two at their start
 
@@ -54,7 +54,7 @@ class ServedTokenizer:
         Raises: RequestFailed: the target could not be asked.
         """
         try:
-            for lead, candidates in ((_WORDS[0], _BLANK_WORDS), (_LETTERS[0], _LETTERS)):
+            for lead, candidates in ((_WORDS[0], BLANK_WORDS), (_LETTERS[0], _LETTERS)):
                 found = cls._calibrated(client, model, lead, candidates)
                 if found is not None:
                     return found
@@ -71,7 +71,7 @@ class ServedTokenizer:
     @classmethod
     def approximate(cls) -> "ServedTokenizer":
         """A word counts as a token."""
-        return cls(_BLANK_WORDS, _WORDS[0])
+        return cls(BLANK_WORDS, _WORDS[0])
 
     @classmethod
     def _calibrated(cls, client: Client, model: str, lead: str, candidates: Sequence[str]) -> "ServedTokenizer | None":
@@ -125,9 +125,9 @@ class ServedTokenizer:
         return int(_answer(self._client, {"model": self._model, "prompt": prompt})["count"])
 
     def count_chat(self, messages: Messages) -> int:
-        """Tokens of a chat, with what the template puts around it; approximate: a word for a token, and 4 a message."""
+        """Tokens of a chat, with what the template puts around it; approximate: a word for a token."""
         if self._client is None:
-            return sum(len(message["content"].split()) + 4 for message in messages)
+            return sum(len(message["content"].split()) for message in messages)
         return int(_answer(self._client, {"model": self._model, "messages": list(messages)})["count"])
 
 

@@ -46,6 +46,9 @@ def test_web_host(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ho
         ("LOADTEST_WORKLOAD", "sharegpt"),
         ("LOADTEST_INPUT_TOKENS", "0"),
         ("LOADTEST_OUTPUT_TOKENS", "many"),
+        ("LOADTEST_CHAT_TURNS", "0"),
+        ("LOADTEST_TRACE_TIME_SCALE", "0"),
+        ("LOADTEST_TRACE_LENGTH_SCALE", "inf"),
         ("LOADTEST_TIMEOUT_S", "0"),
         ("LOCUST_PORT", "80890"),
     ],
@@ -56,3 +59,23 @@ def test_bad_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, na
         load(LoadTestSettings)
     (line,) = raised.value.lines
     assert line.startswith(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LOADTEST_WORKLOAD": "trace"}, "LOADTEST_TRACE_FILE is unset: LOADTEST_WORKLOAD=trace replays this file"),
+        (
+            {"LOADTEST_WORKLOAD": "prompts"},
+            "LOADTEST_PROMPTS_FILE is unset: LOADTEST_WORKLOAD=prompts sends this file's prompts",
+        ),
+        ({"LOADTEST_TRACE_FILE": "/nowhere/t"}, f"LOADTEST_TRACE_FILE={'/nowhere/t'!r}: expected a file, found none"),
+        ({"LOADTEST_PROMPTS_FILE": "/"}, f"LOADTEST_PROMPTS_FILE={'/'!r}: expected a file, found none"),
+    ],
+)
+def test_a_workload_has_its_file(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as raised:
+        load(LoadTestSettings)
+    assert raised.value.lines == [said]
