@@ -7,22 +7,19 @@ stays empty, and a script that we add to Locust's page shows ours below it in a 
 from pathlib import Path
 
 import plotly
-from flask import Blueprint, Response, abort, jsonify, request, send_file, send_from_directory
+from flask import Blueprint, Response, jsonify, request, send_file, send_from_directory
 from locust.env import Environment
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner
 from markupsafe import escape
 
 from loadtest.live.feed import Feed
 from loadtest.recording import RunRecording
-from loadtest.run_folder import FILES
 
 TITLE = "Latency & goodput"
 KEY = "live"  # in the address of Locust's page: ?tab=live
 _STATIC = Path(__file__).with_name("static")
 _PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 _SCRIPT = f'<script defer src="./live/tab.js" data-title="{escape(TITLE)}" data-page="./live/page.html"></script>'
-# What a browser shows instead of saving it.
-_SHOWN_AS = {".md": "text/plain", ".jsonl": "text/plain"}
 
 
 def install_live_tab(environment: Environment, recording: RunRecording) -> None:
@@ -38,13 +35,6 @@ def install_live_tab(environment: Environment, recording: RunRecording) -> None:
     @web_ui.auth_required_if_enabled
     def data() -> Response:
         return jsonify({"state": environment.runner.state if environment.runner else "", **feed.answer()})
-
-    @routes.get("/files/<name>")
-    @web_ui.auth_required_if_enabled
-    def file(name: str) -> Response:
-        if recording.folder is None or name not in FILES:
-            abort(404)
-        return send_from_directory(recording.folder, name, mimetype=_SHOWN_AS.get(Path(name).suffix))
 
     @routes.get("/plotly.min.js")
     @web_ui.auth_required_if_enabled

@@ -160,6 +160,10 @@ function elementWith(tag, text, attributes = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...attributes });
 }
 
+function link(text, href) {
+  return elementWith("a", text, { href, target: "_blank" });
+}
+
 function draw(data) {
   document.documentElement.classList.toggle("dark", isDark());
   if (!data.run) {
@@ -169,7 +173,8 @@ function draw(data) {
   element("facts").textContent = facts(data);
   element("warnings").replaceChildren(...data.warnings.map((warning) => elementWith("li", warning)));
   element("files").replaceChildren(
-    ...data.files.map((name) => elementWith("a", name, { href: `./files/${name}`, target: "_blank" })),
+    ...data.files.map((name) => link(name, `../runs/${encodeURIComponent(data.run)}/${name}`)),
+    link("all runs", "../runs/"),
   );
   element("totals").replaceChildren(
     ...totals(data).map(([name, value, more]) => {
