@@ -5,6 +5,7 @@ About 150 bytes a request and 4 a gap (single precision: 7 digits). Records may 
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
@@ -53,7 +54,7 @@ class Columns:
                 value = getattr(record, name)
                 column.append(np.nan if value is None else value)
             for name, texts in names.items():
-                texts.append(getattr(record, name) or "")
+                texts.append(sys.intern(getattr(record, name) or ""))  # one text for all that are alike
             for name, seconds in record.phases.items():
                 phases[name].append((position, seconds))
             mean = worst_gaps(record.itl)

@@ -52,7 +52,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
         assert isinstance(environment.shape_class, TeamShape)
         environment.shape_class.team = Team(environment, kept.begin)
         install_live_tab(environment, kept)
-        run_pages.install(environment, settings.runs_dir)
+        run_pages.install(environment, kept, settings.runs_dir)
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:

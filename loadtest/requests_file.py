@@ -52,7 +52,7 @@ class SavedRequests:
         if not self.damaged:
             return None
         numbers = ", ".join(map(str, self.damaged[:5])) + (", …" if len(self.damaged) > 5 else "")
-        return f"{len(self.damaged)} lines of {self.path.name} are no records and were left out: {numbers}"
+        return f"{len(self.damaged)} of the lines of {self.path.name} are no records and were left out: {numbers}"
 
 
 def _line(record: RequestRecord) -> bytes:

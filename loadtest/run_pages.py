@@ -3,13 +3,20 @@
 A container's volume is no place where a person looks; the report opens in the browser, the rest can be saved from it.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, abort, send_from_directory
-from locust.env import Environment
 from markupsafe import Markup
 
 from loadtest.run_folder import FILES, RUN
+
+if TYPE_CHECKING:  # importing locust replaces sockets and threads of the whole process by gevent's
+    from locust.env import Environment
+
+    from loadtest.recording import RunRecording
 
 _SHOWN_AS = {".md": "text/plain", ".jsonl": "text/plain"}
 _PAGE = Markup("""<!doctype html>
@@ -30,23 +37,29 @@ td {{ padding: 2px 20px 2px 0; }}
 """)
 
 
-def install(environment: Environment, runs_dir: Path) -> None:
-    """Once, before Locust serves its page. Headless and on a worker there is none."""
+def install(environment: Environment, recording: RunRecording, runs_dir: Path) -> None:
+    """Once, before Locust serves its page; headless there is none.
+
+    Args: runs_dir: where runs are kept; the form may have put the last one elsewhere, with others beside it.
+    """
     web_ui = environment.web_ui
     if web_ui is None or web_ui.app is None:
         return
     # Below --web-base-path and behind --web-login, as Locust's own routes are.
     routes = Blueprint("runs", __name__, url_prefix=f"{web_ui.app.blueprints['locust'].url_prefix or ''}/runs")
 
+    def folders() -> list[Path]:
+        return runs_in(recording.folder.parent if recording.folder else runs_dir)
+
     @routes.get("/")
     @web_ui.auth_required_if_enabled
     def runs() -> str:
-        return str(_PAGE.format(runs=_table(runs_in(runs_dir))))
+        return str(_PAGE.format(runs=_table(folders())))
 
     @routes.get("/<run>/<name>")
     @web_ui.auth_required_if_enabled
     def file(run: str, name: str) -> Response:
-        folder = next((folder for folder in runs_in(runs_dir) if folder.name == run), None)
+        folder = next((folder for folder in folders() if folder.name == run), None)
         if folder is None or name not in FILES:
             abort(404)
         return send_from_directory(folder, name, mimetype=_SHOWN_AS.get(Path(name).suffix))
