@@ -8,7 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import psutil
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
+from stack import compose
 from stack.settings import REPOSITORY, StackSettings
 
 # All but the load test, whose idle web page would take its share of the machine.
@@ -26,7 +27,7 @@ REGISTRATION_LIMIT_S = 60.0
 POLL_S = 0.2
 VLLM = "vllm.entrypoints.openai.api_server"
 PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
-PORTS_IN_CONTAINERS = ("8100", "8200")
+PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
 
 
 class StackSide:
@@ -37,21 +38,31 @@ class StackSide:
     ) -> None:
         self._users, self._python, self._folder = users, python, folder
         self._ports, self._processes = ports, processes
+        self.way = users.stack_mode  # docker or processes, for all sides alike
+        if self.way == "auto":
+            self.way = "docker" if compose.is_available() else "processes"
 
     def variables(self, base: Mapping[str, str], compose_file: str) -> dict[str, str]:
         """The environment of a stack that meets no other one of this machine; what lasts lies where the user's does."""
         # With Docker, models lie in a volume unless the user names a folder.
-        models = {} if self._users.stack_mode == "docker" else {"MODEL_DIR": str(self._users.models)}
+        models = {} if self.way == "docker" else {"MODEL_DIR": str(self._users.models)}
         return {
             **models,
             **base,
             "COMPOSE_FILE": compose_file,
+            "STACK_MODE": self.way,
             "COMPOSE_PROJECT_NAME": "pd-stack-benchmark",
             "STACK_DIR": str(self._folder),
             "STACK_VENV_DIR": str(self._users.venvs),
             "STACK_SERVICES": SERVICES,
             **{name: str(next(self._ports)) for name in PORTS},
         }
+
+    def instance_ports(self, variables: Mapping[str, str]) -> Sequence[int]:
+        if self.way == "docker":
+            return PORTS_IN_CONTAINERS
+        replicas = {"PREFILL_PORT": self._users.prefill_replicas, "DECODE_PORT": self._users.decode_replicas}
+        return [int(variables[name]) + index for name, number in replicas.items() for index in range(number)]
 
     @contextmanager
     def running(self, variables: Mapping[str, str]) -> Iterator[str]:
@@ -80,16 +91,15 @@ class StackSide:
             )
 
 
-def vllm_commands(variables: Mapping[str, str], since: float) -> list[list[str]]:
-    """Command lines of the side's vLLM servers, ascending by port. `since`: Unix seconds; older ones are others'."""
-    ours = {variables["PREFILL_PORT"], variables["DECODE_PORT"]}
+def vllm_commands(ports: Container[int], since: float) -> list[list[str]]:
+    """Command lines of the vLLM servers that listen on `ports`, ascending. `since`: Unix seconds; older are others'."""
     found = []
     for process in psutil.process_iter(["cmdline", "create_time"]):
         words = process.info["cmdline"] or []
         if VLLM in words and "--port" in words and process.info["create_time"] >= since:
-            port = words[words.index("--port") + 1]
-            if port in ours or port in PORTS_IN_CONTAINERS:
-                found.append((int(port), words[words.index(VLLM) :]))
+            port = int(words[words.index("--port") + 1])
+            if port in ports:
+                found.append((port, words[words.index(VLLM) :]))
     return [words for _, words in sorted(found)]
 
 

@@ -64,7 +64,7 @@ class Sweep:
         print(f"starting the {side} side", flush=True)
         began, began_unix = time.monotonic(), time.time()
         with self._stack.running(variables) as url:
-            commands = vllm_commands(variables, began_unix)
+            commands = vllm_commands(self._stack.instance_ports(variables), began_unix)
             add_servers(self._work, side, [options_of(command) for command in commands])
             self._first_requests(url)
             self._progress.started(time.monotonic() - began)

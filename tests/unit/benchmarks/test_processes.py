@@ -54,6 +54,26 @@ def test_a_process_that_ignores_the_termination_is_killed(tmp_path: Path, monkey
 
 
 @pytest.mark.timeout(60)
+def test_a_program_that_ends_by_itself_is_waited_for(tmp_path: Path) -> None:
+    with Processes(tmp_path) as running:
+        running.start([launch("load", "print('done'); raise SystemExit(3)")])
+        assert running.wait("load", 30.0) == 3
+        assert running.tail("load") == "done\n"
+        running.start([launch("load", "")])  # its name is free again
+        assert running.wait("load", 30.0) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    before = children()
+    with Processes(tmp_path) as running:
+        running.start([launch("load", SLEEPS)])
+        with pytest.raises(CannotStart, match=r"load had not ended after 0\.1 s"):
+            running.wait("load", 0.1)
+        assert children() == before
+
+
+@pytest.mark.timeout(60)
 def test_a_server_that_ends_by_itself_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as running:
         running.start([launch("upstream-producer", "print('out of memory'); raise SystemExit(3)")])

@@ -51,7 +51,9 @@ def stack(verb: str) -> None:
     pid = state / "pid"
     if verb == "up":
         log(f"up {os.environ['COMPOSE_FILE']}")
-        server = subprocess.Popen([sys.executable, __file__, "serve", os.environ["PROXY_PORT"]], start_new_session=True)
+        server = subprocess.Popen(
+            [sys.executable, "-S", __file__, "serve", os.environ["PROXY_PORT"]], start_new_session=True
+        )
         pid.write_text(str(server.pid))
     elif pid.exists():
         log("down")

@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.processes import Processes
 from benchmarks.serving import __main__ as program
-from benchmarks.serving import generator
+from benchmarks.serving import document, generator
 from benchmarks.serving.measured import MARK, MeasuredRuns
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, points
@@ -29,11 +30,13 @@ class Comparison:
         self.folder, self._monkeypatch = folder, monkeypatch
         self.results = folder / "results"
         script = folder / "python"
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} {scripted_stack.__file__} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -S {scripted_stack.__file__} "$@"\n')
         script.chmod(0o755)
         self._script = script
         monkeypatch.setattr(generator, "LOAD_TEST", (str(script), "load-test"))
         monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the handlers of this process stay
+        monkeypatch.setattr(program, "code_fingerprint", lambda: "the same code")  # somebody may edit it meanwhile
+        monkeypatch.setattr(document, "charts", lambda shown: "")  # seconds of each test; test_page.py has them
         for name in ("COMPOSE_FILE", "MAX_MODEL_LEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("STACK_ENV_FILE", "/dev/null")
@@ -93,6 +96,28 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(
     assert "ended: complete" in comparison.page()  # in the same file
     assert comparison.run() == (0, [])
     assert len(comparison.run("--fresh")[1]) == 8
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupted_run_is_ended_told_of_and_made_again(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits_for, interrupted = Processes.wait, iter([False, True])  # the second load: after the first requests
+
+    def wait(processes: Processes, name: str, limit_s: float) -> int:
+        status = waits_for(processes, name, limit_s)
+        if name == "loadtest" and next(interrupted, False):
+            raise SystemExit(143)  # what the handler of SIGTERM does
+        return status
+
+    monkeypatch.setattr(Processes, "wait", wait)
+    with pytest.raises(SystemExit):
+        comparison.run()
+    assert (comparison.folder / "log").read_text().endswith("load 0.5 0\ndown\n")
+    assert "ended: interrupted; the same command goes on" in comparison.page()
+    status, asked = comparison.run()
+    assert status == 0
+    assert asked[:2] == ["up compose.yaml", "load 0.5 0"]
 
 
 @pytest.mark.timeout(60)
