@@ -92,12 +92,12 @@ class RealStack:
             "PROXY_LOCAL_PROMPT_TOKENS": "0",  # short prompts too come from the producer
         }
 
-    def make(self, target: str) -> "subprocess.CompletedProcess[str]":
+    def make(self, target: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a target of the Makefile for this stack; its output is kept for the test's report."""
         return subprocess.run(
             ["make", "--no-print-directory", target],
             cwd=REPOSITORY,
-            env={**os.environ, **self.variables},
+            env={**os.environ, **self.variables, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
