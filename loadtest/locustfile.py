@@ -66,7 +66,11 @@ def _set_up(environment: Environment, **_: Any) -> None:
 def _check_address(host: str, port: int) -> None:
     """Locust itself would show a traceback of its web server."""
     try:
-        socket.create_server((host, port)).close()
+        with (
+            socket.socket() as probe
+        ):  # which does not listen: a browser that waits for the page would be answered by it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         print(f"LOCUST_PORT={port}: cannot listen on {host}: {reason}", file=sys.stderr)

@@ -229,6 +229,8 @@ class Participant:
             self._preparing.kill()
         if self.part is not None:
             self.part.stop(environment.stop_timeout or 0.0)
+        if isinstance(self._runner, WorkerRunner):
+            environment.stop_timeout = 0.0  # until the next test's; a worker would sleep for it now, deaf to its master
 
     def _flush(self, **_: Any) -> None:
         """Everything that is known here reaches the master before it hears that this part is over."""

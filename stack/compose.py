@@ -59,7 +59,12 @@ class Compose:
         """
         os.environ.update(build_inputs())
         chosen = [name for name in self.settings.stack_services if set(self.settings.stack_services) != set(SERVICES)]
-        scale = {"prefill": self.settings.prefill_replicas, "decode": self.settings.decode_replicas}
+        chosen += ["loadtest-worker"] if "loadtest" in chosen else []
+        scale = {
+            "prefill": self.settings.prefill_replicas,
+            "decode": self.settings.decode_replicas,
+            "loadtest-worker": self.settings.loadtest_workers,
+        }
         scales = [part for name, number in scale.items() if number != 1 for part in ("--scale", f"{name}={number}")]
         limit = str(int(self.settings.stack_start_timeout_s))
         return self.call("up", "--detach", "--build", "--wait", "--wait-timeout", limit, *scales, *chosen)

@@ -56,6 +56,7 @@ class StackSettings(Settings):
     control_port: int = Field(default=0, ge=0, le=65535)
     prefill_replicas: int = Field(default=1, ge=0, le=16)
     decode_replicas: int = Field(default=1, ge=0, le=16)
+    loadtest_workers: int = Field(default=1, ge=1, le=256)
     etcd_endpoint: str | None = None
     vllm_host_ip: str = ""
     listen_host: str = ""

@@ -51,7 +51,7 @@ def test_etcd_and_the_instances_sit_on_a_network_without_a_way_out(project: Proj
         assert list(container["NetworkSettings"]["Networks"]) == [inside]
 
 
-@pytest.mark.parametrize("name", ["etcd", "prefill", "decode", "proxy", "loadtest"])
+@pytest.mark.parametrize("name", ["etcd", "prefill", "decode", "proxy", "loadtest", "loadtest-worker"])
 def test_a_process_inside_cannot_write_the_root_and_has_no_capability(project: Project, name: str) -> None:
     attempt = "touch /written 2>&1; id -u; grep CapEff /proc/self/status"
     refused, user, capabilities = project.compose("exec", "-T", name, "sh", "-c", attempt).splitlines()

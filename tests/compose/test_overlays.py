@@ -72,7 +72,7 @@ def test_rdma_gets_devices_locked_memory_and_the_hosts_network(overlays: tuple[s
         assert [device["source"] for device in services[name]["devices"]] == ["/dev/infiniband"]
         assert services[name]["environment"]["MOONCAKE_PROTOCOL"] == "rdma"
         assert services[name]["environment"]["LISTEN_HOST"] == "192.0.2.7"
-    for name in ("etcd", "prefill", "decode", "proxy", "loadtest"):
+    for name in ("etcd", "prefill", "decode", "proxy", "loadtest", "loadtest-worker"):
         assert services[name]["network_mode"] == "host"
         assert "networks" not in services[name]
         assert "ports" not in services[name]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_every_service_is_healthy_and_prepare_has_ended(project: Project) -> Non
     }
     assert states.pop("prepare")["ExitCode"] == 0
     assert {service: state["Health"]["Status"] for service, state in states.items()} == dict.fromkeys(
-        ("etcd", "prefill", "decode", "proxy", "loadtest"), "healthy"
+        ("etcd", "prefill", "decode", "proxy", "loadtest", "loadtest-worker"), "healthy"
     )
 
 
@@ -90,6 +91,28 @@ def test_a_headless_load_test_inside_the_stack_has_no_failure(project: Project) 
 def test_locusts_page_answers(project: Project) -> None:
     with urllib.request.urlopen(project.locust_url, timeout=10) as page:
         assert b"<title>Locust</title>" in page.read()
+
+
+def test_workers_of_the_page_make_one_schedule(project: Project) -> None:
+    """Started as the page's form starts it; the workers have connected, because each is healthy only then."""
+    project.up("--scale", "loadtest-worker=2")
+    form = {"user_count": "1", "spawn_rate": "1", "arrivals": "poisson", "rate": "4", "requests": "12"}
+    shape = {"input_tokens": "60", "output_tokens": "8"}
+    with urllib.request.urlopen(f"{project.locust_url}/swarm", urllib.parse.urlencode(form | shape).encode()) as answer:
+        assert json.load(answer)["success"]
+    deadline = time.monotonic() + ANSWER_LIMIT_S
+    while (told := told_by_locust(project))["state"] != "stopped":
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
+    rows = {row["name"]: row for row in told["stats"]}
+    assert (rows["/v1/completions"]["num_requests"], rows["/v1/completions"]["num_failures"]) == (12, 0)
+    project.up("--scale", "loadtest-worker=1")
+
+
+def told_by_locust(project: Project) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{project.locust_url}/stats/requests", timeout=10) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
 
 
 def test_more_and_fewer_instances_without_editing_a_file(project: Project) -> None:

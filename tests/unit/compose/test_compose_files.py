@@ -14,7 +14,7 @@ from stack.environment import Settings
 from stack.settings import REPOSITORY
 
 FILES = ("compose.yaml", "compose.gpu.yaml", "compose.rdma.yaml", "compose.baseline.yaml")
-SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest")
+SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest", "loadtest-worker")
 LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
 
 
@@ -95,8 +95,13 @@ def test_images_carry_a_version(file: str) -> None:
 
 def test_prefill_and_decode_run_the_image_that_prepare_builds() -> None:
     assert {service(name)["image"] for name in ("prepare", "prefill", "decode")} == {service("prepare")["image"]}
-    assert [name for name in SERVICES if "build" not in service(name)] == ["prefill", "decode"]
-    assert {service(name)["pull_policy"] for name in ("prefill", "decode")} == {"never"}
+    assert [name for name in SERVICES if "build" not in service(name)] == [
+        "prefill",
+        "decode",
+        "loadtest-worker",
+    ]
+    assert {service(name)["pull_policy"] for name in ("prefill", "decode", "loadtest-worker")} == {"never"}
+    assert service("loadtest-worker")["image"] == service("loadtest")["image"]
 
 
 def test_instances_wait_for_etcd_and_for_the_model() -> None:
@@ -114,6 +119,7 @@ def test_instances_wait_for_etcd_and_for_the_model() -> None:
         ("decode", LauncherSettings),
         ("proxy", ProxySettings),
         ("loadtest", LoadTestSettings),
+        ("loadtest-worker", LoadTestSettings),
     ],
 )
 def test_every_variable_of_a_program_reaches_its_container(name: str, settings: type[Settings]) -> None:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -70,7 +69,7 @@ def page() -> Iterator[Page]:
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + LIMIT_S
     while True:
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=LIMIT_S):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=LIMIT_S):
             return
         assert process.poll() is None, "Locust ended"
         assert time.monotonic() < deadline, "Locust's page does not answer"
