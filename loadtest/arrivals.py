@@ -10,14 +10,15 @@ Nelson, Transforming Renewal Processes for Simulation of Nonstationary Arrival P
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from loadtest import stages
 from loadtest.settings import LoadTestSettings
 from loadtest.stages import Stages
 
 
-class Arrival(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Arrival:
     index: int
     scheduled: float  # seconds since the schedule's zero
 

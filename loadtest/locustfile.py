@@ -66,9 +66,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
 def _check_address(host: str, port: int) -> None:
     """Locust itself would show a traceback of its web server."""
     try:
-        with (
-            socket.socket() as probe
-        ):  # which does not listen: a browser that waits for the page would be answered by it
+        with socket.socket() as probe:  # which does not listen: a browser that waits for the page would meet it
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
