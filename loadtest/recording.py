@@ -28,22 +28,20 @@ logger = logging.getLogger(__name__)
 
 
 class CpuShare:
-    """Mean CPU use of this process since `begin`, as a share of one core; Locust looks every five seconds."""
+    """CPU use of this process since `begin`, as a share of one core.
 
-    def __init__(self, environment: Environment) -> None:
-        environment.events.usage_monitor.add_listener(self._sample)
+    Not from Locust's monitor: it looks every five seconds, and the first value that psutil gives it is always 0.
+    """
+
+    def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        self._sum, self._samples = 0.0, 0
+        self._cpu_s, self._began = time.process_time(), time.perf_counter()
 
     @property
-    def mean(self) -> float | None:
-        return round(self._sum / self._samples, 3) if self._samples else None
-
-    def _sample(self, cpu_usage: float, **_: Any) -> None:
-        self._sum += cpu_usage / 100
-        self._samples += 1
+    def mean(self) -> float:
+        return round((time.process_time() - self._cpu_s) / max(time.perf_counter() - self._began, 1e-9), 3)
 
 
 class WorkerRecording:
@@ -52,7 +50,7 @@ class WorkerRecording:
     def __init__(self, environment: Environment) -> None:
         self._outbox = Outbox()
         self.collector: Collector = self._outbox
-        self._cpu = CpuShare(environment)
+        self._cpu = CpuShare()
         environment.events.report_to_master.add_listener(self._report)
 
     def begin(self, settings: LoadTestSettings, zero: float) -> None:
@@ -76,7 +74,7 @@ class RunRecording:
         self.run: Run | None = None
         self.zero = 0.0
         self._environment = environment
-        self._cpu = CpuShare(environment)
+        self._cpu = CpuShare()
         self._cpu_of_workers: dict[str, float] = {}
         self._file: RequestsFile | None = None
         self._has_news = False
@@ -91,7 +89,7 @@ class RunRecording:
             hook.add_listener(listener)
 
     @property
-    def cpu_share(self) -> float | None:
+    def cpu_share(self) -> float:
         """Of one core, of the busiest process that makes requests."""
         return max(self._cpu_of_workers.values(), default=self._cpu.mean)
 
