@@ -24,7 +24,7 @@ from loadtest.run_folder import Run as LoadTestRun
 from stack.settings import REPOSITORY
 
 POLL_S = 0.1
-MARGIN_S = 90.0  # for the start, the last answers and the report of a load test
+MARGIN_S = 240.0  # for the start, the last answers and the report of a load test
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
                 wanted = TOKENS.search(self._body)
                 self._stream(int(wanted[1]) if wanted else 16)
             case b"/v1/models":
-                self._whole(_json({"object": "list", "data": [{"id": MODEL, "object": "model"}]}))
+                self._whole(_json({"object": "list", "data": [{"id": MODEL, "object": "model", "root": MODEL}]}))
             case b"/sent":
                 self._whole(self._server.sent())
             case _:
