@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from benchmarks.serving.comparison import FIGURES, GOODPUT, ITL_P50, ITL_P99, TPOT_P50, TTFT_P50, TTFT_P99, compare
+from benchmarks.serving.measured import ALL
 from benchmarks.serving.page import control_noise
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.tables import Row, groups
@@ -21,7 +22,7 @@ def charts(document: dict[str, Any]) -> str:
     rows: list[Row] = document.get("measurements", [])
     figures = [_ratios(document, rows)] if {DISAGGREGATED, AGGREGATED} <= {row["side"] for row in rows} else []
     for (shape, requests), group in groups([{**row, **_split(row)} for row in rows], "shape", "requests").items():
-        figures.append(_against_rate(f"{shape} tokens, {requests} requests", group))
+        figures.append(_against_rate(f"{shape} tokens, {'all requests' if requests == ALL else requests}", group))
     return "".join(
         figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
         for number, figure in enumerate(figures)

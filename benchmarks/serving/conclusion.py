@@ -124,6 +124,6 @@ def _by_shape(comparisons: Iterable[Comparison], evidence: Callable[[Sequence[Co
     described = []
     for shape, some in by_shape.items():
         rates = " and ".join(comparison.point.partition("@")[2] for comparison in some)
-        words = f"{parse_shape(shape).describe()}, {rates} requests/s"
+        words = f"{parse_shape(shape).describe()}, at {rates} requests/s"
         described.append(f"{words} ({evidence(some)})" if evidence else words)
     return "; ".join(described)

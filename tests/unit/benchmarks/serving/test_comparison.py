@@ -95,9 +95,9 @@ def test_no_good_request_on_the_other_side_is_infinitely_better_and_on_both_noth
 def test_where_it_wins_and_where_it_loses() -> None:
     text = told(pair("64/200@1", itl_p99_s=0.1), pair("2000/8@1", ttft_p50_s=1.8))
     assert text == (
-        "**Disaggregate** for traffic like 64 tokens in, 200 out, 1 requests/s "
+        "**Disaggregate** for traffic like 64 tokens in, 200 out, at 1 requests/s "
         "(goodput 1.00 times, ITL P99 0.10 times, TTFT P50 1.00 times). "
-        "**Do not** for 2,000 tokens in, 8 out, 1 requests/s "
+        "**Do not** for 2,000 tokens in, 8 out, at 1 requests/s "
         "(goodput 1.00 times, ITL P99 1.00 times, TTFT P50 1.80 times)."
     )
 
@@ -105,7 +105,7 @@ def test_where_it_wins_and_where_it_loses() -> None:
 def test_where_it_only_loses_the_reader_is_told_not_to() -> None:
     text = told(pair("2000/8@1", ttft_p50_s=1.8), pair("2000/8@2", ttft_p50_s=2.2, itl_p99_s=1.5))
     assert text == (
-        "**Do not disaggregate here** for 2,000 tokens in, 8 out, 1 and 2 requests/s "
+        "**Do not disaggregate here** for 2,000 tokens in, 8 out, at 1 and 2 requests/s "
         "(goodput 1.00 times, ITL P99 1.00 to 1.50 times, TTFT P50 1.80 to 2.20 times)."
     )
 
@@ -139,7 +139,7 @@ def test_points_at_a_limit_decide_nothing_and_are_told_of() -> None:
     text = told(pair(POINT, itl_p99_s=0.2), overloaded)
     assert "50.00" not in text
     assert (
-        "Only the disaggregated side was overloaded (aggregated was not) for 512 tokens in, 64 out, 9 requests/s."
+        "Only the disaggregated side was overloaded (aggregated was not) for 512 tokens in, 64 out, at 9 requests/s."
         in text
     )
     assert "1 of 2 points count" in text
