@@ -5,7 +5,6 @@ When vLLM ends by itself the launcher says so and exits with vLLM's code.
 """
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from functools import partial
 from types import FrameType
 
 from connector import __version__, vllm_command
@@ -28,6 +28,7 @@ from connector.transfer_facts import PIPE_VARIABLE
 from connector.transports import obstacle
 from stack.environment import load_or_exit
 from stack.instances import Instance
+from stack.parent_death import end_with_parent
 
 log = logging.getLogger("launcher")
 
@@ -36,7 +37,6 @@ METRICS_TIMEOUT_S = 2.0
 # second, with two servers on two cores, are 13 s. That is no reason to leave etcd.
 SILENCE_S = 20.0
 STOP_TIMEOUT_S = 15.0  # for vLLM to end after SIGTERM, before SIGKILL
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -72,7 +72,9 @@ def main() -> int:
     vllm = subprocess.Popen(
         vllm_command.command(settings, instance_id),
         env=environment,
-        preexec_fn=_die_with_parent,
+        # Or a launcher that is killed would leave a server behind that nobody registers or drains. It is not killed as
+        # well, because then it would leave its engine core behind, with the control port.
+        preexec_fn=partial(end_with_parent, os.getpid()),
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
     registration = Registration(settings.etcd, _instance(settings, instance_id), settings.lease_ttl_s)
@@ -213,14 +215,6 @@ def _kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, obje
         "control": vllm_command.control_addresses(settings),
         "transport": settings.mooncake.protocol,
     }
-
-
-def _die_with_parent() -> None:
-    """In the child: a launcher that is killed must not leave a server behind that nobody registers or drains.
-
-    SIGTERM, because a server that is killed leaves its engine core behind, with the control port.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

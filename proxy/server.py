@@ -6,6 +6,7 @@ PROXY_WORKERS over 1 as many processes accept on one port: each has its own view
 
 import asyncio
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from proxy.gateway import Gateway
 from proxy.limits import SocketLimits, limited_protocol, within_open_files
 from proxy.settings import ProxySettings
 from stack.environment import ConfigError, load_or_exit
+from stack.parent_death import end_with_parent
 
 MAX_DIGITS = 640  # of an integer in a body; the time to read one grows with its square, and 640 is Python's least bound
 LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
@@ -60,6 +62,10 @@ def serve(settings: ProxySettings) -> None:
 
 def application() -> Quart:
     """The app of this process, with its settings from the environment; told when the process has to end."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and supervisor.pid is not None:
+        # Or workers of a supervisor that was killed would go on, on a port that a new one cannot have.
+        end_with_parent(supervisor.pid)
     settings = load_or_exit(ProxySettings)
     logs.configure(settings.proxy_log_level)
     sys.set_int_max_str_digits(MAX_DIGITS)

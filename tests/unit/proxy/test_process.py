@@ -208,6 +208,24 @@ async def test_two_workers_serve_one_port_and_count_together(
     assert shown == len(served) == 40
 
 
+async def test_workers_end_with_a_supervisor_that_is_killed(
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    more = asyncio.Event()
+    consumer.script = streams(token(" city"), more, token(" of"), DONE)
+    async with proxy_process(etcd_server, producer, consumer, PROXY_WORKERS="2") as proxy:
+        async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
+            seen = await answer.content.readuntil(b"\n\n")
+            proxy.process.kill()
+            await _refuses_connections(proxy.url)
+            more.set()
+            seen += await answer.read()
+        assert without_comment(seen) == token(" city") + token(" of") + DONE
+        status, log = await proxy.ended()  # its output ends with the last of them
+    assert status == -signal.SIGKILL
+    assert len({each["pid"] for each in log if each["event"] == "shutting down"}) == 2
+
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
