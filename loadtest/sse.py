@@ -31,6 +31,9 @@ class EventParser:
         """Returns: the events that these bytes completed."""
         if not received:
             return []
+        if self._is_between_lines and received.endswith(b"\n") and received.count(b"\n") == 1 and b"\r" not in received:
+            event = self._take_line(received[:-1])  # one whole line, as nearly always
+            return [event] if event else []
         if self._after_cr:  # the \r that ended the last feed may have been half of a \r\n
             received = received.removeprefix(b"\n")
         received = self._rest + received
@@ -50,6 +53,10 @@ class EventParser:
         self._rest = received[consumed:]
         self._after_cr = received.endswith(b"\r")
         return events
+
+    @property
+    def _is_between_lines(self) -> bool:
+        return not (self._rest or self._at_start or self._after_cr)
 
     def _take_line(self, line: bytes) -> Event | None:
         if not line:
