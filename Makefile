@@ -12,8 +12,8 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy lock lint format \
-	clean tools tests-environment
+.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
+	bench-loadtest soak lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -54,6 +54,12 @@ bench-connector-link: tests-environment ## streaming on and off over a link of 4
 
 bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; ARGS="--vllm-router PATH"
 	$(TESTS) benchmarks.proxy latency throughput chunks memory $(ARGS)
+
+bench-loadtest: tests-environment ## can the load test be believed? about 45 minutes; ARGS="--rounds 2 --targets scripted"
+	$(TESTS) benchmarks.loadtest accuracy limit agreement $(ARGS)
+
+soak: tests-environment ## 10 users, then 100, for 15 minutes, with a verdict; ARGS="--duration 4h"
+	$(TESTS) benchmarks.soak $(ARGS)
 
 test: lint ## every check; tests/compose too where a Docker engine answers, and always in CI
 	$(TESTS) pytest tests/unit tests/integration tests/browser $(COMPOSE_TESTS)
