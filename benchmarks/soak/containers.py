@@ -91,7 +91,8 @@ def _member(container: str, service: str) -> str:
 
 def _bytes(text: str) -> int:
     """`docker stats` writes 123.4MiB."""
-    found = re.fullmatch(r"([\d.]+)([A-Za-z]+)", text.strip())
+    text = text.strip()
+    found = re.fullmatch(r"([\d.]+)([A-Za-z]+)", text)
     if found is None or found[2] not in UNITS:
         raise Unreachable(f"docker stats: memory {text!r}, expected a number and one of {', '.join(UNITS)}")
     return int(float(found[1]) * UNITS[found[2]])

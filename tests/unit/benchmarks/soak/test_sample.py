@@ -86,7 +86,7 @@ def test_who_is_silent_is_named_and_the_others_are_seen() -> None:
     assert found.requests is None
     assert list(found.instances) == ["decode-0"]
     assert found.memory == {"decode-0": 5}
-    assert found.silent == ["http://proxy/metrics: timed out", "prefill-0: http://prefill/metrics: timed out"]
+    assert found.silent == ["proxy: http://proxy/metrics: timed out", "prefill-0: http://prefill/metrics: timed out"]
 
 
 def test_containers_are_named_as_processes_are() -> None:
@@ -98,7 +98,7 @@ def test_containers_are_named_as_processes_are() -> None:
 
 
 def test_an_unknown_unit_of_docker_is_named() -> None:
-    with pytest.raises(Unreachable, match="'3PB': expected a number and one of B, KiB"):
+    with pytest.raises(Unreachable, match="'3PB', expected a number and one of B, KiB"):
         members_of([], [{"Name": "x", "MemUsage": "3PB / 5PB"}], [])
 
 

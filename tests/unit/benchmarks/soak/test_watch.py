@@ -38,7 +38,7 @@ def load() -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
 
 def test_the_loads_status_is_told(options: Options, load: Callable[[str], "subprocess.Popen[bytes]"]) -> None:
     kept: list[Sample] = []
-    watch = Watch(options, lambda at: replace(EMPTY, at=at), kept.append)
+    watch = Watch(replace(options, hang_after_s=60.0), lambda at: replace(EMPTY, at=at), kept.append)
     assert watch.follow(load("raise SystemExit(3)")) == 3
     assert [one.at for one in kept] == sorted(one.at for one in kept)
 
