@@ -1,29 +1,47 @@
 """Locust's page on the running stack, in a real browser."""
 
+import json
 from pathlib import Path
 
+import pytest
+from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from tests.browser.live_tab import COUNT_POINTS, LiveTab
 from tests.browser.locust_page import LocustPage
 from tests.real_stack import RealStack
 
 LIMIT_S = 120  # for answers of a model on a busy CPU
+OPEN_LOOP = {"workload": "random", "inputTokens": "uniform:16-48", "outputTokens": 8, "arrivals": "poisson", "rate": 2}
+FROM_PROXY = ("phases", "share")
 
 
 def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: Path) -> None:
     page = LocustPage(browser, stack.locust_url, LIMIT_S)
+    live = LiveTab(page)
     page.open()
     page.screenshot(screenshots / "locust-form.png")
 
-    page.start(users=2, spawn_rate=2, workload="fixed", inputTokens=32, outputTokens=8)
+    page.fill(users=1, spawn_rate=1, **OPEN_LOOP, warmupS=1, sloTtftS=LIMIT_S)
+    page.start()
     page.wait_for_rows("/v1/completions", "TTFT", "TPOT", "ITL")
     page.screenshot(screenshots / "locust-statistics.png")
     page.show("Charts")
     page.wait_for_charts(3)
     page.screenshot(screenshots / "locust-charts.png")
+
+    with live.shown():
+        live.wait_for_points("ttft", "itl", "tpot", "rates", "losses", "running", "tokens", "start-delay", *FROM_PROXY)
+        page.screenshot(screenshots / "live-running.png")
+        before = live.background
+    page.switch_theme()
+    with live.shown():
+        page.wait(lambda _: {before, live.background} == {"rgba(255, 255, 255, 1)", "rgba(18, 18, 18, 1)"}, "the theme")
+        page.screenshot(screenshots / "live-other-theme.png")
     page.stop()
 
     page.show("Statistics")
+    assert not browser.find_element(By.TAG_NAME, "iframe").is_displayed()
     rows = page.wait_for_rows("/v1/completions", "TTFT", "TPOT", "ITL")
     answered = rows["/v1/completions"].requests
     assert answered > 0
@@ -32,3 +50,20 @@ def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: P
     assert rows["ITL"].requests <= 7 * answered  # 8 tokens have 7 gaps; fewer where one chunk carries two tokens
     assert 0 < rows["TTFT"].median < rows["/v1/completions"].median
     assert rows["TPOT"].median > 0
+
+    with live.shown():
+        run = live.wait_for_link("run.json")
+        page.wait(lambda _: live.completed == answered, f"{answered} completed requests")
+        said = live.warnings
+        with page.opened_by(run):
+            summary = json.loads(browser.find_element(By.TAG_NAME, "body").text)["summary"]
+    reasons = [summary[name] for name in ("saturation", "generator_limit") if summary[name] is not None]
+    assert all(reason in warning for reason, warning in zip(reasons, said, strict=True))
+    assert summary["outcomes"]["completed"] == answered
+    assert summary["paths"] == {"disaggregated": answered}
+    assert summary["goodput_share"] == pytest.approx(1.0)
+
+    with live.shown(), page.opened_by(live.wait_for_link("report.html")):
+        plots = page.wait(lambda _: browser.execute_script(COUNT_POINTS), "the report's plots")
+        page.screenshot(screenshots / "report.png")
+        assert all(sum(lines.values()) for lines in plots.values())
