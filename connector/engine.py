@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import resource
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ class TransferError(RuntimeError):
     """The transfer engine refused or lost something; the text names the peer and Mooncake's return code."""
 
 
+class UnendedWriteError(TransferError):
+    """A write of which pieces have neither arrived nor failed in time, and still may do either."""
+
+
 class TransferEngine(Protocol):
     """What the connector needs of a transfer engine; `segment` names this process's memory to its peers."""
 
@@ -35,7 +40,7 @@ class TransferEngine(Protocol):
     def write(self, segment: str, pieces: Sequence[Piece]) -> None:
         """Move every piece into `segment`'s memory; returns when the last byte has arrived.
 
-        Raises: TransferError: when no more bytes move; or, as the text then says, when their end could not be awaited.
+        Raises: TransferError: when no more bytes move; UnendedWriteError: when their end could not be awaited.
         """
 
 
@@ -84,6 +89,7 @@ class MooncakeEngine:
         if code != 0:
             raise TransferError(
                 f"Mooncake did not register {length} bytes of KV cache for {self._transport}: code {code}"
+                f"{_locked_memory_limit(length) if self._transport == 'rdma' else ''}"
             )
         record = self._published()
         if record["protocol"] != self._transport:
@@ -124,7 +130,7 @@ class MooncakeEngine:
                 self._slots.setdefault(segment, Slots(self._window)),
                 self._write_timeout,
             )
-            problem = str(unwritten) if unwritten else ""
+            problem, unended = (str(unwritten) if unwritten else ""), unwritten.in_flight
         else:
             code = self._engine.batch_transfer_sync_write(
                 segment,
@@ -132,12 +138,19 @@ class MooncakeEngine:
                 [piece.target for piece in pieces],
                 [piece.length for piece in pieces],
             )
-            problem = f"code {code}" if code else ""
+            problem, unended = (f"code {code}" if code else ""), 0
         if problem:
             size = sum(piece.length for piece in pieces)
-            raise TransferError(
-                f"writing {size} bytes in {len(pieces)} pieces to {segment} over {self._transport}: {problem}"
-            )
+            kind = UnendedWriteError if unended else TransferError
+            raise kind(f"writing {size} bytes in {len(pieces)} pieces to {segment} over {self._transport}: {problem}")
+
+
+def _locked_memory_limit(length: int) -> str:
+    """A guess why a device did not take memory: what it may write to is locked, which a limit bounds."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY or limit >= length:
+        return ""
+    return f"; this process may lock {limit} bytes of memory: raise `ulimit -l` (memlock)"
 
 
 class LossyEngine:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from connector.checksum import Memory
-from connector.engine import TransferError
+from connector.engine import TransferError, UnendedWriteError
 from connector.engines import Engines
 from connector.held import Held, HeldShare
 from connector.layout import KVLayout, Piece
@@ -109,7 +109,8 @@ class Senders:
 
     def _write(self, share: HeldShare, pieces: list[Piece]) -> str:
         """Twice if need be: a connection may break while both ends live, and the same bytes may go to the same place
-        again. Not when the share has ended meanwhile, so that a consumer that cancels waits for one attempt at most.
+        again. Not when the share has ended meanwhile, so that a consumer that cancels waits for one attempt at most;
+        and not behind pieces without an end, which have taken all the time that a write has.
 
         Returns: why it failed both times; empty when every byte has arrived.
         """
@@ -122,6 +123,8 @@ class Senders:
             except TransferError as error:
                 cause = f"write failed: {error}"
                 log.warning("%s attempt to write to %s: %s", attempt, share.reply_to, error)
+                if isinstance(error, UnendedWriteError):
+                    break
             if share.state.ending is not None:
                 break
         return cause

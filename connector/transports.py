@@ -98,6 +98,20 @@ def obstacle(transport: str, device_name: str, cuda_build: bool) -> str:
                 f"MOONCAKE_DEVICE_NAME={device_name!r}: expected some of {', '.join(found)}, "
                 f"found no {', '.join(sorted(missing))}"
             )
+        return _gid_obstacle(set(filter(None, device_name.split(","))) or set(found))
+    return ""
+
+
+def _gid_obstacle(devices: Collection[str]) -> str:
+    """Where a variable names the GID, every device must have it; Mooncake only says that it did not start."""
+    index = os.environ.get("MC_GID_INDEX", "")
+    for device in sorted(devices) if index else ():
+        table = RDMA_DEVICES / device / "ports" / os.environ.get("MC_IB_PORT", "1") / "gids"
+        filled = sorted(int(gid.name) for gid in table.glob("*") if gid.read_text().strip(" 0:\n"))
+        if index not in map(str, filled):
+            return (
+                f"MC_GID_INDEX={index!r}: expected one of {', '.join(map(str, filled)) or 'none'}, which {device} has"
+            )
     return ""
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from connector.engine import TransferError
+from connector.engine import TransferError, UnendedWriteError
 from connector.layout import KVLayout, Piece
 from connector.messages import Message, Outcome
 
@@ -52,6 +52,7 @@ class FakeEngine:
         self.gates: dict[str, Gate] = {}
         self.broken: set[str] = set()
         self.broken_once: set[str] = set()
+        self.without_end: set[str] = set()
         self._lock = threading.Lock()
 
     def hold(self, segment: str) -> Gate:
@@ -76,6 +77,8 @@ class FakeEngine:
             if segment in self.broken | self.broken_once:
                 self.broken_once.discard(segment)
                 raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code -1")
+            if segment in self.without_end:
+                raise UnendedWriteError(f"writing {len(pieces)} pieces to {segment}: {len(pieces)} did not end")
             target = self.target(segment)
             for piece in pieces:
                 target[piece.target : piece.target + piece.length] = self.source[

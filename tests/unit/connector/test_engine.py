@@ -3,6 +3,7 @@ real one is tested in tests/integration."""
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from connector import transports
-from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
+from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError, UnendedWriteError
 from connector.layout import Piece
 from stack import etcd
 from tests.etcd_process import EtcdProcess
@@ -171,6 +172,25 @@ def test_a_failed_write_names_peer_transport_and_size(
     engine = open_engine(transport)
     with pytest.raises(TransferError, match=f"^{line}$"):
         engine.write("d-0", PIECES)
+
+
+def test_pieces_without_an_end_are_told_apart(mooncake: type[ScriptedMooncake], etcd_server: EtcdProcess) -> None:
+    engine = MooncakeEngine("p-0", "127.0.0.1", etcd_server.endpoint, "rdma", "", write_timeout=0.05)
+    mooncake.code_of_piece = 0
+    with pytest.raises(UnendedWriteError, match=r"0 failed, 2 did not end, 0 not posted$"):
+        engine.write("d-0", PIECES)
+
+
+def test_memory_that_may_not_be_locked(
+    mooncake: type[ScriptedMooncake], open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mooncake.record, mooncake.code_of_memory = {}, -202
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4096, resource.RLIM_INFINITY))
+    with pytest.raises(TransferError, match=r"code -202; this process may lock 4096 bytes .*`ulimit -l` \(memlock\)$"):
+        open_engine("rdma").register(4096, 4097)
+    for transport, length in (("rdma", 4096), ("tcp", 4097)):
+        with pytest.raises(TransferError, match=r"code -202$"):
+            open_engine(transport).register(4096, length)
 
 
 def test_nvlink_takes_a_batch_in_one_call(open_engine: Open) -> None:

@@ -254,3 +254,16 @@ def test_a_write_is_made_twice_at_most_and_once_for_a_consumer_that_cancels(
     rank.until_released("r1")
     assert held_back == 1
     assert len(rank.engine.writes) == attempts
+
+
+def test_behind_pieces_without_an_end_nothing_is_written_again(new_rank: NewRank) -> None:
+    rank = new_rank()
+    rank.engine.without_end.add("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE, 10)
+    rank.release(1)
+    rank.until_released("r1")
+    failed = rank.outbox.take_next()
+    assert isinstance(failed, Failed)
+    assert failed.cause.startswith("write failed: ")
+    assert len(rank.engine.writes) == 1

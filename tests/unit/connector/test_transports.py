@@ -84,6 +84,33 @@ def test_rdma_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert obstacle("rdma", "", False) == line
 
 
+NO_GID, LINK_LOCAL = "0000:0000:0000:0000:0000:0000:0000:0000", "fe80:0000:0000:0000:5054:00ff:fe12:3456"
+
+
+@pytest.mark.parametrize(
+    ("index", "device_name", "line"),
+    [
+        ("", "", ""),
+        ("0", "mlx5_0,mlx5_1", ""),
+        ("1", "mlx5_0", ""),
+        ("1", "", "MC_GID_INDEX='1': expected one of 0, which mlx5_1 has"),
+        ("7", "mlx5_0", "MC_GID_INDEX='7': expected one of 0, 1, which mlx5_0 has"),
+        ("one", "mlx5_0", "MC_GID_INDEX='one': expected one of 0, 1, which mlx5_0 has"),
+    ],
+)
+def test_a_gid_that_a_device_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, device_name: str, line: str
+) -> None:
+    for device, gids in (("mlx5_0", [LINK_LOCAL, LINK_LOCAL, NO_GID]), ("mlx5_1", [LINK_LOCAL, NO_GID])):
+        table = tmp_path / device / "ports/1/gids"
+        table.mkdir(parents=True)
+        for number, gid in enumerate(gids):
+            (table / str(number)).write_text(f"{gid}\n")
+    monkeypatch.setattr(transports, "RDMA_DEVICES", tmp_path)
+    monkeypatch.setattr(os, "environ", {"MC_GID_INDEX": index} if index else {})
+    assert obstacle("rdma", device_name, False) == line
+
+
 @pytest.mark.parametrize("transport", ALL)
 def test_an_engine_finds_one_forcing_variable(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed:
