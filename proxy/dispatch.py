@@ -15,9 +15,9 @@ busy, what is computed a second time keeps all later prompts waiting as well, an
 Aggregated instances, which compute prompts and answers alike, are for what no pair can take: in a fleet of them alone
 for everything, beside pairs as their reserve, so that whoever set up pairs gets what pairs give. The one that would be
 done first takes a request: the outstanding tokens of an aggregated instance are those of its answers, and those that it
-has still to compute of prompts; what is missing of this prompt counts beside them as it does for producers. A prompt is
-computed when the first token is here: to count it until the answer's end costs a third of the mean TTFT, and blindness to
-prefixes half of it (docs/benchmarks/2026-11-23-aggregated.md).
+has still to compute of prompts; what is missing of this prompt counts beside them as it does for producers. A prompt
+is computed when the first token is here: to count it until the answer's end would make the mean TTFT a third longer
+(docs/benchmarks/2026-11-23-aggregated.md).
 
 Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
 which the consumer has so little to compute that a transfer would take longer goes to it alone.
