@@ -19,14 +19,16 @@ from benchmarks.processes import Processes
 from benchmarks.serving.document import Documents
 from benchmarks.serving.options import Options, parse
 from benchmarks.serving.plan import Plan, code_fingerprint
+from benchmarks.serving.stack_side import PORTS
 from benchmarks.serving.sweep import Sweep
-from stack import env_file
+from stack import compose, env_file
 from stack.environment import load_or_exit
 from stack.settings import StackSettings
 
-# Ports and folders are the comparison's own, or say nothing about how the stack serves.
+# Ports, addresses and folders are the comparison's own, or say nothing about how the stack serves; and secrets.
 NOT_OF_THE_PLAN = (
-    *("STACK_DIR", "STACK_VENV_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", "PROXY_PORT", "LOCUST_PORT"),
+    *("STACK_DIR", "STACK_VENV_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", *PORTS),
+    *("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST", "ETCD_ENDPOINT"),
     *("STACK_KEY", "OPENAI_API_KEY", "PROXY_API_KEYS", "HF_TOKEN"),
 )
 
@@ -41,6 +43,9 @@ def main() -> int:
         if options.qwen_shaped:
             _serve_made_up_weights(options)
         users = load_or_exit(StackSettings)
+        if users.stack_mode == "auto":  # decided once, for all sides, and shown on the page
+            os.environ["STACK_MODE"] = "docker" if compose.is_available() else "processes"
+            users = load_or_exit(StackSettings)
         plan = options.plan(_set_variables())
         work = options.work / plan.fingerprint(code_fingerprint())
         if options.fresh:
@@ -87,10 +92,10 @@ def _begun(file: Path, plan: Plan, options: Options) -> tuple[str, str]:
 
 
 def _set_variables() -> dict[str, str]:
-    """The stack's own variables that somebody has set."""
+    """The stack's own variables that somebody has set, as a page may show them."""
     known = env_file.known_names()
     return {
-        name: value
+        name: program.shown(value)
         for name, value in os.environ.items()
         if name in known and value and name not in NOT_OF_THE_PLAN and not name.startswith("LOADTEST_")
     }

@@ -16,6 +16,7 @@ from benchmarks.serving.charts import charts
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.sections import as_html, as_markdown
+from benchmarks.tables import Row
 from loadtest.manifest import Manifest
 from stack import machine
 
@@ -55,7 +56,7 @@ class Documents:
             "html_file": f"{self._name}.html",
             "machine": self._machine,
             "versions": {**self._versions, **_server_versions([manifest for _, manifest in manifests])},
-            "conditions": _conditions(self._plan, manifests),
+            "conditions": _conditions(self._plan, manifests, rows),
             "plan": self._plan.document(),
             "servers": read_servers(self._work),
             "measurements": rows,
@@ -79,18 +80,19 @@ def _server_versions(manifests: list[Manifest]) -> dict[str, str]:
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
-def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]]) -> Mapping[str, str]:
+def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]], rows: list[Row]) -> Mapping[str, str]:
     """What both sides have in common, and where they differ each side's own; what ran, not what was asked for."""
     instances = {side: _roles(manifest) for side, manifest in manifests}
     models = {model for _, manifest in manifests for model in manifest.models}
+    transports = {transport for row in rows for transport in row["transports"]}
     commits = {manifest.versions.get("commit", "") for _, manifest in manifests}
     return {
         "model": ", ".join(sorted(models)),
         "instances": "; ".join(f"{side}: {roles}" for side, roles in instances.items()),
+        "KV cache went over": ", ".join(sorted(transports)) or "nothing",
         "SLO of goodput": str(plan.slo),
         "a point": f"{plan.seconds:g} s after {plan.warmup:g} s of warm-up, {plan.repeats} × a side, seed {plan.seed}",
-        "the stack's variables": ", ".join(f"{k}={program.shown(v)}" for k, v in plan.variables.items())
-        or "all defaults",
+        "the stack's variables": ", ".join(f"{k}={v}" for k, v in plan.variables.items()) or "all defaults",
         **({"commits of the runs": ", ".join(sorted(commits))} if len(commits) > 1 else {}),
     }
 

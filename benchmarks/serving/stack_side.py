@@ -16,7 +16,6 @@ import psutil
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
-from stack import compose
 from stack.settings import REPOSITORY, StackSettings
 
 # All but the load test, whose idle web page would take its share of the machine.
@@ -38,28 +37,25 @@ class StackSide:
     ) -> None:
         self._users, self._python, self._folder = users, python, folder
         self._ports, self._processes = ports, processes
-        self.way = users.stack_mode  # docker or processes, for all sides alike
-        if self.way == "auto":
-            self.way = "docker" if compose.is_available() else "processes"
 
     def variables(self, base: Mapping[str, str], compose_file: str) -> dict[str, str]:
         """The environment of a stack that meets no other one of this machine; what lasts lies where the user's does."""
         # With Docker, models lie in a volume unless the user names a folder.
-        models = {} if self.way == "docker" else {"MODEL_DIR": str(self._users.models)}
+        models = {} if self._users.stack_mode == "docker" else {"MODEL_DIR": str(self._users.models)}
         return {
             **models,
             **base,
             "COMPOSE_FILE": compose_file,
-            "STACK_MODE": self.way,
             "COMPOSE_PROJECT_NAME": "pd-stack-benchmark",
             "STACK_DIR": str(self._folder),
             "STACK_VENV_DIR": str(self._users.venvs),
             "STACK_SERVICES": SERVICES,
+            "ETCD_ENDPOINT": "",  # its own: the user's may know of other instances
             **{name: str(next(self._ports)) for name in PORTS},
         }
 
     def instance_ports(self, variables: Mapping[str, str]) -> Sequence[int]:
-        if self.way == "docker":
+        if self._users.stack_mode == "docker":
             return PORTS_IN_CONTAINERS
         replicas = {"PREFILL_PORT": self._users.prefill_replicas, "DECODE_PORT": self._users.decode_replicas}
         return [int(variables[name]) + index for name, number in replicas.items() for index in range(number)]
