@@ -36,7 +36,7 @@ class LoadTestSettings(Settings):
     loadtest_seed: int = 0
     loadtest_input_tokens: str = "256"  # this and the next: a number or a distribution (lengths.py)
     loadtest_output_tokens: str = "64"
-    loadtest_chat_turns: Annotated[int, Field(ge=1, le=1000)] = 5
+    loadtest_chat_turns: Annotated[int, Field(ge=1, le=200)] = 5
     loadtest_chat_sessions: Annotated[int, Field(ge=1)] = 32  # chats that go on side by side
     loadtest_trace_file: RepositoryPath | None = None
     loadtest_trace_time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
