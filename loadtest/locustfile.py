@@ -5,6 +5,7 @@ Settings come from the environment; Locust's command line and web form (`options
 
 import logging
 import os
+import signal
 import socket
 import sys
 from typing import Any, ClassVar
@@ -53,6 +54,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
         environment.shape_class.team = Team(environment, kept.begin)
         install_live_tab(environment, kept)
         run_pages.install(environment, kept, settings.runs_dir)
+        signal.signal(signal.SIGTERM, lambda *_: _interrupt(environment))
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:
@@ -61,6 +63,12 @@ def _set_up(environment: Environment, **_: Any) -> None:
                 statistics_table.add(environment, done)
 
         StreamingUser.participant = Participant(environment, receive, kept.begin)
+
+
+def _interrupt(environment: Environment) -> None:
+    """Locust handles SIGTERM once the first shape has ended; a test that it began itself would end without a report."""
+    environment.stop_timeout = 0
+    raise KeyboardInterrupt
 
 
 def _check_address(host: str, port: int) -> None:

@@ -1,9 +1,10 @@
 """Keeps what a test measured: from Locust's events to the run's folder.
 
-A worker's records travel in Locust's own reports: every three seconds, and before a worker says that its part is over
-(team.py). The master, or a process without workers, writes each record to the run's folder as it comes, and the figures
-and reports when the test ends, however it ends. A killed worker loses what it measured since its last report; a killed
-master loses nothing that has reached it.
+A worker's records travel in Locust's own reports: every three seconds, before a worker says that its part is over
+(team.py), and when the master, about to stop the test, asks for them: at a signal Locust waits half a second for the
+last report, however busy the machine is. The master, or a process without workers, writes each record to the run's
+folder as it comes, and the figures and reports when the test ends, however it ends. A killed worker loses what it
+measured since its last report; a killed master loses nothing that has reached it.
 """
 
 import logging
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.rpc.protocol import Message
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from loadtest import report, run_folder
 from loadtest.collector import Collector, Outbox
@@ -25,6 +28,9 @@ from loadtest.run_folder import Run
 from loadtest.settings import LoadTestSettings
 
 logger = logging.getLogger(__name__)
+
+_SEND, _SENT = "loadtest_send_records", "loadtest_records_sent"  # master to worker, and its answer
+_PATIENCE_S = 5.0  # for the answer; a worker that is lost gives none
 
 
 class CpuShare:
@@ -48,16 +54,26 @@ class WorkerRecording:
     """On a worker: puts the records into its reports."""
 
     def __init__(self, environment: Environment) -> None:
+        assert isinstance(environment.runner, WorkerRunner)
+        self._environment = environment
+        self._runner = environment.runner
         self._outbox = Outbox()
         self.collector: Collector = self._outbox
         self._cpu = CpuShare()
         environment.events.report_to_master.add_listener(self._report)
+        self._runner.register_message(_SEND, self._send)
 
     def begin(self, settings: LoadTestSettings, zero: float) -> None:
         self._cpu.begin()
 
     def _report(self, data: dict[str, Any], **_: Any) -> None:
         data["records"], data["cpu_share"] = self._outbox.empty(), self._cpu.mean
+
+    def _send(self, **_: Any) -> None:
+        data: dict[str, Any] = {}
+        self._environment.events.report_to_master.fire(client_id=self._runner.client_id, data=data)
+        self._runner.send_message("stats", data)
+        self._runner.send_message(_SENT)
 
 
 class RunRecording:
@@ -79,6 +95,10 @@ class RunRecording:
         self._file: RequestsFile | None = None
         self._has_news = False
         self._asking: gevent.Greenlet | None = None
+        self._awaited: set[str] = set()
+        self._all_sent = Event()
+        if isinstance(environment.runner, MasterRunner):
+            environment.runner.register_message(_SENT, self._note_sent)
         events = environment.events
         for hook, listener in (
             (events.worker_report, self._receive),
@@ -128,6 +148,24 @@ class RunRecording:
     def _load_ends(self, **_: Any) -> None:
         if self._has_news and self.run is not None and self.run.manifest.load_s is None:
             self.run.manifest.load_s = round(max(0.0, time.time() - self.zero), 3)
+            self._fetch()
+
+    def _fetch(self) -> None:
+        """Have every worker's records so far."""
+        runner = self._environment.runner
+        if not isinstance(runner, MasterRunner):
+            return
+        self._awaited = {client.id for client in runner.clients.all if client.state != STATE_MISSING}
+        if self._awaited:
+            self._all_sent.clear()
+            for client in tuple(self._awaited):
+                runner.send_message(_SEND, client_id=client)
+            self._all_sent.wait(_PATIENCE_S)
+
+    def _note_sent(self, msg: Message, **_: Any) -> None:
+        self._awaited.discard(msg.node_id)
+        if not self._awaited:
+            self._all_sent.set()
 
     def _finish(self, **_: Any) -> None:
         """Again, when records came after the end."""
