@@ -1,5 +1,6 @@
 """How exact the load test's times are with many streams at once, against a server whose delays are known."""
 
+import math
 from collections import Counter
 
 from benchmarks.errors import RequestFailed
@@ -10,7 +11,7 @@ TTFT_S = (0.1, 0.5)
 GAP_S = (0.02, 0.08)
 EVENTS = 64
 MEAN_STREAM_S = sum(TTFT_S) / 2 + (EVENTS - 1) * sum(GAP_S) / 2
-WARM_UP_S = 2 * MEAN_STREAM_S  # by then as many streams are open as there will be, each at another place
+WARM_UP_S = math.ceil(2 * MEAN_STREAM_S)  # by then as many streams are open as there will be, each at another place
 
 
 def measure(run: Run) -> None:
@@ -25,7 +26,7 @@ def measure(run: Run) -> None:
         for arrivals, words in ways.items():
             with run.scripted(TTFT_S, GAP_S) as server:
                 seconds = options.accuracy_seconds + WARM_UP_S
-                arguments = (*words, "--run-time", f"{seconds:g}s", "--workload", "random", "--seed", str(number))
+                arguments = (*words, "--run-time", f"{seconds}s", "--workload", "random", "--seed", str(number))
                 lengths = ("--input-tokens", "100", "--output-tokens", str(EVENTS))
                 try:
                     load = run.load(server.url, seconds, *arguments, *lengths)

@@ -17,7 +17,7 @@ GAP_S = (0.04, 0.06)
 TTFT_S = (0.04, 0.06)
 MEAN_S = 0.05
 LONG, SHORT = 64, 4  # events of a stream
-WARM_UP_S = 5.0  # by then as many streams are open as there will be
+WARM_UP_S = 5  # by then as many streams are open as there will be
 # A gap of an answer is 20 ms or more; of that a tenth may be wrong. Times are taken in turn by one thread, so this is
 # the first figure that shows its load.
 LARGEST_ERROR_S = 0.002
@@ -49,11 +49,11 @@ def measure(run: Run) -> None:
 def _step(run: Run, workers: int, rate: float, events: int) -> Row:
     offered = {"streams_per_s": rate, "chunks_per_s": rate * events}
     seconds = run.options.limit_seconds + WARM_UP_S
-    arguments = ("--arrivals", "constant", "--rate", f"{rate:g}", "--warmup", f"{WARM_UP_S:g}")
+    arguments = ("--arrivals", "constant", "--rate", f"{rate:g}", "--warmup", str(WARM_UP_S))
     lengths = ("--workload", "random", "--input-tokens", "100", "--output-tokens", str(events))
     with run.scripted(TTFT_S, GAP_S) as server:
         try:
-            load = run.load(server.url, seconds, *arguments, *lengths, "--run-time", f"{seconds:g}s", workers=workers)
+            load = run.load(server.url, seconds, *arguments, *lengths, "--run-time", f"{seconds}s", workers=workers)
         except RequestFailed as error:
             return {**offered, "within": False, "failed": str(error)}
         sent = server.sent()

@@ -17,9 +17,9 @@ class Options:
     measurements: tuple[str, ...]
     rounds: int
     streams: int
-    accuracy_seconds: float
+    accuracy_seconds: int
     workers: tuple[int, ...]
-    limit_seconds: float
+    limit_seconds: int
     chunk_rates: tuple[int, ...]
     stream_rates: tuple[int, ...]
     targets: tuple[str, ...]
@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add("measurements", nargs="+", choices=MEASUREMENTS, action=Tuple)
     add("--rounds", type=count, default=5, help="accuracy, agreement: so often")
     add("--streams", type=count, default=200, help="accuracy: at once")
-    add("--accuracy-seconds", type=float, default=30.0, help="accuracy: of one load")
+    add("--accuracy-seconds", type=count, default=30, help="accuracy: of one load")
     add("--workers", type=counts, default=(1, 2), help="limit: Locust's workers, with commas; 1: a single process")
-    add("--limit-seconds", type=float, default=12.0, help="limit: of one load")
+    add("--limit-seconds", type=count, default=12, help="limit: of one load")
     add("--chunk-rates", type=counts, default=(1000, 2000, 3000, 4000, 6000, 8000, 12000, 16000))
     add("--stream-rates", type=counts, default=(50, 100, 200, 300, 400, 600, 800))
     add("--targets", type=one_of(TARGETS), default=TARGETS, help="agreement: what is loaded, with commas")

@@ -99,8 +99,9 @@ class Run:
             self.deadline.left()
             raise RequestFailed(f"{words[2]} did not end within {seconds + MARGIN_S:.0f} s") from error
         if done.returncode != 0:
-            tail = (done.stdout + done.stderr)[-1500:]
-            raise RequestFailed(f"{words[2]} ended with status {done.returncode}:\n{tail}")
+            printed = (done.stdout + done.stderr).strip()
+            last = printed.splitlines()[-1] if printed else "it printed nothing"
+            raise RequestFailed(f"{words[2]} ended with status {done.returncode}: {last}\n{printed[-1500:]}")
 
 
 class ScriptedServer:
