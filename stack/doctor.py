@@ -10,7 +10,8 @@ import sys
 from stack import compose, env_file
 from stack.environment import ConfigError, load
 from stack.facts import bad_settings, gather
-from stack.findings import Finding, bad_values, judge
+from stack.finding import Finding
+from stack.findings import bad_values, judge
 from stack.settings import REPOSITORY, StackSettings
 
 

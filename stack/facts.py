@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from connector.settings import LauncherSettings
-from stack import compose, env_file, environments, install, system_libraries
+from stack import compose, env_file, environments, install, rdma_facts, system_libraries
 from stack.environment import ConfigError, Settings, load
 from stack.processes import Processes
 from stack.services import Service, services
@@ -60,6 +60,7 @@ class Facts:
     env_entries: tuple[env_file.Entry, ...]
     known_variables: frozenset[str]
     bad_settings: tuple[str, ...]  # lines of ConfigError
+    rdma: rdma_facts.Rdma | None = None  # None where it is not wanted
 
 
 def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
@@ -69,7 +70,9 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
     needed = environments.needed_by(settings.stack_services, settings)
     outdated = [environment for environment in needed if not install.is_current(environment, settings)]
     folder = _existing(settings.stack_dir)
-    protocol = _mooncake_protocol()
+    launcher = _launcher_settings()
+    protocol = launcher.mooncake.protocol if launcher else ""
+    wants_rdma = "compose.rdma.yaml" in settings.overlays or (protocol == "rdma" and not settings.is_baseline)
     return Facts(
         with_docker=with_docker,
         python=sys.version_info[:2],
@@ -90,11 +93,12 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         gpus=_gpus(),
         rdma_devices=_rdma_devices(),
         wants_gpu=settings.uses_gpu,
-        wants_rdma="compose.rdma.yaml" in settings.overlays or (protocol == "rdma" and not settings.is_baseline),
+        wants_rdma=wants_rdma,
         env_path=str(env_file.path()),
         env_entries=tuple(env_file.entries(env_file.path())),
         known_variables=env_file.known_names(),
         bad_settings=bad_settings(),
+        rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
     )
 
 
@@ -180,11 +184,16 @@ def _rdma_devices() -> tuple[str, ...]:
     return tuple(sorted(device.name for device in folder.iterdir())) if folder.is_dir() else ()
 
 
-def _mooncake_protocol() -> str:
+def _rdma(launcher: LauncherSettings, settings: StackSettings, *, with_docker: bool) -> rdma_facts.Rdma:
+    in_host_memory = 0 if settings.uses_gpu else launcher.kv_cache_bytes
+    return rdma_facts.gather(launcher.mooncake.device_name, in_host_memory, with_docker=with_docker)
+
+
+def _launcher_settings() -> LauncherSettings | None:
     try:
-        return load(LauncherSettings, **STAND_INS).mooncake.protocol
+        return load(LauncherSettings, **STAND_INS)
     except ConfigError:  # reported through bad_settings
-        return ""
+        return None
 
 
 def _is_file(name: str) -> bool:

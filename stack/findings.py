@@ -6,13 +6,13 @@ Each finding is one line: what, what was found, what is needed, how to fix it.
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from connector.settings import WITHOUT_EFFECT
-from stack import system_libraries
+from stack import rdma_findings, system_libraries
 from stack.environments import LOCKED_PYTHON
 from stack.facts import Facts
+from stack.finding import Finding
 
 # Measured with the embedded model on CPU: an instance at its peak, and etcd, proxy and Locust together.
 INSTANCE_MIB = 2800
@@ -34,20 +34,6 @@ OTHERS_VARIABLES = (
     "UV_",
     "PIP_",
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """An error keeps the stack from starting, a warning does not."""
-
-    severity: Literal["error", "warning"]
-    what: str
-    found: str
-    needed: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.what}: found {self.found}; needed {self.needed}; fix: {self.fix}"
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -130,6 +116,15 @@ def hardware(facts: Facts) -> Iterator[Finding]:
         yield Finding("error", "RDMA", "nothing in /sys/class/infiniband", "a device for the protocol rdma", fix)
 
 
+def rdma(facts: Facts) -> Iterator[Finding]:
+    if facts.rdma is not None and facts.rdma_devices:
+        yield from rdma_findings.judge(
+            facts.rdma,
+            with_docker=facts.with_docker,
+            on_gpu=facts.wants_gpu,
+        )
+
+
 def env_names(facts: Facts) -> Iterator[Finding]:
     for entry in facts.env_entries:
         where = f"{facts.env_path}:{entry.line}"
@@ -172,6 +167,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     overlays,
     docker,
     hardware,
+    rdma,
     system_packages,
     memory,
     disk,
