@@ -6,7 +6,7 @@ A ratio is that of one repeat: both sides had the same requests. Of several repe
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.serving.measured import ALL
@@ -117,7 +117,7 @@ def _ratio(figure: Figure, pairs: Sequence[tuple[Row, Row]], noise: float | None
         return None
     values = min(row[figure.count] for pair in pairs for row in pair)
     ratio = Ratio(statistics.median(known), min(known), max(known), values)
-    return Ratio(ratio.median, ratio.low, ratio.high, values, _verdict(figure, ratio, max(TOLERANCE, noise or 0.0)))
+    return replace(ratio, verdict=_verdict(figure, ratio, max(TOLERANCE, noise or 0.0)))
 
 
 def _quotient(one: float | None, other: float | None) -> float | None:

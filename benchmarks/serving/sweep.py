@@ -50,7 +50,7 @@ class Sweep:
             print(f"{done} of {done + left} points were measured before and are kept (--fresh forgets them)")
         self._progress = Progress(left, len(starts), self._plan.warmup + self._plan.seconds)
         if left:
-            print(f"{left} points to measure, about {minutes(self._progress.remaining_s())} minutes", flush=True)
+            print(f"{left} points to measure, about {minutes(self._progress.remaining_s())} min", flush=True)
         for side, missing in starts:
             self._start(side, missing, write)
 
