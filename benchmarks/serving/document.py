@@ -16,6 +16,7 @@ from benchmarks.serving.charts import charts
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.sections import as_html, as_markdown
+from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
 from loadtest.manifest import Manifest
 from stack import machine
@@ -92,6 +93,7 @@ def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]], rows: list[Ro
         "KV cache went over": ", ".join(sorted(transports)) or "nothing",
         "SLO of goodput": str(plan.slo),
         "a point": f"{plan.seconds:g} s after {plan.warmup:g} s of warm-up, {plan.repeats} × a side, seed {plan.seed}",
+        "priority": f"the stack at nice {NICENESS}, the load generator at 0 (processes)",
         "the stack's variables": ", ".join(f"{k}={v}" for k, v in plan.variables.items()) or "all defaults",
         **({"commits of the runs": ", ".join(sorted(commits))} if len(commits) > 1 else {}),
     }

@@ -1,6 +1,7 @@
 """One side of the comparison: the stack as its users start it, with state and ports of its own, and ended afterwards.
 
-The load generator runs beside it, in this very environment: the same in every way of starting the stack.
+The load generator runs beside it, in this very environment: the same in every way of starting the stack. On a machine
+whose cores the stack keeps busy it would send its requests late; so processes of the stack yield to it.
 """
 
 import json
@@ -24,6 +25,7 @@ END_LIMIT_S = 180.0
 SET_UP_S = 1800.0  # environments or images may have to be made first
 REGISTRATION_LIMIT_S = 60.0
 POLL_S = 0.2
+NICENESS = 5  # a third of the share of a process that has none
 VLLM = "vllm.entrypoints.openai.api_server"
 PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
 PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
@@ -77,12 +79,12 @@ class StackSide:
                 self._call("down", variables, END_LIMIT_S)
 
     def _call(self, verb: str, variables: Mapping[str, str], limit_s: float) -> None:
-        command = (str(self._python), "-m", "stack", verb)
+        command = ("nice", "-n", str(NICENESS), str(self._python), "-m", "stack", verb)
         self._processes.start([Launch(f"stack-{verb}", command, dict(variables), REPOSITORY)])
         status = self._processes.wait(f"stack-{verb}", limit_s)
         if status != 0:
             raise CannotStart(
-                f"`{' '.join(command[1:])}` ended with status {status}; the end of what it said:\n"
+                f"`python -m stack {verb}` ended with status {status}; the end of what it said:\n"
                 + self._processes.tail(f"stack-{verb}")
             )
 
