@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ _NUMBERS = (
     *("scheduled", "started", "ended", "first_content", "finished", "ttft", "tpot", "end_to_end", "start_delay"),
     *("prompt_tokens", "cached_tokens", "output_tokens", "wanted_input_tokens", "wanted_output_tokens"),
 )
+_PIECE = 10_000  # requests
 _NAMES = ("outcome", "error", "path", "transport")
 
 
@@ -80,6 +81,8 @@ class Columns:
 
     def where(self, wanted: NDArray[np.bool_]) -> Columns:
         """The requests for which `wanted` holds."""
+        if wanted.all():
+            return self
 
         def pick(columns: dict[str, Any]) -> dict[str, Any]:
             return {name: column[wanted] for name, column in columns.items()}
@@ -94,22 +97,33 @@ class Columns:
             phases=pick(self.phases),
         )
 
-    def gap_arrivals(self) -> Floats:
-        """When each gap ended, that is when its chunk arrived."""
-        sums = np.cumsum(self.gaps, dtype=np.float64)
-        before = np.concatenate(([0.0], sums))[np.cumsum(self.gap_counts) - self.gap_counts]
-        return np.repeat(self["first_content"] - before, self.gap_counts) + sums
+    def without_gaps(self) -> Columns:
+        return replace(self, gaps=self.gaps[:0], gap_counts=np.zeros_like(self.gap_counts))
 
-    def token_arrivals(self) -> tuple[Floats, Floats]:
-        """When chunks with content arrived, and how many tokens each held.
+    def gap_arrivals(self) -> Iterator[Floats]:
+        """When each gap ended, that is when its chunk arrived; in pieces, as all in double precision would be large."""
+        for requests, gaps in self._pieces():
+            sums, counts = np.cumsum(self.gaps[gaps], dtype=np.float64), self.gap_counts[requests]
+            before = np.concatenate(([0.0], sums))[np.cumsum(counts) - counts]
+            yield np.repeat(self["first_content"][requests] - before, counts) + sums
+
+    def token_arrivals(self) -> Iterator[tuple[Floats, Floats]]:
+        """When chunks with content arrived, and how many tokens each held; in pieces.
 
         An answer's tokens are spread evenly over its chunks; one a chunk where the server did not count them.
         """
         chunks = np.where(np.isnan(self["first_content"]), 0, self.gap_counts + 1)
         tokens = np.where(np.isnan(self["output_tokens"]), 1.0, self["output_tokens"] / np.maximum(chunks, 1))
-        with_content = chunks > 0
-        moments = np.concatenate((self["first_content"][with_content], self.gap_arrivals()))
-        return moments, np.concatenate((tokens[with_content], np.repeat(tokens, self.gap_counts)))
+        yield self["first_content"][chunks > 0], tokens[chunks > 0]
+        for (requests, _), moments in zip(self._pieces(), self.gap_arrivals(), strict=True):
+            yield moments, np.repeat(tokens[requests], self.gap_counts[requests])
+
+    def _pieces(self) -> Iterator[tuple[slice, slice]]:
+        """Some requests and their gaps."""
+        ends = np.concatenate(([0], np.cumsum(self.gap_counts)))
+        for first in range(0, len(self), _PIECE):
+            last = min(first + _PIECE, len(self))
+            yield slice(first, last), slice(int(ends[first]), int(ends[last]))
 
     def outcome(self, name: str) -> NDArray[np.bool_]:
         return np.asarray(self.names["outcome"] == name, dtype=bool)

@@ -4,11 +4,9 @@ Gaps are rounded to microseconds, and what has its default value is left out. Ev
 system at once, so that a killed run has lost no request that had ended; it may leave half a line behind.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -57,5 +55,4 @@ class SavedRequests:
 
 def _line(record: RequestRecord) -> bytes:
     rounded = replace(record, itl=tuple(round(gap, 6) for gap in record.itl))
-    plain: dict[str, Any] = _RECORD.dump_python(rounded, exclude_defaults=True)
-    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return _RECORD.dump_json(rounded, exclude_defaults=True) + b"\n"

@@ -116,10 +116,13 @@ def _load_end(columns: Columns, run: Run) -> float | None:
 
 def _figures(columns: Columns, since_s: float, until_s: float, run: Run) -> Summary:
     summary = summarize_columns(columns, warmup_s=since_s, until_s=until_s)
+    without_gaps = columns.without_gaps()
     return summary.model_copy(
         update={
-            "saturation": saturation.saturation(columns, since_s, until_s),
-            "generator_limit": saturation.generator_limit(measured(columns, since_s, until_s), run.manifest.cpu_share),
+            "saturation": saturation.saturation(without_gaps, since_s, until_s),
+            "generator_limit": saturation.generator_limit(
+                measured(without_gaps, since_s, until_s), run.manifest.cpu_share
+            ),
         }
     )
 

@@ -4,7 +4,6 @@ A request is good when it completed and every bound holds: TTFT, TPOT, and the m
 is Mooncake's TBT (FAST'25): one long stall in an answer is hidden by TPOT, and is what a reader notices.
 """
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,4 +39,4 @@ def worst_gaps(itl: Sequence[float]) -> float | None:
     if not itl:
         return None
     count = math.ceil(len(itl) / 10)
-    return sum(heapq.nlargest(count, itl)) / count
+    return sum(sorted(itl)[-count:]) / count

@@ -163,8 +163,8 @@ def _counts(names: NDArray[np.object_]) -> dict[str, int]:
 
 
 def _tokens_arrived(run: Columns, since_s: float, until_s: float) -> float:
-    moments, tokens = run.token_arrivals()
-    return float(tokens[_inside(moments, since_s, until_s)].sum())
+    pieces = run.token_arrivals()
+    return sum(float(tokens[_inside(moments, since_s, until_s)].sum()) for moments, tokens in pieces)
 
 
 def _cached_share(requests: Columns) -> float | None:

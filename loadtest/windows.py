@@ -6,7 +6,6 @@ arrived, an outcome when the request ended; an offered request belongs to the wi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,13 +40,12 @@ def windows(records: Iterable[RequestRecord] | Columns, slo: Slo, width_s: float
     number = int(run["ended"].max() / width_s) + 1
     edges = np.asarray(np.arange(number + 1) * width_s, dtype=np.float64)
     completed = run.outcome("completed")
-    token_moments, tokens = run.token_arrivals()
-    ttft = _split(run["first_content"], run["ttft"], edges)
-    itl = _split(run.gap_arrivals(), run.gaps, edges)
+    tokens = sum((_sums(moments, held, edges) for moments, held in run.token_arrivals()), np.zeros(number))
+    ttft = _split(_numbers(run["first_content"], width_s), run["ttft"], number)
+    itl = _split(np.concatenate([_numbers(moments, width_s) for moments in run.gap_arrivals()]), run.gaps, number)
     offered = _sums(run["scheduled"], np.ones(len(run)), edges) / width_s
     done = _sums(run["ended"][completed], np.ones(int(completed.sum())), edges) / width_s
     good = _sums(run["ended"][run.good], np.ones(int(run.good.sum())), edges) / width_s
-    token_rate = _sums(token_moments, tokens, edges) / width_s
     started = np.searchsorted(np.sort(run["started"]), edges[1:])
     in_flight = started - np.searchsorted(np.sort(run["ended"]), edges[1:])
     return [
@@ -59,18 +57,21 @@ def windows(records: Iterable[RequestRecord] | Columns, slo: Slo, width_s: float
             offered_per_s=float(offered[i]),
             requests_per_s=float(done[i]),
             goodput_per_s=float(good[i]),
-            output_tokens_per_s=float(token_rate[i]),
+            output_tokens_per_s=float(tokens[i] / width_s),
             in_flight=int(in_flight[i]),
         )
         for i in range(number)
     ]
 
 
-def _split(moments: Floats, values: NDArray[Any], edges: Floats) -> list[NDArray[Any]]:
-    """The values of each window."""
-    order = np.argsort(moments, kind="stable")  # NaN comes last
-    cuts = np.searchsorted(moments[order], edges)
-    return [values[order[first:last]] for first, last in pairwise(cuts)]
+def _numbers(moments: Floats, width_s: float) -> NDArray[np.int32]:
+    """Of the windows in which moments lie; -1: in none."""
+    return np.asarray(np.nan_to_num(moments / width_s, nan=-1.0), dtype=np.int32)
+
+
+def _split(numbers: NDArray[np.int32], values: NDArray[Any], windows: int) -> list[NDArray[Any]]:
+    """The values of each window, by a look at all for each: to sort millions would need several times their memory."""
+    return [values[numbers == number] for number in range(windows)]
 
 
 def _sums(moments: Floats, amounts: Floats, edges: Floats) -> Floats:
