@@ -9,14 +9,15 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.loadtest.locust_process import COMMAND, environment
-from tests.unit.loadtest.scripted_server import MODEL, Script, ScriptedServer, Step, text
+from tests.unit.loadtest.scripted_server import MODEL, Script, ScriptedServer, Step, completion, text
 
 LIMIT_S = 30
 
@@ -30,6 +31,16 @@ class Page:
     bodies: list[dict[str, Any]]
     asked: threading.Event
 
+    def statistics(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url + "/stats/requests", timeout=LIMIT_S) as answer:
+            result = json.load(answer)
+        assert isinstance(result, dict)
+        return result
+
+    def requests(self) -> int:
+        """That the table counts."""
+        return sum(row["num_requests"] for row in self.statistics()["stats"] if row["name"] == "/v1/completions")
+
     def start(self, **form: str) -> dict[str, Any]:
         encoded = urllib.parse.urlencode({"user_count": "1", "spawn_rate": "1", **form}).encode()
         with urllib.request.urlopen(self.url + "/swarm", encoded, timeout=LIMIT_S) as answer:
@@ -39,31 +50,37 @@ class Page:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
+def page(tmp_path: Path) -> Iterator[Page]:
     asked = threading.Event()
 
     async def never() -> None:
         asked.set()
         await asyncio.Event().wait()
 
-    with ScriptedServer(lambda _: Script([Step(text("a"), wait=never)])).running() as server:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
-        variables = {"LOADTEST_TARGET": server.url, "LOCUST_PORT": str(port), "LOADTEST_DRAIN_S": "600"}
-        process = subprocess.Popen(
-            COMMAND,
-            env=environment(**variables),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            _wait_for(url, process)
-            yield Page(url, process, server.bodies, asked)
-        finally:
-            process.kill()
-            process.wait(LIMIT_S)
+    answered = ScriptedServer(lambda _: Script([Step(text("a"), wait=never)]))
+    with answered.running() as server, _locust(server, tmp_path, LOADTEST_DRAIN_S="600") as (url, process):
+        yield Page(url, process, server.bodies, asked)
+
+
+@contextlib.contextmanager
+def _locust(server: ScriptedServer, folder: Path, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    settings = {"LOADTEST_TARGET": server.url, "LOCUST_PORT": port, "STACK_DIR": str(folder)}
+    process = subprocess.Popen(
+        COMMAND,
+        env=environment(**settings, **variables),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(url, process)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait(LIMIT_S)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
@@ -100,8 +117,22 @@ def test_bad_value_is_answered_and_starts_nothing(page: Page) -> None:
         "LOADTEST_INPUT_TOKENS='0'",
         "LOADTEST_OUTPUT_TOKENS='many'",
     ]
-    with urllib.request.urlopen(page.url + "/stats/requests", timeout=LIMIT_S) as stats:
-        assert json.load(stats)["state"] == "ready"
+    assert page.statistics()["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ({"user_count": "0"}, "users='0': expected a number above 0"),
+        ({"spawn_rate": "nan"}, "spawn rate='nan': expected a number above 0"),
+        ({"arrivals": "poisson", "rate": "0"}, "LOADTEST_RATE='0': Input should be greater than 0"),
+        ({"stages": "60"}, "LOADTEST_STAGES='60': '60' is none of the stages seconds:value or"),
+    ],
+)
+def test_bad_load_is_answered(page: Page, form: dict[str, str], line: str) -> None:
+    answer = page.start(**form)
+    assert not answer["success"]
+    assert answer["message"].startswith(line)
 
 
 def test_sigterm_does_not_wait_for_open_streams(page: Page) -> None:
@@ -110,6 +141,31 @@ def test_sigterm_does_not_wait_for_open_streams(page: Page) -> None:
     assert page.asked.wait(LIMIT_S)
     page.process.terminate()
     page.process.wait(LIMIT_S)
+
+
+def test_workers_behind_the_page(tmp_path: Path) -> None:
+    """Two tests, the second right after the first; then a signal to the page's process ends the workers too."""
+    target = ScriptedServer(lambda _: completion(2))
+    with target.running() as server, _locust(server, tmp_path, LOADTEST_WORKERS="2") as (url, process):
+        page = Page(url, process, server.bodies, threading.Event())
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        workers = [Path("/proc") / child for child in listed.split()]
+        assert len(workers) == 2
+        _until(lambda: page.start(arrivals="constant", rate="20", requests="6")["success"])  # they have connected
+        _until(lambda: page.statistics()["state"] == "stopped")
+        _until(lambda: page.requests() == len(server.bodies) == 6)
+        _until(lambda: page.start(arrivals="constant", rate="20", requests="3")["success"])  # and are ready again
+        _until(lambda: len(server.bodies) == 6 + 3 and page.requests() == 3)
+        process.terminate()
+        process.wait(LIMIT_S)
+        _until(lambda: not any(worker.exists() for worker in workers))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_port_in_use_is_one_line() -> None:
