@@ -49,7 +49,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Rdma:
-    """`nodes` of /dev/infiniband, and those that the instances' user may not open: with Docker that is an ordinary user.
+    """`nodes` of /dev/infiniband, and those closed to the instances' user; with Docker that is an ordinary user.
     `registered_bytes` is the host memory that an instance registers, `locked_memory` the limit in bytes, None for none.
     `device_name` and `gid_index` are what the settings name, empty where they name nothing."""
 
