@@ -24,7 +24,6 @@ class TeamShape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         self.team.look()
         if self.team.is_over:
-            self.team.forget()
             return None
         values: dict[str, Any] = vars(self.runner.environment.parsed_options) if self.runner else {}
         settings = load(LoadTestSettings, **options.chosen(values))

@@ -45,6 +45,10 @@ class Stages:
         """Infinite for a rate that never changes."""
         return sum(stage.seconds for stage in self.stages)
 
+    @property
+    def highest(self) -> float:
+        return max(max(stage.first, stage.last) for stage in self.stages)
+
     def value(self, at: float) -> float:
         """The rate at a time in seconds; the last stage's end goes on for ever."""
         for start, stage in self._with_starts():

@@ -61,6 +61,7 @@ class Team:
         self._runner.register_message(_OVER, self._on_over)
         environment.events.test_start.add_listener(self._deal)
         environment.events.test_stopping.add_listener(self._stop_watching)
+        environment.events.test_stop.add_listener(self._forget)
         environment.events.worker_connect.add_listener(self._on_connect)
 
     @property
@@ -80,10 +81,6 @@ class Team:
         """Processes that make this test, or would make the next one."""
         return len(self._members) or len(self._clients()) or 1
 
-    def forget(self) -> None:
-        """The test is over and reported; the next one is dealt anew."""
-        self._members, self.problem, self.zero = {}, None, None
-
     def look(self) -> None:
         """Report members that were lost since the last look."""
         if not isinstance(self._runner, MasterRunner):
@@ -102,24 +99,27 @@ class Team:
         self.settings = load(LoadTestSettings, **options.chosen(vars(environment.parsed_options)))
         self.zero, self.problem, self._watches = None, None, True
         self._test += 1
+        given, profile = vars(environment.parsed_options), self.settings.profile
         clients = self._clients()
-        seconds = min(
-            vars(environment.parsed_options)["run_time"] or math.inf,
-            self.settings.profile.seconds if self.settings.profile else math.inf,
-        )
+        if self.settings.loadtest_arrivals == "closed":  # a worker without a user would never come to its end
+            clients = clients[: math.ceil(profile.highest) if profile else given["num_users"] or 1]
+        seconds = min(given["run_time"] or math.inf, profile.seconds if profile else math.inf)
         self._members = {client: _Member(Share(number, len(clients), seconds)) for number, client in enumerate(clients)}
         for client, member in self._members.items():
             self._runner.send_message(_SHARE, {"test": self._test, **asdict(member.share)}, client)
 
     def _clients(self) -> list[str]:
-        if isinstance(self._runner, MasterRunner):
-            clients = self._runner.clients
-            return sorted(node.id for node in clients.ready + clients.spawning + clients.running)
-        return ["local"]
+        """In the order in which Locust gives them users (locust.dispatch.UsersDispatcher): one on each host first."""
+        if not isinstance(self._runner, MasterRunner):
+            return ["local"]
+        clients = self._runner.clients
+        ids = sorted(node.id for node in clients.ready + clients.spawning + clients.running)
+        hosts = [client.split("_")[0] for client in ids]
+        return sorted(ids, key=lambda client: (hosts[: ids.index(client)].count(client.split("_")[0]), client))
 
     def _on_prepared(self, msg: Message, **_: Any) -> None:
         member = self._members.get(msg.node_id)
-        if member is None or msg.data["test"] != self._test:
+        if member is None or msg.data["test"] != self._test or not self._watches:
             return
         if (problem := msg.data["problem"]) and self.problem is None:
             self._cannot_begin(problem)
@@ -155,6 +155,10 @@ class Team:
             )
         else:
             logger.warning("a worker connected during the test: it has no part in it")
+
+    def _forget(self, **_: Any) -> None:
+        """The next test is dealt anew, to whoever is there then."""
+        self._members, self.problem, self.zero = {}, None, None
 
     def _stop_watching(self, **_: Any) -> None:
         self.look()

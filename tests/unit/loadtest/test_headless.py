@@ -72,6 +72,13 @@ def test_workers_share_the_load_and_repeat_no_prompt() -> None:
     assert len(prompts) == len(set(prompts)) == run.rows["TTFT"]["num_requests"] == run.rows["ITL"]["num_requests"]
 
 
+def test_fewer_users_than_workers_still_make_every_request() -> None:
+    with ScriptedServer(lambda _: completion(2)).running() as server:
+        run = headless(server.url, "-u", "1", "--requests", "4", LOADTEST_WORKERS="2")
+    assert run.exit_code == 0, run.log
+    assert [record.index for record in run.records] == [0, 1, 2, 3]
+
+
 def test_nobody_listens() -> None:
     with socket.socket() as bound_but_not_listening:
         bound_but_not_listening.bind(("127.0.0.1", 0))

@@ -49,6 +49,10 @@ def test_rate(at: float, rate: float) -> None:
     assert RAMPS.value(at) == pytest.approx(rate)
 
 
+def test_highest() -> None:
+    assert RAMPS.highest == 6
+
+
 def test_time_of_inverts_the_area_under_the_rate() -> None:
     step = 0.001
     area = 0.0
