@@ -21,7 +21,7 @@ from benchmarks.soak.options import Options, parse
 from benchmarks.soak.processes import tree_memory
 from benchmarks.soak.sample import Sample
 from benchmarks.soak.stack import RunningStack, Unreachable
-from benchmarks.soak.verdict import Ended, lines
+from benchmarks.soak.verdict import LOAD, Ended, lines
 from benchmarks.soak.watch import Hang, Watch
 from stack import env_file, machine
 from stack.environment import load_or_exit
@@ -75,7 +75,7 @@ def _soak(options: Options, proxy_url: str, stack: RunningStack, results: Result
 
     def take(at: float) -> Sample:
         one = sample.take(stack, proxy_url, instances, at)
-        return replace(one, memory={**one.memory, "load": tree_memory(load.pid)})
+        return replace(one, memory={**one.memory, LOAD: tree_memory(load.pid)})
 
     watch = Watch(options, take, keep)
     status, hang = None, None

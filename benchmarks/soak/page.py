@@ -9,7 +9,8 @@ RULE = (
     "Memory is flat unless it has an upward trend beyond doubt (Mann-Kendall test) that carries it by more than 2 % of "
     "its median, or 4 MiB, over the window (Sen's slope; the method is that of Garg et al., ISSRE 1998). The window is "
     "the time of the most users after a warm-up, because heaps and caches fill first. Memory is PSS of a process with "
-    "its children, or what `docker stats` says of a container; `load` is the load generator."
+    "its children, or what `docker stats` says of a container; `load` is the load generator, which keeps its newest "
+    "10,000 requests: until it has them, 4 KiB for each are allowed beside."
 )
 WORDS = {True: "yes", False: "**no**", None: "–"}
 

@@ -27,16 +27,17 @@ Point = tuple[float, float]  # seconds, bytes
 
 @dataclass(frozen=True)
 class Trend:
-    """grown: bytes over the window by Sen's slope; z: of the Mann-Kendall test."""
+    """grown: bytes over the window by Sen's slope; z: of the Mann-Kendall test; expected: growth that is no leak."""
 
     median: float
     seconds: float
     grown: float
     z: float
+    expected: float = 0.0
 
     @property
     def allowance(self) -> float:
-        return max(ALLOWED_SHARE * self.median, ALLOWED_LEAST)
+        return self.expected + max(ALLOWED_SHARE * self.median, ALLOWED_LEAST)
 
     @property
     def per_hour(self) -> float:
@@ -52,8 +53,8 @@ class Trend:
         return not self.has_trend or self.grown <= self.allowance
 
 
-def trend(points: Sequence[Point]) -> Trend | None:
-    """None: too few points to tell."""
+def trend(points: Sequence[Point], expected: float = 0.0) -> Trend | None:
+    """None: too few points to tell. Args: expected: bytes by which a bounded cache fills over the window."""
     if len(points) < FEWEST_POINTS:
         return None
     points = _thinned(points)
@@ -65,6 +66,7 @@ def trend(points: Sequence[Point]) -> Trend | None:
         seconds=seconds,
         grown=slope * seconds,
         z=_mann_kendall([value for _, value in points]),
+        expected=expected,
     )
 
 

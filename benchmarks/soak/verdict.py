@@ -8,8 +8,11 @@ from benchmarks.soak.options import Options
 from benchmarks.soak.sample import Sample
 from benchmarks.soak.trend import Trend, trend
 from benchmarks.soak.watch import longest_silence
+from loadtest.collector import KEPT_IN_MEMORY
 
 SHORTEST_WINDOW_S = 240.0  # in less, a heap that fills cannot be told from one that leaks
+BYTES_OF_A_REQUEST = 4096  # of 100 tokens: loadtest/collector.py
+LOAD = "load"  # the load generator's name beside the services'
 MIB = 1 << 20
 
 
@@ -48,7 +51,18 @@ def memory_trends(options: Options, samples: Sequence[Sample]) -> dict[str, Tren
     """By member, over the window that counts."""
     window = [sample for sample in samples if options.judged_from_s <= sample.at <= options.duration_s]
     names = dict.fromkeys(name for sample in samples for name in sample.memory)
-    return {name: trend([(s.at, s.memory[name]) for s in window if name in s.memory]) for name in names}
+    expected = {LOAD: _kept_by_the_load(samples[0], window)}
+    return {
+        name: trend([(s.at, s.memory[name]) for s in window if name in s.memory], expected.get(name, 0.0))
+        for name in names
+    }
+
+
+def _kept_by_the_load(first: Sample, window: Sequence[Sample]) -> float:
+    """Bytes of the newest requests, of which the load generator keeps a bounded number in memory."""
+    begun = first.requests.answered if first.requests else 0
+    kept = [min(sample.requests.answered - begun, KEPT_IN_MEMORY) for sample in window if sample.requests]
+    return (kept[-1] - kept[0]) * BYTES_OF_A_REQUEST if kept else 0.0
 
 
 def _hang(options: Options, samples: Sequence[Sample], ended: Ended) -> Line:

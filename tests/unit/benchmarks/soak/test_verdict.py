@@ -83,6 +83,17 @@ def test_a_leak_fails_the_line_of_its_service_alone(options: Options) -> None:
     assert line.measured == "+80.0 MiB in 8 min, +600.0 MiB/h"
 
 
+def test_the_load_generator_may_keep_its_newest_requests(options: Options) -> None:
+    """One is answered each second: 480 in the window, with 4 KiB for each."""
+    kept = [replace(one, memory={"load": (100 * MIB) + int(one.at * 12288)}) for one in course()]
+    (line,) = (line for line in lines(options, kept, GOOD) if line.name == "memory of load")
+    assert (line.measured, line.wanted) == ("+5.6 MiB in 8 min, +42.2 MiB/h", "flat: at most +5.9 MiB")
+    assert line.passed is True
+    full = [replace(one, requests=Requests(20_000 + int(one.at), {}, 0)) for one in kept[1:-1]]
+    (line,) = (line for line in lines(options, [course()[0], *full, kept[-1]], GOOD) if line.name == "memory of load")
+    assert line.passed is False
+
+
 def test_a_short_run_judges_no_memory() -> None:
     samples = [sample for sample in course(leak_mib_per_hour=6000) if sample.at <= 85 or sample.at == 900]
     found = lines(parse(["--duration", "90s"]), samples, GOOD)
