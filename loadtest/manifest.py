@@ -6,6 +6,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -80,9 +81,9 @@ def ask_target(settings: LoadTestSettings, told: Manifest) -> None:
 
 
 def plain_settings(settings: LoadTestSettings) -> dict[str, Any]:
-    """All but secrets, by the names of `.env`."""
+    """All but secrets and folders, by the names of `.env`."""
     return {
-        name.upper(): _without_password(value) if isinstance(value, str) else value
+        name.upper(): _plain(name, value)
         for name, value in settings.model_dump(mode="json").items()
         if name not in _NOT_OF_THE_RUN
     }
@@ -97,6 +98,12 @@ def _versions() -> dict[str, str]:
 def _options(arguments: list[str]) -> list[str]:
     """Without the Locust file, which `python -m loadtest` adds."""
     return arguments[2:] if arguments[:1] == ["-f"] else arguments
+
+
+def _plain(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if name.endswith("_file") else _without_password(value)
 
 
 def now() -> str:

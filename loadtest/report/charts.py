@@ -142,7 +142,8 @@ def _ecdf(curves: dict[str, NDArray[Any]], axis: str, bound_s: float | None) -> 
             line={"color": RED, "dash": "dash", "width": 1},
             annotation={"text": "SLO", "x": np.log10(bound_s * 1000), "xanchor": "left"},
         )
-    widths = [width for trace in figure.data for width in trace.x]
+    # One chunk right behind another makes a gap of microseconds: a few of them would take half the axis.
+    widths = [width for trace in figure.data for width in trace.x[_SHARES >= 0.01]]
     figure.update_xaxes(title=f"{axis} (logarithmic)", **_logarithmic(widths))
     figure.update_yaxes(title="share, %", range=[0, 101])
     figure.update_layout(showlegend=len(curves) > 1)

@@ -1,6 +1,7 @@
 """What a run says of itself: enough to repeat it, and no secret."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +29,11 @@ def test_no_secret_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.command == "python -m loadtest --headless --host http://127.0.0.1:9"
 
 
-def test_settings_are_by_the_names_of_env() -> None:
-    plain = plain_settings(settings(loadtest_rate=2.5))
+def test_settings_are_by_the_names_of_env(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}')
+    plain = plain_settings(settings(loadtest_rate=2.5, loadtest_prompts_file=tmp_path / "prompts.jsonl"))
     assert plain["LOADTEST_RATE"] == 2.5
+    assert plain["LOADTEST_PROMPTS_FILE"] == "prompts.jsonl"
     assert not {"OPENAI_API_KEY", "STACK_DIR", "LOADTEST_RUN_DIR"} & set(plain)
 
 
