@@ -46,6 +46,8 @@ def main() -> int:
     except (BenchmarkError, Unreachable) as error:
         how = str(error).splitlines()[0]
         print(f"soak: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        how, status = "interrupted", 130
     finally:
         results.end(how)
         if results.json_file.exists():
