@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from loadtest.report.contents import PHASES, Contents
+from loadtest.report.contents import Contents
 from loadtest.summary import Distribution, Summary, measured
 from loadtest.windows import windows
 
@@ -63,10 +63,8 @@ def of_run(contents: Contents) -> Iterator[Chart]:
         )
     if run.stages:
         yield goodput_against_rate([Line("", [stage.summary for stage in run.stages])])
-    if any(of.count for of in summary.phases_s.values()):
-        yield Chart(
-            "Phases of TTFT", "as the proxy tells them; prefill and KV transfer overlap", _phases(summary.phases_s)
-        )
+    if phases := contents.phases():
+        yield Chart("Phases of TTFT", "as the proxy tells them; prefill and KV transfer overlap", _phases(phases))
 
 
 def goodput_against_rate(lines: Sequence[Line]) -> Chart:
@@ -213,12 +211,11 @@ def _timeline(contents: Contents) -> go.Figure:
 
 
 def _phases(phases: dict[str, Distribution]) -> go.Figure:
-    told = {PHASES.get(name, name): of for name, of in phases.items() if of.count}
-    figure = _figure(120 + 70 * len(told))
+    figure = _figure(120 + 70 * len(phases))
     for percentile, colour in (("p50", BLUE), ("p90", ORANGE), ("p99", RED)):
         figure.add_bar(
-            y=list(told),
-            x=[_ms(getattr(of, percentile)) for of in told.values()],
+            y=list(phases),
+            x=[_ms(getattr(of, percentile)) for of in phases.values()],
             name=percentile.upper(),
             orientation="h",
             marker={"color": colour},
