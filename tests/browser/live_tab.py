@@ -5,17 +5,17 @@ from contextlib import contextmanager
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.remote.webelement import WebElement
 
 from tests.browser.locust_page import LocustPage
 
 TITLE = "Latency & goodput"
 
-# By chart and line, how many points are drawn: what Plotly was given and what it has put on the page.
+# By chart and line, the number of points for which Plotly has worked out a place.
 COUNT_POINTS = """
+const placed = points => points.filter(point => (point.y ?? point.s) !== undefined).length;
 return Object.fromEntries([...document.querySelectorAll(".js-plotly-plot")].map(
-    (plot, number) => [plot.id || number, Object.fromEntries(plot.data.map(
-        (line, index) => [line.name ?? index, [...(line.y ?? [])].filter(value => value !== null).length]))]))
+    (plot, number) => [plot.id || number, Object.fromEntries((plot.calcdata ?? []).map(
+        (points, index) => [plot.data[index].name ?? index, placed(points)]))]))
 """
 
 
@@ -44,9 +44,6 @@ class LiveTab:
         points = self._page.wait(drawn, f"points in {', '.join(charts)}")
         assert points is not None
         return points
-
-    def wait_for_link(self, text: str) -> WebElement:
-        return self._page.wait(lambda browser: browser.find_elements(By.LINK_TEXT, text), f"the link {text}")[0]
 
     @property
     def background(self) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as expect
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
@@ -79,7 +78,10 @@ class LocustPage:
         self.wait(lambda browser: len(browser.find_elements(By.TAG_NAME, "canvas")) >= count, f"{count} charts")
 
     def switch_theme(self) -> None:
-        self.browser.find_element(By.XPATH, "//button[*[starts-with(@data-testid, 'Brightness')]]").click()
+        """Dark to light, or light to dark: the button with neither name nor text in Locust's header."""
+        buttons = self.browser.find_elements(By.CSS_SELECTOR, "header .MuiIconButton-root")
+        (shown,) = (button for button in buttons if button.is_displayed())
+        shown.click()
 
     def stop(self) -> None:
         """Click on Stop and wait until the open requests are answered."""
@@ -90,10 +92,15 @@ class LocustPage:
         assert self.browser.save_screenshot(str(file)), f"no screenshot in {file}"
 
     @contextmanager
-    def opened_by(self, link: WebElement) -> Iterator[None]:
-        """In the tab of the browser that a click opens."""
+    def opened_by(self, link: str) -> Iterator[None]:
+        """In the tab of the browser that a click on the link with this text opens."""
         before = set(self.browser.window_handles)
-        link.click()
+
+        def clicked(browser: WebDriver) -> bool:
+            browser.find_element(By.LINK_TEXT, link).click()
+            return True
+
+        self.wait(clicked, f"the link {link}")
         (opened,) = self.wait(lambda browser: set(browser.window_handles) - before, "the new tab")
         (locust,) = before
         self.browser.switch_to.window(opened)
@@ -105,7 +112,10 @@ class LocustPage:
 
     def wait(self, condition: Callable[[WebDriver], T], what: str) -> T:
         try:
-            return WebDriverWait(self.browser, self._limit_s).until(condition)
+            # Between finding a thing and using it the page may have drawn it anew.
+            return WebDriverWait(
+                self.browser, self._limit_s, ignored_exceptions=[StaleElementReferenceException]
+            ).until(condition)
         except TimeoutException as error:
             text = self.browser.find_element(By.TAG_NAME, "body").text
             raise AssertionError(f"{what}: not within {self._limit_s:g} s; the page says:\n{text}") from error

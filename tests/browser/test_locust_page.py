@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support import expected_conditions as expect
 
 from tests.browser.live_tab import COUNT_POINTS, LiveTab
 from tests.browser.locust_page import LocustPage
@@ -52,10 +53,10 @@ def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: P
     assert rows["TPOT"].median > 0
 
     with live.shown():
-        run = live.wait_for_link("run.json")
+        page.wait(expect.element_to_be_clickable((By.LINK_TEXT, "report.html")), "the report")
         page.wait(lambda _: live.completed == answered, f"{answered} completed requests")
         said = live.warnings
-        with page.opened_by(run):
+        with page.opened_by("run.json"):
             summary = json.loads(browser.find_element(By.TAG_NAME, "body").text)["summary"]
     reasons = [summary[name] for name in ("saturation", "generator_limit") if summary[name] is not None]
     assert all(reason in warning for reason, warning in zip(reasons, said, strict=True))
@@ -63,7 +64,7 @@ def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: P
     assert summary["paths"] == {"disaggregated": answered}
     assert summary["goodput_share"] == pytest.approx(1.0)
 
-    with live.shown(), page.opened_by(live.wait_for_link("report.html")):
+    with live.shown(), page.opened_by("report.html"):
         plots = page.wait(lambda _: browser.execute_script(COUNT_POINTS), "the report's plots")
         page.screenshot(screenshots / "report.png")
         assert all(sum(lines.values()) for lines in plots.values())

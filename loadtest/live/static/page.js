@@ -160,6 +160,13 @@ function elementWith(tag, text, attributes = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...attributes });
 }
 
+// What has not changed stays, with the focus or the selection that it may have.
+function show(id, children) {
+  const next = document.createElement("div");
+  next.append(...children);
+  if (element(id).innerHTML !== next.innerHTML) element(id).replaceChildren(...next.childNodes);
+}
+
 function link(text, href) {
   return elementWith("a", text, { href, target: "_blank" });
 }
@@ -171,13 +178,17 @@ function draw(data) {
     return;
   }
   element("facts").textContent = facts(data);
-  element("warnings").replaceChildren(...data.warnings.map((warning) => elementWith("li", warning)));
-  element("files").replaceChildren(
+  show(
+    "warnings",
+    data.warnings.map((warning) => elementWith("li", warning)),
+  );
+  show("files", [
     ...data.files.map((name) => link(name, `../runs/${encodeURIComponent(data.run)}/${name}`)),
     link("all runs", "../runs/"),
-  );
-  element("totals").replaceChildren(
-    ...totals(data).map(([name, value, more]) => {
+  ]);
+  show(
+    "totals",
+    totals(data).map(([name, value, more]) => {
       const group = document.createElement("div");
       group.append(elementWith("dt", name), elementWith("dd", value), elementWith("dd", more));
       return group;
