@@ -43,6 +43,12 @@ def schedule(
     return itertools.takewhile(lambda at: at < seconds, itertools.islice(times, requests))
 
 
+def client_leaves(settings: LoadTestSettings, index: int) -> bool:
+    """Whether the client of this request is one of those who do not wait for its end."""
+    share = settings.loadtest_cancel_rate
+    return share > 0 and random.Random(f"{settings.loadtest_seed}/{index}/cancel").random() < share
+
+
 def share_of(times: Iterable[float], worker: int, workers: int) -> Iterator[Arrival]:
     """What one of several workers sends; together they send every arrival once."""
     return (Arrival(index, at) for index, at in enumerate(times) if index % workers == worker)

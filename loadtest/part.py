@@ -9,7 +9,6 @@ import gc
 import itertools
 import json
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,10 +147,7 @@ class Part:
         return done
 
     def _leaves_after(self, index: int) -> float | None:
-        share = self.settings.loadtest_cancel_rate
-        if share and random.Random(f"{self.settings.loadtest_seed}/{index}/cancel").random() < share:
-            return self.settings.loadtest_cancel_after_s
-        return None
+        return self.settings.loadtest_cancel_after_s if arrivals.client_leaves(self.settings, index) else None
 
     def _end(self, drain_s: float) -> None:
         self._stopping = True

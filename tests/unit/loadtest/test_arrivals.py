@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.arrivals import Arrival, schedule, share_of
+from loadtest.arrivals import Arrival, client_leaves, schedule, share_of
 from loadtest.settings import LoadTestSettings
 from stack.environment import load
 
@@ -69,6 +69,17 @@ def test_trace_time() -> None:
 def test_trace_time_of_a_workload_without_times() -> None:
     with pytest.raises(ValueError, match="LOADTEST_ARRIVALS=trace: workload random has no times of its own"):
         times(arrivals="trace")
+
+
+def test_share_of_clients_that_leave_is_chosen_by_seed_and_index() -> None:
+    def leaving(share: float, seed: int) -> list[int]:
+        settings = load(LoadTestSettings, loadtest_cancel_rate=share, loadtest_seed=seed)
+        return [index for index in range(1000) if client_leaves(settings, index)]
+
+    assert leaving(0, seed=1) == []
+    assert leaving(1, seed=1) == list(range(1000))
+    assert len(leaving(0.2, seed=1)) == pytest.approx(200, abs=50)
+    assert leaving(0.2, seed=1) == leaving(0.2, seed=1) != leaving(0.2, seed=2)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])

@@ -97,24 +97,13 @@ def test_clients_that_leave_are_no_failure() -> None:
     answers = iter([completion(2), completion(2)])
     with ScriptedServer(lambda body: next(answers, None) or never_ends(body)).running() as server:
         options = ("--arrivals", "constant", "--rate", "10", "--requests", "6")
-        run = headless(server.url, *options, "--cancel-rate", "1", "--cancel-after", "1")
+        run = headless(server.url, *options, "--cancel-rate", "1", "--cancel-after", "3")
     assert run.exit_code == 0, run.log
-    assert [record.outcome for record in run.records] == ["completed"] * 2 + ["cancelled"] * 4
-    assert all(record.first_content is not None and record.error is None for record in run.records)
-    assert all(record.ended - record.started >= 1 for record in run.records[2:])
+    left = [record for record in run.records if record.outcome == "cancelled"]
+    assert [record.outcome for record in run.records if record not in left] == ["completed"] * 2
+    assert len(left) == 4
+    assert all(record.error is None and record.ended - record.started >= 3 for record in left)
     assert (run.rows["cancelled"]["num_requests"], run.rows["/v1/completions"]["num_requests"]) == (4, 2)
-
-
-def test_share_of_clients_that_leave_is_chosen_by_the_seed() -> None:
-    left = []
-    for _ in range(2):
-        with ScriptedServer(never_ends).running() as server:
-            options = ("--arrivals", "constant", "--rate", "40", "--requests", "40", "--cancel-rate", "0.5")
-            run = headless(server.url, *options, "--cancel-after", "0", LOADTEST_DRAIN_S="1")
-        left.append([record.index for record in run.records if record.outcome == "cancelled"])
-        assert len(run.records) == 40
-    assert left[0] == left[1]
-    assert 10 <= len(left[0]) <= 30
 
 
 def test_warm_up_is_made_but_not_counted() -> None:
