@@ -19,7 +19,7 @@ from locust.env import Environment
 from locust.rpc.protocol import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-from loadtest import report, run_folder
+from loadtest import run_folder
 from loadtest.collector import Collector, Outbox
 from loadtest.manifest import Manifest, ask_target, manifest, now, plain_settings
 from loadtest.record import RequestRecord
@@ -182,6 +182,9 @@ class RunRecording:
         # What team.py counts as failed without a request.
         errors = self._environment.stats.errors.values()
         told.problems = [f"{error.name}: {error.error}" for error in errors if error.method == "test"]
+        # Only here: plotly takes seconds and 50 MB, which no worker and no beginning of a test should pay for.
+        from loadtest import report
+
         self.run = report.write(self.folder, self.run)
         logger.info("report: %s", self.folder / run_folder.REPORT_PAGE)
 

@@ -28,7 +28,7 @@ def test_report_is_drawn_without_a_network(browser: Chrome, screenshots: Path, t
     assert browser.title == "Load test of a model"
     assert browser.execute_script(DRAWN) == CHARTS
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    assert browser.get_log("browser") == []
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     width, visible = browser.execute_script("return [document.body.scrollWidth, window.innerWidth]")
     assert width <= visible
     height = browser.execute_script("return document.documentElement.scrollHeight")
