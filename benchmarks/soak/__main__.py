@@ -28,7 +28,6 @@ from stack.environment import load_or_exit
 from stack.settings import StackSettings
 
 DISTRIBUTIONS = re.compile(r"locust|geventhttpclient|gevent", re.IGNORECASE)
-LOAD_END_LIMIT_S = 30.0
 
 
 def main() -> int:
@@ -47,7 +46,7 @@ def main() -> int:
         how = str(error).splitlines()[0]
         print(f"soak: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        how, status = "interrupted", 130
+        how = "interrupted"
     finally:
         results.end(how)
         if results.json_file.exists():
@@ -86,14 +85,16 @@ def _soak(options: Options, proxy_url: str, stack: RunningStack, results: Result
     except Hang as error:
         hang = str(error)
         print(f"soak: {hang}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("soak: interrupted; what was seen until now is judged", file=sys.stderr)
     finally:
+        ended_at = watch.now
         if load.poll() is None:
             stack.end_load(load)
-            load.wait(LOAD_END_LIMIT_S)
     watch.settle(before)
     stack.fetch(run_folder)
     summary = _summary(run_folder)
-    verdict = lines(options, samples, Ended(status, hang, summary))
+    verdict = lines(options, samples, Ended(ended_at, status, hang, summary))
     if summary is not None:
         results.add("summary", **summary)
     for line in verdict:

@@ -46,6 +46,7 @@ class StackOfContainers:
     def end_load(self, load: "subprocess.Popen[bytes]") -> None:
         # What `docker compose exec` has started goes on without it.
         load.kill()
+        load.wait()
         self._run(self._compose.command("restart", "loadtest"))
 
     def _run(self, words: Sequence[str]) -> str:

@@ -1,7 +1,5 @@
 """The stack as processes of this machine, as seen through its supervisor."""
 
-import os
-import signal
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -13,6 +11,7 @@ from stack.processes import Processes
 from stack.settings import StackSettings
 
 ANSWER_LIMIT_S = 20.0  # a busy vLLM on a CPU takes seconds to say how it is
+END_LIMIT_S = 60.0
 
 
 class StackOfProcesses:
@@ -45,7 +44,13 @@ class StackOfProcesses:
         """The load has written there."""
 
     def end_load(self, load: "subprocess.Popen[bytes]") -> None:
-        os.killpg(load.pid, signal.SIGKILL)
+        family = [psutil.Process(load.pid), *psutil.Process(load.pid).children(recursive=True)]
+        for process in family:
+            process.terminate()  # Locust then writes its report
+        _, alive = psutil.wait_procs(family, timeout=END_LIMIT_S)
+        for process in alive:
+            process.kill()
+        load.wait()
 
 
 def tree_memory(pid: int) -> int:

@@ -35,4 +35,4 @@ class RunningStack(Protocol):
         """Raises: Unreachable."""
 
     def end_load(self, load: "subprocess.Popen[bytes]") -> None:
-        """Of a load that does not end by itself. Raises: Unreachable."""
+        """Of a load that does not end by itself; returns when it has ended. Raises: Unreachable."""

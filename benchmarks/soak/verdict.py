@@ -28,8 +28,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the load ended. `status`: its exit status, None when it was ended; `summary`: the one of its run.json."""
+    """How the load ended, `at` so many seconds. `summary`: the one of its run.json.
 
+    `status`: its exit status, None when it was ended, for a `hang` or because somebody interrupted the soak.
+    """
+
+    at: float
     status: int | None
     hang: str | None
     summary: Mapping[str, Any] | None
@@ -37,19 +41,20 @@ class Ended:
 
 def lines(options: Options, samples: Sequence[Sample], ended: Ended) -> list[Line]:
     """`samples`: the first from before the load, the last from when all had come to rest."""
+    until = min(ended.at, options.duration_s)
     return [
-        _hang(options, samples, ended),
+        _hang(options, samples, ended, until),
         *_load(ended),
         *_proxy(samples),
         *_instances(samples),
         _restarts(samples),
-        *_memory(options, samples),
+        *_memory(samples, options.judged_from_s, until),
     ]
 
 
-def memory_trends(options: Options, samples: Sequence[Sample]) -> dict[str, Trend | None]:
+def memory_trends(samples: Sequence[Sample], since: float, until: float) -> dict[str, Trend | None]:
     """By member, over the window that counts."""
-    window = [sample for sample in samples if options.judged_from_s <= sample.at <= options.duration_s]
+    window = [sample for sample in samples if since <= sample.at <= until]
     names = dict.fromkeys(name for sample in samples for name in sample.memory)
     expected = {LOAD: _kept_by_the_load(samples[0], window)}
     return {
@@ -65,16 +70,17 @@ def _kept_by_the_load(first: Sample, window: Sequence[Sample]) -> float:
     return (kept[-1] - kept[0]) * BYTES_OF_A_REQUEST if kept else 0.0
 
 
-def _hang(options: Options, samples: Sequence[Sample], ended: Ended) -> Line:
+def _hang(options: Options, samples: Sequence[Sample], ended: Ended, until: float) -> Line:
     wanted = f"never {options.hang_after_s:g} s without an answer"
     if ended.hang is not None:
         return Line("no hang", ended.hang, wanted, passed=False)
-    silence = longest_silence(samples, options.duration_s)
+    silence = longest_silence(samples, until)
     return Line("no hang", f"at most {silence:.0f} s without an answer", wanted, silence <= options.hang_after_s)
 
 
 def _load(ended: Ended) -> list[Line]:
-    exit_status = Line("load test", f"exit status {ended.status}", "exit status 0", ended.status == 0)
+    how = f"ended after {ended.at:.0f} s" if ended.status is None else f"exit status {ended.status}"
+    exit_status = Line("load test", how, "exit status 0", ended.status == 0)
     if ended.summary is None:
         return [exit_status, Line("requests", "the load test has left no run.json", "all completed", passed=False)]
     outcomes = ended.summary["outcomes"]
@@ -123,11 +129,10 @@ def _restarts(samples: Sequence[Sample]) -> Line:
     return Line("restarts", ", ".join(sorted(anew)) or "none", "none", not anew)
 
 
-def _memory(options: Options, samples: Sequence[Sample]) -> list[Line]:
-    window_s = options.duration_s - options.judged_from_s
+def _memory(samples: Sequence[Sample], since: float, until: float) -> list[Line]:
     found = []
-    for name, seen in memory_trends(options, samples).items():
-        if seen is None or window_s < SHORTEST_WINDOW_S:
+    for name, seen in memory_trends(samples, since, until).items():
+        if seen is None or until - since < SHORTEST_WINDOW_S:
             wanted = f"judged in a window of {SHORTEST_WINDOW_S:g} s or more"
             found.append(Line(f"memory of {name}", "too short to tell", wanted, passed=None))
             continue

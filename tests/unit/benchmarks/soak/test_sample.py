@@ -1,15 +1,19 @@
 """What is read from the proxy, from vLLM and from Docker, and what happens when one of them is silent."""
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.soak import sample
 from benchmarks.soak.containers import members_of
-from benchmarks.soak.processes import tree_memory
+from benchmarks.soak.processes import StackOfProcesses, tree_memory
 from benchmarks.soak.sample import Instance, Requests
 from benchmarks.soak.stack import Member, Unreachable
+from stack.settings import StackSettings
 
 PROXY = """\
 # TYPE pd_proxy_requests_in_flight gauge
@@ -104,3 +108,15 @@ def test_an_unknown_unit_of_docker_is_named() -> None:
 
 def test_the_memory_of_a_process_that_has_ended_is_none() -> None:
     assert tree_memory(2**22 + 1) == 0  # above the kernel's largest pid
+
+
+def test_a_load_is_ended_with_what_it_has_started(load: Callable[[str], "subprocess.Popen[bytes]"]) -> None:
+    child = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); print('up', flush=True); signal.pause()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    started = load(parent)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"up\n"
+    (below,) = psutil.Process(started.pid).children()
+    StackOfProcesses(StackSettings()).end_load(started)
+    assert started.poll() is not None
+    assert not below.is_running()

@@ -12,7 +12,7 @@ from benchmarks.soak.verdict import Ended, Line, lines
 MIB = 1 << 20
 INSTANCE = Instance(running=0, waiting=0, blocks=0, preemptions=0, failed_transfers=0)
 SUMMARY = {"outcomes": {"completed": 900, "failed": 0, "cut_off": 0, "cancelled": 0}, "errors": {}}
-GOOD = Ended(status=0, hang=None, summary=SUMMARY)
+GOOD = Ended(at=930.0, status=0, hang=None, summary=SUMMARY)
 
 
 @pytest.fixture
@@ -114,20 +114,27 @@ def test_silence_is_a_hang_even_when_it_ended(options: Options) -> None:
     ("ended", "names", "said"),
     [
         (
-            Ended(None, "nothing for 60 s: decode-0 30 running", None),
+            Ended(600.0, None, "nothing for 60 s: decode-0 30 running", None),
             ["no hang", "load test", "requests"],
             "30 running",
         ),
-        (Ended(1, None, None), ["load test", "requests"], "no run.json"),
+        (Ended(930.0, 1, None, None), ["load test", "requests"], "no run.json"),
         (
-            Ended(1, None, {"outcomes": {**SUMMARY["outcomes"], "failed": 2}, "errors": {"TimedOut": 2}}),
+            Ended(930.0, 1, None, {"outcomes": {**SUMMARY["outcomes"], "failed": 2}, "errors": {"TimedOut": 2}}),
             ["load test", "requests"],
             "900 completed, 2 failed (2 TimedOut)",
         ),
-        (Ended(0, None, {"outcomes": {"completed": 0}, "errors": {}}), ["requests"], "none was sent"),
+        (Ended(930.0, 0, None, {"outcomes": {"completed": 0}, "errors": {}}), ["requests"], "none was sent"),
     ],
 )
 def test_what_the_load_test_says_counts(options: Options, ended: Ended, names: list[str], said: str) -> None:
     found = lines(options, course(), ended)
     assert failed(found) == names
     assert any(said in line.measured for line in found)
+
+
+def test_an_interrupted_run_is_judged_until_then(options: Options) -> None:
+    samples = [sample for sample in course(leak_mib_per_hour=600) if sample.at <= 700]
+    found = lines(options, [*samples, replace(course()[-1], at=720.0)], Ended(700.0, None, None, SUMMARY))
+    assert failed(found) == ["load test", "memory of decode-0"]
+    assert "+46.7 MiB in 5 min, +600.0 MiB/h" in [line.measured for line in found]

@@ -1,8 +1,7 @@
 """Following a load: its end, a hang, and the blocks that come back late."""
 
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -20,20 +19,6 @@ STUCK = replace(EMPTY, requests=Requests(7, {}, 3), instances={"decode-0": BUSY}
 @pytest.fixture
 def options() -> Options:
     return parse(["--interval", "0.01s", "--hang-after", "0.3s", "--settle", "0.1s"])
-
-
-@pytest.fixture
-def load() -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(program: str) -> "subprocess.Popen[bytes]":
-        started.append(subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_the_loads_status_is_told(options: Options, load: Callable[[str], "subprocess.Popen[bytes]"]) -> None:
