@@ -102,7 +102,7 @@ def test_clients_that_leave_are_no_failure() -> None:
     left = [record for record in run.records if record.outcome == "cancelled"]
     assert [record.outcome for record in run.records if record not in left] == ["completed"] * 2
     assert len(left) == 4
-    assert all(record.error is None and record.ended - record.started >= 3 for record in left)
+    assert all(record.error is None and record.ended - record.started > 2.9 for record in left)
     assert (run.rows["cancelled"]["num_requests"], run.rows["/v1/completions"]["num_requests"]) == (4, 2)
 
 
