@@ -65,11 +65,11 @@ def manifest(settings: LoadTestSettings) -> Manifest:
 
 def ask_target(settings: LoadTestSettings, told: Manifest) -> None:
     """Add what the target says of itself; a target that says nothing adds nothing."""
-    models = (_answer(settings, "/v1/models") or {}).get("data") or []
-    told.models = told.models or [str(model["id"]) for model in models]
+    models = _objects(_answer(settings, "/v1/models"), "data")
+    told.models = told.models or [str(model["id"]) for model in models if "id" in model]
     told.instances = [
         {name: value for name, value in instance.items() if name not in _NOT_OF_THE_INSTANCE}
-        for instance in (_answer(settings, "/instances") or {}).get("instances") or []
+        for instance in _objects(_answer(settings, "/instances"), "instances")
     ]
     servers = {
         name: sorted({str(instance[field]) for instance in told.instances if instance.get(field)})
@@ -98,6 +98,11 @@ def _versions() -> dict[str, str]:
 def _options(arguments: list[str]) -> list[str]:
     """Without the Locust file, which `python -m loadtest` adds."""
     return arguments[2:] if arguments[:1] == ["-f"] else arguments
+
+
+def _objects(answer: dict[str, Any] | None, member: str) -> list[dict[str, Any]]:
+    found = (answer or {}).get(member)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _plain(name: str, value: Any) -> Any:

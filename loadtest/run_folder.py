@@ -90,8 +90,9 @@ def analyse(folder: Path, run: Run) -> tuple[Run, Columns, str | None]:
     columns = Columns.of(records, run.slo)
     since_s, until_s = measured_span(columns, run.manifest.warmup_s, _load_end(columns, run))
     parts = _stages(run.settings.get("LOADTEST_STAGES"), since_s, until_s)
-    found = [StageSummary(load=load, summary=_figures(columns, *span, run)) for load, span in parts]
-    summary = _figures(columns, since_s, until_s, run)
+    several = parts if len(parts) > 1 else []
+    found = [StageSummary(load=load, summary=_figures(columns, *span, run, load)) for load, span in several]
+    summary = _figures(columns, since_s, until_s, run, parts[0][0] if parts else "")
     if found:  # the load is not even over the whole run
         over = [f"stage {stage.load}, {stage.summary.saturation}" for stage in found if stage.summary.saturation]
         summary = summary.model_copy(update={"saturation": "; ".join(over) or None})
@@ -114,12 +115,13 @@ def _load_end(columns: Columns, run: Run) -> float | None:
     return load_s
 
 
-def _figures(columns: Columns, since_s: float, until_s: float, run: Run) -> Summary:
+def _figures(columns: Columns, since_s: float, until_s: float, run: Run, load: str) -> Summary:
     summary = summarize_columns(columns, warmup_s=since_s, until_s=until_s)
     without_gaps = columns.without_gaps()
+    is_ramp = "-" in load  # what grows then may grow with the load
     return summary.model_copy(
         update={
-            "saturation": saturation.saturation(without_gaps, since_s, until_s),
+            "saturation": None if is_ramp else saturation.saturation(without_gaps, since_s, until_s),
             "generator_limit": saturation.generator_limit(
                 measured(without_gaps, since_s, until_s), run.manifest.cpu_share
             ),
@@ -136,4 +138,4 @@ def _stages(text: str | None, since_s: float, until_s: float) -> list[tuple[str,
         if span[0] < span[1]:
             load = f"{stage.first:g}" if stage.first == stage.last else f"{stage.first:g}-{stage.last:g}"
             found.append((load, span))
-    return found if len(found) > 1 else []
+    return found

@@ -104,6 +104,14 @@ def test_each_stage_has_figures_of_its_own(tmp_path: Path) -> None:
     assert analysed.summary.saturation == f"stage 4, {second.saturation}"
 
 
+@pytest.mark.parametrize("stages", ["60:1-4", "30:1-4,30:4-8"])
+def test_what_grows_with_the_load_is_no_saturation(tmp_path: Path, stages: str) -> None:
+    run = run_of(tmp_path, [answered(i / 4, ttft=0.1 + i / 100) for i in range(240)], LOADTEST_STAGES=stages)
+    analysed = analyse(tmp_path, run)[0]
+    assert analysed.summary is not None
+    assert analysed.summary.saturation is None
+
+
 def test_one_stage_is_the_whole_run(tmp_path: Path) -> None:
     run = run_of(tmp_path, [answered(1.0)], LOADTEST_STAGES="60:2")
     assert analyse(tmp_path, run)[0].stages == []

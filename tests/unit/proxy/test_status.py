@@ -41,6 +41,7 @@ def test_why_an_instance_is_not_paired() -> None:
     fleet.update(view(P0, D0, OTHER_D))
     fleet.begin(P0)
     shown = {each["instance_id"]: each for each in describe(fleet, now=1010.0)["instances"]}
+    assert (shown["p0"]["vllm_version"], shown["p0"]["connector_version"]) == ("0.32.0", "0.1.0")
     assert shown["p0"]["pairs_with"] == ["d0"]
     assert shown["p0"]["not_paired"] == ["different block_size 32 and 16 (p0, d1)"]
     assert shown["d1"]["pairs_with"] == []
