@@ -82,11 +82,11 @@ def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, doc
 def _begun(file: Path, plan: Plan, options: Options) -> tuple[str, str]:
     """Name of the results and when the comparison began; a resumed one keeps both."""
     if not file.exists():
-        name = program.name(
-            ("serving", options.profile, *(() if options.versus == "aggregated" else (options.versus,)))
-        )
+        name = program.name(("serving", options.profile))
         started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        file.write_text(json.dumps({"name": name, "started": started, "plan": plan.document()}, indent=1) + "\n")
+        file.write_text(
+            json.dumps({"name": name, "started": started, "conditions": plan.conditions()}, indent=1) + "\n"
+        )
     begun = json.loads(file.read_text())
     return begun["name"], begun["started"]
 

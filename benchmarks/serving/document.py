@@ -6,15 +6,15 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import program
-from benchmarks.results import dump, replace
+from benchmarks import program, results
 from benchmarks.serving import page
 from benchmarks.serving.charts import charts
 from benchmarks.serving.measured import MeasuredRuns
-from benchmarks.serving.plan import Plan
+from benchmarks.serving.plan import SIDES, Plan
 from benchmarks.serving.sections import as_html, as_markdown
 from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
@@ -41,12 +41,15 @@ class Documents:
         document = self.document(started, ended)
         self._folder.mkdir(parents=True, exist_ok=True)
         lead, sections = page.lead(document), page.sections(document)
-        replace(self._folder / document["raw_file"], dump(document))
-        replace(self._folder / document["html_file"], as_html(TITLE, lead, sections, charts(document)))
-        replace(self.page_file, as_markdown(TITLE, lead, sections))
+        results.replace(self._folder / document["raw_file"], results.dump(document))
+        results.replace(self._folder / document["html_file"], as_html(TITLE, lead, sections, charts(document)))
+        results.replace(self.page_file, as_markdown(TITLE, lead, sections))
 
     def document(self, started: str, ended: str) -> dict[str, Any]:
-        runs, measurements = MeasuredRuns(self._work), self._plan.measurements()
+        runs = MeasuredRuns(self._work)
+        # Also what an earlier command had measured, e.g. the baseline when only a control was asked for now.
+        plan = replace(self._plan, sides=SIDES["both"], repeats=max(self._plan.repeats, runs.repeats()))
+        measurements = [measurement for measurement in plan.measurements() if runs.run(measurement)]
         rows = [row for measurement in measurements for row in runs.rows(measurement)]
         manifests = list(runs.manifests(measurements))
         return {
@@ -57,15 +60,15 @@ class Documents:
             "html_file": f"{self._name}.html",
             "machine": self._machine,
             "versions": {**self._versions, **_server_versions([manifest for _, manifest in manifests])},
-            "conditions": _conditions(self._plan, manifests, rows),
-            "plan": self._plan.document(),
+            "conditions": _conditions(plan, manifests, rows),
+            "plan": plan.document(),
             "servers": read_servers(self._work),
             "measurements": rows,
         }
 
 
 def add_servers(work: Path, side: str, lines: list[list[str]]) -> None:
-    replace(work / SERVERS, json.dumps({**read_servers(work), side: lines}, indent=1) + "\n")
+    results.replace(work / SERVERS, json.dumps({**read_servers(work), side: lines}, indent=1) + "\n")
 
 
 def read_servers(work: Path) -> dict[str, list[list[str]]]:

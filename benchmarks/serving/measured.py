@@ -35,6 +35,11 @@ class MeasuredRuns:
     def folder(self, measurement: Measurement) -> Path:
         return self._folder / measurement.folder
 
+    def repeats(self) -> int:
+        """How many there are something of."""
+        numbers = [folder.name.partition("-")[0] for folder in self._folder.glob("*-*/")]
+        return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
+
     def run(self, measurement: Measurement) -> Run | None:
         """None: not measured yet, or torn."""
         folder = self.folder(measurement)

@@ -82,10 +82,11 @@ class Plan:
         return [measurement for _, _, some in self.starts() for measurement in some]
 
     def document(self) -> dict[str, Any]:
+        return {"sides": list(self.sides), "repeats": self.repeats, **self.conditions()}
+
+    def conditions(self) -> dict[str, Any]:
         return {
             "points": [str(point) for point in self.points],
-            "sides": list(self.sides),
-            "repeats": self.repeats,
             "seconds": self.seconds,
             "warmup": self.warmup,
             "seed": self.seed,
@@ -94,8 +95,8 @@ class Plan:
         }
 
     def fingerprint(self, code: str) -> str:
-        """Of all that the figures depend on, apart from the machine."""
-        return hashlib.sha256(json.dumps([self.document(), code]).encode()).hexdigest()[:12]
+        """Of all that a measurement depends on, apart from the machine; sides and repeats may be added later."""
+        return hashlib.sha256(json.dumps([self.conditions(), code]).encode()).hexdigest()[:12]
 
 
 def code_fingerprint(folder: Path = REPOSITORY) -> str:

@@ -139,6 +139,15 @@ def test_repeats_alternate(comparison: Comparison) -> None:
     assert asked[-3:-1] == ["load 0.5 2", "load 2 3"]
 
 
+@pytest.mark.timeout(60)
+def test_a_control_may_be_added(comparison: Comparison) -> None:
+    comparison.run()
+    _, asked = comparison.run("--versus", "same")
+    assert asked == ["up compose.yaml", "load 0.5 0", "load 2 1", "down"]
+    assert "## Ratios" in comparison.page()
+    assert "## Control" in comparison.page()
+
+
 MIXTURE = Measurement(0, DISAGGREGATED, points("9/30+600/2:0.5@1")[0], 0)
 PLAIN = Measurement(0, AGGREGATED, points("9/30@1")[0], 0)
 
