@@ -21,11 +21,11 @@ QUIET = (  # nothing but the page under test is to be asked for over the network
 
 
 @contextmanager
-def chromium(profile: Path, height: int = 1000) -> Iterator[WebDriver]:
-    """Args: profile: its folder, made anew; height: of the window, in pixels."""
+def chromium(profile: Path, window: tuple[int, int] = (1400, 1000)) -> Iterator[WebDriver]:
+    """Args: profile: its folder, made anew; window: width and height in pixels."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in (*QUIET, "--headless=new", "--disable-gpu", f"--window-size=1400,{height}"):
+    for argument in (*QUIET, "--headless=new", "--disable-gpu", f"--window-size={window[0]},{window[1]}"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={profile}")
     if os.geteuid() == 0:

@@ -45,6 +45,11 @@ class LiveTab:
         assert points is not None
         return points
 
+    def wait_until(self, seconds: int) -> None:
+        """Of the run's time."""
+        drawn = 'return typeof shown === "object" && shown?.until_s'
+        self._page.wait(lambda browser: (browser.execute_script(drawn) or 0) >= seconds, f"{seconds} s of the run")
+
     @property
     def background(self) -> str:
         return self._page.browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")

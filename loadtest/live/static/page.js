@@ -216,8 +216,11 @@ async function poll() {
 
 addEventListener("storage", ({ key }) => key === "theme" && shown && draw(shown));
 if (frameElement) {
-  const fit = () => (frameElement.style.height = `${document.querySelector("main").offsetHeight}px`);
-  new ResizeObserver(fit).observe(document.querySelector("main"));
+  // As high as the page, which then needs no scroll bar of its own. Hidden it has no height, and keeps the last one.
+  const main = document.querySelector("main");
+  const fit = () => main.offsetHeight > 0 && (frameElement.style.height = `${main.offsetHeight}px`);
+  new ResizeObserver(fit).observe(main);
+  document.documentElement.style.overflowY = "hidden";
 }
 document.documentElement.classList.toggle("dark", isDark());
 element("charts").append(...CHARTS.map(figureOf)); // all at once: a chart takes its width from its column
