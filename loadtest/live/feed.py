@@ -82,8 +82,13 @@ class Feed:
         if self._clock() >= reading.judged_at + _JUDGED_EVERY_S:
             reading.judged_at = self._clock()
             newest = list(islice(reversed(self._recording.collector.records), judgement.NEWEST))[::-1]
-            since_s = max(run.manifest.warmup_s, _start_of_stage(run.settings.get("LOADTEST_STAGES"), starts_known_s))
-            reading.warnings = judgement.of_newest(newest, since_s, starts_known_s, self._recording.cpu_share)
+            reading.warnings = judgement.of_newest(
+                newest,
+                since_s=run.manifest.warmup_s,
+                steady_since_s=_steady_since(run.settings.get("LOADTEST_STAGES"), starts_known_s),
+                starts_known_s=starts_known_s,
+                cpu_share=self._recording.cpu_share,
+            )
         return reading.warnings
 
 
@@ -110,12 +115,12 @@ class _Reading:
         self.timeline.add(portion)
 
 
-def _start_of_stage(text: str | None, at_s: float) -> float:
-    """A load that changes is judged stage by stage."""
+def _steady_since(text: str | None, at_s: float) -> float:
+    """Since when the load has been what it is at this moment: the start of its stage; never, if that is a ramp."""
     start = 0.0
     for stage in stages.parse(text).stages if text else ():
         if start + stage.seconds > at_s:
-            break
+            return start if stage.first == stage.last else math.inf
         start += stage.seconds
     return start
 

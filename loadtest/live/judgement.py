@@ -19,17 +19,22 @@ _BETWEEN_PAUSES = 20  # requests, about 1 ms
 
 
 def of_newest(
-    newest: Sequence[RequestRecord], since_s: float, starts_known_s: float, cpu_share: float | None
+    newest: Sequence[RequestRecord],
+    since_s: float,
+    steady_since_s: float,
+    starts_known_s: float,
+    cpu_share: float | None,
 ) -> list[str]:
     """Args: newest: the requests that ended last, the oldest first; since_s: load before is not looked at;
-    starts_known_s: of the requests that were scheduled before, none is under way."""
+    steady_since_s: nor can it be more than the servers can do; starts_known_s: of the requests that were scheduled
+    before, none is under way."""
     if len(newest) == NEWEST:
         since_s = max(since_s, newest[0].ended)  # of those that were scheduled before, some are not among the newest
     if not newest or since_s >= starts_known_s:
         return []
     run = Columns.of(_without_gaps(newest), Slo())
     return _in_words(
-        saturation.saturation(run, since_s, starts_known_s),
+        saturation.saturation(run, max(since_s, steady_since_s), starts_known_s),
         saturation.generator_limit(measured(run, since_s, starts_known_s), cpu_share),
     )
 

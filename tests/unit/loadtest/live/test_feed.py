@@ -63,9 +63,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     done = {"read": 0, "judged": 0}
 
     def counted(name: str, function: Callable[..., Any], of: int) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             done[name] += len(arguments[of])
-            return function(*arguments)
+            return function(*arguments, **named)
 
         return call
 
@@ -164,15 +164,17 @@ def test_a_generator_that_is_late_is_said_in_words(recording: Recording, feed: F
     assert warning.startswith("The figures may be the load generator's own: requests started late")
 
 
-@pytest.mark.parametrize(("growth", "warned"), [("step", 0), ("second stage", 1)])
+@pytest.mark.parametrize(
+    ("stages", "growth", "warned"), [("60:5,70:5", 0.0, 0), ("60:5,70:5", 0.2, 1), ("60:5,70:1-9", 0.2, 0)]
+)
 def test_a_load_in_stages_is_judged_by_the_present_one(
-    recording: Recording, feed: Feed, growth: str, warned: int
+    recording: Recording, feed: Feed, stages: str, growth: float, warned: int
 ) -> None:
-    recording.begin(loadtest_stages="60:5,60:5")
+    """A step of TTFT between two stages is none of the second; in a ramp it grows with the load."""
+    recording.begin(loadtest_stages=stages)
     for index in range(600):
         at = index / 5
-        second = 1.0 if at >= 60 else 0.0
-        ttft = 0.1 + second * (2.0 if growth == "step" else (at - 60) / 5)
+        ttft = 0.1 if at < 60 else 2.0 + growth * (at - 60)
         recording.collector.add(completed(index, at, ttft=ttft))
     recording.now += 130.0
     assert len(feed.answer()["warnings"]) == warned
