@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_AFTER_FAILURE_S = 1.0  # a target that refuses at once would otherwise be asked thousands of times a second
 
+# Seconds without a sign of life until a worker counts as lost. Locust's 3 are too few for one that reads a long trace.
+locust.runners.HEARTBEAT_LIVENESS = 8
+
 # Annotated int, but any number will do.
 locust.stats.bucket_response_time = statistics_table.three_digits  # type: ignore[assignment]
 
