@@ -58,8 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--accuracy-seconds", type=count, default=30, help="accuracy: of one load")
     add("--workers", type=counts, default=(1, 2), help="limit: Locust's workers, with commas; 1: a single process")
     add("--limit-seconds", type=count, default=12, help="limit: of one load")
-    add("--chunk-rates", type=counts, default=(1000, 2000, 3000, 4000, 6000, 8000, 12000, 16000))
-    add("--stream-rates", type=counts, default=(50, 100, 200, 300, 400, 600, 800))
+    add(
+        "--chunk-rates", type=counts, default=(4000, 8000, 12000, 16000, 20000, 24000, 32000), help="limit: with commas"
+    )
+    add("--stream-rates", type=counts, default=(200, 400, 800, 1200, 1600, 2400), help="limit: with commas")
     add("--targets", type=one_of(TARGETS), default=TARGETS, help="agreement: what is loaded, with commas")
     add("--agreement-rate", type=float, default=0.7, help="agreement: requests/s to the stack")
     add("--agreement-requests", type=count, default=50, help="agreement: of one load of the stack")
