@@ -1,9 +1,13 @@
 """Schedules that do not wait for answers, as `python -m loadtest --headless` keeps them, against a scripted server."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from loadtest.arrivals import schedule
 from loadtest.settings import LoadTestSettings
 from stack.environment import load
-from tests.unit.loadtest.locust_process import headless, start_headless
+from tests.unit.loadtest.locust_process import COMMAND, environment, headless, start_headless
 from tests.unit.loadtest.scripted_server import Script, ScriptedServer, Step, completion, text
 
 LIMIT_S = 60
@@ -90,6 +94,47 @@ def test_lost_worker_is_reported_and_fails_the_run(tmp_path: Path) -> None:
     indices = {record.index for record in finished.records}
     assert set(range(0, 60, 2)) <= indices or set(range(1, 60, 2)) <= indices
     assert len(indices) < 60
+
+
+def test_late_worker_changes_nothing(tmp_path: Path) -> None:
+    """Master and workers as processes of their own, as in compose; the second worker comes when requests are made."""
+    asked = threading.Event()
+
+    def answer(body: dict[str, Any]) -> Script:
+        asked.set()
+        return completion(1)
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    options = ("--arrivals", "constant", "--rate", "5", "--requests", "40")
+    here = ("--master-bind-host", "127.0.0.1", "--master-bind-port", port)
+    with ScriptedServer(answer).running() as server, contextlib.ExitStack() as running:
+        run = start_headless(server.url, tmp_path / "run", "--master", "--expect-workers", "1", *here, *options)
+        running.enter_context(worker(server.url, port))
+        assert asked.wait(LIMIT_S)
+        running.enter_context(worker(server.url, port))
+        finished = run.wait()
+    assert finished.exit_code == 0, finished.log
+    assert "a worker connected during the test: it has no part in it" in finished.log
+    assert [record.index for record in finished.records] == list(range(40))
+
+
+@contextlib.contextmanager
+def worker(target: str, port: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        [*COMMAND, "--worker", "--master-host", "127.0.0.1", "--master-port", port],
+        env=environment(LOADTEST_TARGET=target),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+        process.wait(LIMIT_S)
+    finally:
+        process.kill()
+        process.wait(LIMIT_S)
 
 
 def test_clients_that_leave_are_no_failure() -> None:
