@@ -66,5 +66,5 @@ def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: P
 
     with live.shown(), page.opened_by("report.html"):
         plots = page.wait(lambda _: browser.execute_script(COUNT_POINTS), "the report's plots")
-        page.screenshot(screenshots / "report.png")
+        page.screenshot(screenshots / "run-report.png")
         assert all(sum(lines.values()) for lines in plots.values())
