@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from loadtest.errors import UnexpectedAnswer
+
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "path": str,
     "reason": str,
@@ -24,7 +26,14 @@ _COMMENT = "pd "
 
 
 def of_answer(headers: Mapping[str, str], comment: str | None) -> dict[str, Any]:
-    """Args: headers: by lower-case names. Returns: arguments of RequestRecord."""
+    """Args: headers: by lower-case names. Returns: arguments of RequestRecord. Raises: UnexpectedAnswer."""
+    try:
+        return _facts(headers, comment)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UnexpectedAnswer(f"what the proxy says of the request cannot be read: {error}") from error
+
+
+def _facts(headers: Mapping[str, str], comment: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if (request_id := headers.get("x-request-id")) is not None:
         facts["request_id"] = request_id

@@ -1,0 +1,39 @@
+import pytest
+
+from loadtest import proxy_facts
+from loadtest.errors import UnexpectedAnswer
+
+
+def test_other_servers_say_nothing() -> None:
+    assert proxy_facts.of_answer({"content-type": "text/event-stream"}, None) == {}
+    assert proxy_facts.of_answer({}, "keep-alive") == {}
+
+
+def test_headers() -> None:
+    headers = {
+        "x-request-id": "abc",
+        "x-pd-path": "disaggregated",
+        "x-pd-transport": "tcp",
+        "x-pd-kv-bytes": "4096",
+        "x-pd-transfer-id": "t-1",
+        "server-timing": "queue;dur=0.41, prefill;dur=35.20, transfer;dur=0.70, first_step;dur=31.02",
+    }
+    facts = proxy_facts.of_answer(headers, None)
+    phases = facts.pop("phases")
+    assert facts == {"request_id": "abc", "path": "disaggregated", "transport": "tcp", "kv_bytes": 4096}
+    assert phases == pytest.approx({"queue": 0.00041, "prefill": 0.0352, "transfer": 0.0007, "first_step": 0.03102})
+
+
+def test_the_comment_at_the_end_knows_more_than_the_headers() -> None:
+    comment = 'pd {"path": "local", "kv_tokens": 7, "queue_ms": 2, "first_step_ms": 5, "duration_ms": 99}'
+    facts = proxy_facts.of_answer({"x-pd-path": "disaggregated", "server-timing": "queue;dur=1"}, comment)
+    assert facts == {"path": "local", "kv_tokens": 7, "phases": {"queue": 0.002, "first_step": 0.005}}
+
+
+@pytest.mark.parametrize(
+    ("headers", "comment"),
+    [({"x-pd-kv-bytes": "many"}, None), ({}, "pd {"), ({}, "pd []"), ({}, 'pd {"queue_ms": "x"}')],
+)
+def test_what_cannot_be_read_is_named(headers: dict[str, str], comment: str | None) -> None:
+    with pytest.raises(UnexpectedAnswer, match="what the proxy says of the request cannot be read"):
+        proxy_facts.of_answer(headers, comment)
