@@ -1,13 +1,17 @@
 """What is seen of the stack at one moment: each service's memory, requests at the proxy, KV blocks of the instances."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.soak.stack import RunningStack, Unreachable
 
+T = TypeVar("T")
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
 
 
@@ -46,26 +50,30 @@ class Sample:
 def take(stack: RunningStack, proxy_url: str, instances: Mapping[str, str], at: float) -> Sample:
     """`instances`: name to URL."""
     silent: list[str] = []
-    memory: dict[str, int] = {}
-    identities: dict[str, str] = {}
-    requests: Requests | None = None
-    seen: dict[str, Instance] = {}
-    try:
-        members = stack.members()
-        memory = {member.name: member.memory for member in members}
-        identities = {member.name: member.identity for member in members}
-    except Unreachable as error:
-        silent.append(str(error))
-    try:
-        requests = requests_in(stack.read(f"{proxy_url}/metrics"))
-    except Unreachable as error:
-        silent.append(f"proxy: {error}")
-    for name, url in instances.items():
+
+    def ask(who: str, question: Callable[[], T]) -> T | None:
         try:
-            seen[name] = instance_in(stack.read(f"{url}/metrics"))
+            return question()
         except Unreachable as error:
-            silent.append(f"{name}: {error}")
-    return Sample(at, memory, identities, requests, seen, silent)
+            silent.append(f"{who}: {error}")
+            return None
+
+    def instance(url: str) -> Instance:
+        return instance_in(stack.read(f"{url}/metrics"))
+
+    with ThreadPoolExecutor(max_workers=2 + len(instances)) as pool:  # one that is silent must not delay the others
+        members = pool.submit(ask, "memory", stack.members)
+        requests = pool.submit(ask, "proxy", lambda: requests_in(stack.read(f"{proxy_url}/metrics")))
+        asked = {name: pool.submit(ask, name, partial(instance, url)) for name, url in instances.items()}
+    found = members.result() or []
+    return Sample(
+        at,
+        memory={member.name: member.memory for member in found},
+        identities={member.name: member.identity for member in found},
+        requests=requests.result(),
+        instances={name: seen for name, one in asked.items() if (seen := one.result()) is not None},
+        silent=sorted(silent),
+    )
 
 
 def instance_urls(stack: RunningStack, proxy_url: str) -> dict[str, str]:

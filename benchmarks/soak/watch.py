@@ -82,9 +82,8 @@ def longest_silence(samples: Sequence[Sample], until: float) -> float:
     """Seconds without an answer, at most, before `until`; to the width of the samples."""
     last, longest = LastAnswer(), 0.0
     for sample in samples:
-        if sample.at <= until:
-            longest = max(longest, sample.at - last.at)
-            last.see(sample)
+        longest = max(longest, min(sample.at, until) - last.at)
+        last.see(sample)
     return longest
 
 

@@ -90,7 +90,7 @@ def test_who_is_silent_is_named_and_the_others_are_seen() -> None:
     assert found.requests is None
     assert list(found.instances) == ["decode-0"]
     assert found.memory == {"decode-0": 5}
-    assert found.silent == ["proxy: http://proxy/metrics: timed out", "prefill-0: http://prefill/metrics: timed out"]
+    assert found.silent == ["prefill-0: http://prefill/metrics: timed out", "proxy: http://proxy/metrics: timed out"]
 
 
 def test_containers_are_named_as_processes_are() -> None:
