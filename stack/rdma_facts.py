@@ -51,6 +51,7 @@ class Port:
 class Rdma:
     """`nodes` of /dev/infiniband, and those closed to the instances' user; with Docker that is an ordinary user.
     `registered_bytes` is the host memory that an instance registers, `locked_memory` the limit in bytes, None for none.
+    `drivers`: of libibverbs, which finds no device without the one for it; with Docker they are in the image.
     `device_name` and `gid_index` are what the settings name, empty where they name nothing."""
 
     ports: tuple[Port, ...]
@@ -58,6 +59,7 @@ class Rdma:
     closed_nodes: tuple[str, ...]
     registered_bytes: int
     locked_memory: int | None
+    drivers: tuple[str, ...]
     gpu_direct: bool
     device_name: str
     gid_index: str
@@ -72,6 +74,7 @@ def gather(device_name: str, registered_bytes: int, *, with_docker: bool, root: 
         closed_nodes=tuple(node.name for node in nodes if not _may_open(node, with_docker=with_docker)),
         registered_bytes=registered_bytes,
         locked_memory=None if limit == resource.RLIM_INFINITY else limit,
+        drivers=tuple(file.stem for file in sorted((root / "etc/libibverbs.d").glob("*.driver"))),
         gpu_direct=_gpu_direct(root),
         device_name=device_name,
         gid_index=os.environ.get("MC_GID_INDEX", ""),

@@ -22,6 +22,9 @@ def judge(rdma: Rdma, *, with_docker: bool, on_gpu: bool) -> Iterator[Finding]:
         yield from _port(port, alone=all(other.state != "ACTIVE" for other in used))
         yield from _gid(port, rdma.gid_index)
     yield from _device_files(rdma, with_docker=with_docker)
+    if not with_docker and not rdma.drivers:
+        fix = "sudo apt-get install --no-install-recommends ibverbs-providers"
+        yield Finding("error", "ibverbs-providers", "no driver in /etc/libibverbs.d", "the device's", fix)
     needed = rdma.registered_bytes
     if not with_docker and rdma.locked_memory is not None and rdma.locked_memory < needed:  # the overlay lifts it
         found = f"{rdma.locked_memory >> 10} KiB that may be locked"

@@ -1,4 +1,4 @@
-"""One instance of `compose.rdma.yaml` without vLLM: python container.py, with the variables that compose gives it.
+"""One instance of `compose.rdma.yaml` without vLLM: with the variables that compose gives it.
 
 The producer writes 4 MiB into the consumer's memory over the transport that the settings ask for. Both print what they
 may do as one JSON line, and exit with 0 when every byte has arrived. Addresses are exchanged through files in /shared.

@@ -32,6 +32,7 @@ def root(tmp_path: Path) -> Path:
     infiniband = tmp_path / "sys/class/infiniband/mlx5_1/ports/1"
     write(infiniband / "state", "1: DOWN")
     write(infiniband / "link_layer", "InfiniBand")
+    write(tmp_path / "etc/libibverbs.d/mlx5.driver", "driver mlx5")
     for node, mode in (("uverbs0", 0o666), ("uverbs1", 0o660)):
         write(tmp_path / "dev/infiniband" / node, "")
         (tmp_path / "dev/infiniband" / node).chmod(mode)
@@ -51,6 +52,7 @@ def test_devices_addresses_and_who_may_open_them(root: Path, monkeypatch: pytest
         closed_nodes=("uverbs1",),
         registered_bytes=1 << 20,
         locked_memory=65536,
+        drivers=("mlx5",),
         gpu_direct=False,
         device_name="mlx5_0",
         gid_index="1",
@@ -63,7 +65,7 @@ def test_a_machine_without_rdma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MC_GID_INDEX", raising=False)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     facts = gather("", 0, with_docker=False, root=tmp_path)
-    assert facts == Rdma((), (), (), 0, None, False, "", "")
+    assert facts == Rdma((), (), (), 0, None, (), False, "", "")
 
 
 def test_another_port_of_a_card(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ WELL = Rdma(
     closed_nodes=(),
     registered_bytes=512 << 20,
     locked_memory=None,
+    drivers=("mlx5",),
     gpu_direct=False,
     device_name="",
     gid_index="",
@@ -86,6 +87,11 @@ CASES = {
         "error: memlock: found 8192 KiB that may be locked; needed at least the KV cache's 524288 KiB; "
         "fix: `ulimit -l unlimited`, for good in /etc/security/limits.conf: `* - memlock unlimited`",
     ),
+    "no driver for libibverbs": (
+        replace(WELL, drivers=()),
+        "error: ibverbs-providers: found no driver in /etc/libibverbs.d; needed the device's; "
+        "fix: sudo apt-get install --no-install-recommends ibverbs-providers",
+    ),
     "no device files": (
         replace(WELL, nodes=()),
         "error: /dev/infiniband: found no uverbs device; needed one for each RDMA device; "
@@ -112,5 +118,6 @@ def test_gpu_memory_needs_a_way_for_the_device() -> None:
 
 
 def test_the_overlay_lifts_the_limit_of_locked_memory_and_the_containers_user_is_another() -> None:
-    (line,) = lines(replace(WELL, locked_memory=8 << 20, closed_nodes=("uverbs0",)), with_docker=True)
+    facts = replace(WELL, locked_memory=8 << 20, drivers=(), closed_nodes=("uverbs0",))
+    (line,) = lines(facts, with_docker=True)
     assert line.startswith("error: /dev/infiniband/uverbs0: found closed to the containers' user; ")
