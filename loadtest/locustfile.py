@@ -10,6 +10,7 @@ import socket
 import sys
 from typing import Any, ClassVar
 
+import gevent
 import locust.runners
 import locust.stats
 from flask import Response, jsonify, request
@@ -57,7 +58,9 @@ def _set_up(environment: Environment, **_: Any) -> None:
         environment.shape_class.team = Team(environment, kept.begin)
         install_live_tab(environment, kept)
         run_pages.install(environment, kept, settings.runs_dir)
-        signal.signal(signal.SIGTERM, lambda *_: _interrupt(environment))
+        if environment.parsed_options and environment.parsed_options.headless:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                gevent.signal_handler(number, _interrupt, environment)
     if not isinstance(environment.runner, MasterRunner):
 
         def receive(done: Exchange, settings: LoadTestSettings) -> None:
@@ -69,9 +72,16 @@ def _set_up(environment: Environment, **_: Any) -> None:
 
 
 def _interrupt(environment: Environment) -> None:
-    """Locust handles SIGTERM once the first shape has ended; a test that it began itself would end without a report."""
+    """End a test that Locust began itself as if it were over, without its open streams.
+
+    Locust would handle SIGTERM only after it, and Python would raise KeyboardInterrupt in whatever greenlet runs: if
+    that is the one that takes the workers' records, they are lost.
+    """
     environment.stop_timeout = 0
-    raise KeyboardInterrupt
+    shape_worker = environment.runner.shape_greenlet if environment.runner else None
+    if shape_worker is None:
+        raise KeyboardInterrupt  # still waiting for its workers
+    shape_worker.kill(block=False)
 
 
 def _check_address(host: str, port: int) -> None:
