@@ -27,7 +27,7 @@ from stack.settings import StackSettings
 
 # Ports, addresses and folders are the comparison's own, or say nothing about how the stack serves; and secrets.
 NOT_OF_THE_PLAN = (
-    *("STACK_DIR", "STACK_VENV_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", *PORTS),
+    *("STACK_DIR", "STACK_VENV_DIR", "MODEL_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", *PORTS),
     *("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST", "ETCD_ENDPOINT"),
     *("STACK_KEY", "OPENAI_API_KEY", "PROXY_API_KEYS", "HF_TOKEN"),
 )

@@ -44,7 +44,7 @@ def paragraph(comparisons: Sequence[Comparison]) -> str:
     streams = {comparison.point: comparison for comparison in comparisons if comparison.requests == STREAMS}
     counting = [comparison for comparison in whole if not comparison.left_out]
     if not counting:
-        return " ".join(["Nothing can be concluded: no point counts.", *_capacity(whole), *_scope(whole, counting)])
+        return " ".join(["Nothing can be concluded: no point counts, and the table says why.", *_capacity(whole)])
     stands: dict[Stand, list[Comparison]] = {kind: [] for kind in Stand}
     for comparison in counting:
         stands[stand(comparison, streams.get(comparison.point, comparison))].append(comparison)

@@ -147,7 +147,7 @@ def test_points_at_a_limit_decide_nothing_and_are_told_of() -> None:
 
 def test_without_a_point_that_counts_nothing_is_concluded() -> None:
     overloaded = [{**row, "saturation": "TTFT grew"} for row in pair()]
-    assert told(overloaded).startswith("Nothing can be concluded: no point counts. Both were overloaded for 512 tokens")
+    assert told(overloaded).startswith("Nothing can be concluded: no point counts, and the table says why. Both were")
 
 
 def test_what_has_too_few_values_is_named() -> None:
