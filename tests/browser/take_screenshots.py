@@ -23,7 +23,7 @@ from tests.real_stack import RealStack, running
 IMAGES = REPOSITORY / "docs" / "images"
 LIMIT_S = 300
 RUN_S = 75
-WINDOW = (1200, 940)  # a larger image would weigh more than 150 kB
+WINDOW = (1200, 880)  # a larger image would weigh more than 150 kB
 _TABS_MOVE_S = 1.0  # the line below Locust's tabs does
 TEST = {
     "workload": "random",
