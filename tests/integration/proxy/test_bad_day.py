@@ -258,7 +258,8 @@ async def test_the_consumer_is_killed(stack: BadDayStack, tmp_path: Path, prompt
     async with nothing_left_on(producer), proxy_of(tmp_path, producer.record, consumer.record) as proxy:
         async with proxy.stream(completion(prompt(100), max_tokens=2500)) as response:
             begun = await response.content.readuntil(b"\n\n")
-            waiting = asyncio.create_task(proxy.post(completion(prompt(LONG))))
+            # Twice as long: on a quiet machine LONG has been over before the producer's metrics showed it.
+            waiting = asyncio.create_task(proxy.post(completion(prompt(2 * LONG))))
             await until(lambda: requests(producer) == 1, "the prefill has begun")
             consumer.kill()
             events = (begun + await response.content.read()).split(b"\n\n")
