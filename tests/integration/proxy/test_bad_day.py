@@ -18,8 +18,8 @@ from tests import etcd_http
 from tests.integration.answers import Tokens
 from tests.integration.failures.failure_stack import Server
 from tests.integration.failures.legs import answer, until
-from tests.integration.proxy.bad_day_stack import BadDayStack, HttpAnswer, Proxy, absent, proxy_of
-from tests.real_stack import MAX_MODEL_LEN, MODEL, running
+from tests.integration.proxy.bad_day_stack import START_S, BadDayStack, HttpAnswer, Proxy, absent, proxy_of
+from tests.real_stack import MAX_MODEL_LEN, MODEL, running, wait_until
 
 LONG = 1000  # four chunks, seconds
 
@@ -27,6 +27,8 @@ LONG = 1000  # four chunks, seconds
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BadDayStack]:
     with running(BadDayStack(tmp_path_factory.mktemp("bad-day"))) as started:
+        for server in started.servers:  # the stack is ready with its first pair
+            wait_until(server.is_registered, START_S, f"{server.name} is in etcd")
         yield started
 
 

@@ -50,7 +50,7 @@ modules=(virtio_pci virtio_blk crc32c_generic ext4 virtio_net 9p 9pnet_virtio vi
 depmod -b "$downloads/kernel" "$version"
 initrd=$folder/initrd
 rm -rf "$initrd"
-mkdir -p "$initrd"/{bin,modules,dev,proc,root}
+mkdir -p "$initrd"/{bin,modules,dev,proc,sysroot}
 cp "$root/bin/busybox" "$initrd/bin/"
 install -m 0755 "$here/initrd.sh" "$initrd/init"
 for module in "${modules[@]}"; do

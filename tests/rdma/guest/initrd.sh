@@ -4,7 +4,7 @@
 /bin/busybox mount -t devtmpfs dev /dev
 while read -r module; do /bin/busybox insmod "/modules/$module"; done </modules/order
 until [ -b /dev/vda ]; do /bin/busybox sleep 0.05; done
-/bin/busybox mount -t ext4 -o ro,noatime /dev/vda /root
-/bin/busybox mount --move /dev /root/dev
-/bin/busybox mount --move /proc /root/proc
-exec /bin/busybox switch_root /root /init.sh
+/bin/busybox mount -t ext4 -o ro,noatime /dev/vda /sysroot
+/bin/busybox mount --move /dev /sysroot/dev
+/bin/busybox mount --move /proc /sysroot/proc
+exec /bin/busybox switch_root /sysroot /init.sh
