@@ -1,22 +1,22 @@
 """The processes of a run: started in sessions of their own with a log each, and ended whatever happens."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.errors import CannotStart
+from stack.parent_death import end_with_parent
 
 # A launcher gives its vLLM 15 s to end before it kills it.
 END_LIMIT_S = 20.0
 POLL_S = 0.1
 LOG_TAIL_BYTES = 3000
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Processes:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=partial(end_with_parent, os.getpid()),  # one that is killed leaves no servers
                 )
 
     def pid(self, name: str) -> int:
@@ -105,8 +105,3 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
-
-
-def _die_with_parent() -> None:
-    """In the child: a benchmark that is killed must not leave servers behind."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
