@@ -27,7 +27,7 @@ from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from connector.transports import obstacle
 from stack.environment import load_or_exit
-from stack.instances import Instance
+from stack.instances import Adapter, Instance
 from stack.parent_death import end_with_parent
 
 log = logging.getLogger("launcher")
@@ -107,7 +107,7 @@ def _watch(
             answers_well = _get(settings, "/health", interval) is not None
             answered = time.monotonic()
             if answers_well and not healthy:
-                registration.serves(_served_models(settings, interval))
+                registration.serves(*_served_models(settings, interval))
         except TimeoutError:
             silence = time.monotonic() - answered
             answers_well = healthy and silence < SILENCE_S
@@ -181,13 +181,17 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
         return None
 
 
-def _served_models(settings: LauncherSettings, timeout_s: float) -> tuple[str, ...]:
-    """The model's name, then those of the LoRA adapters that vLLM has loaded.
+def _served_models(settings: LauncherSettings, timeout_s: float) -> tuple[tuple[str, ...], tuple[Adapter, ...]]:
+    """The model's name and those of the LoRA adapters that vLLM has loaded, then more about these.
 
     Raises: TimeoutError: no answer.
     """
     answer = _get(settings, "/v1/models", timeout_s)
-    return tuple(model["id"] for model in json.loads(answer)["data"]) if answer else (settings.served_name,)
+    if answer is None:
+        return (settings.served_name,), ()
+    models = json.loads(answer)["data"]
+    adapters = (Adapter.model_validate(model) for model in models if model.get("parent"))
+    return tuple(model["id"] for model in models), tuple(adapters)
 
 
 def _instance(settings: LauncherSettings, instance_id: str) -> Instance:

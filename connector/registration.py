@@ -11,7 +11,7 @@ import warnings
 import grpc
 
 from stack import etcd  # before etcd3: it chooses the protobuf that etcd3 works with
-from stack.instances import Instance
+from stack.instances import Adapter, Instance
 
 with warnings.catch_warnings():
     # etcd3's generated code is of 2018.
@@ -35,9 +35,9 @@ class Registration:
         self._reachable = True
         self._segments: dict[str, bytes] = {}  # Mooncake's keys and values
 
-    def serves(self, models: tuple[str, ...]) -> None:
+    def serves(self, models: tuple[str, ...], adapters: tuple[Adapter, ...]) -> None:
         """The names under which clients reach the instance, from the next new record on."""
-        self._instance = self._instance.model_copy(update={"served_models": models})
+        self._instance = self._instance.model_copy(update={"served_models": models, "adapters": adapters})
 
     def keep(self) -> None:
         """Register, or renew the lease; to be called a few times in each `ttl` while the instance is healthy."""

@@ -132,7 +132,9 @@ def served_models(view: View) -> dict[str, dict[str, Any]]:
     """OpenAI's model objects over all instances; `max_model_len` is what every instance of the model can take."""
     models: dict[str, dict[str, Any]] = {}
     for instance in view.usable:
+        adapters = {adapter.id: adapter for adapter in instance.adapters}
         for name in instance.served_models:
+            adapter = adapters.get(name)
             known = models.setdefault(
                 name,
                 {
@@ -140,8 +142,8 @@ def served_models(view: View) -> dict[str, dict[str, Any]]:
                     "object": "model",
                     "created": int(instance.started_at),
                     "owned_by": "vllm",
-                    "root": instance.model,
-                    "parent": None,
+                    "root": adapter.root if adapter else instance.model,
+                    "parent": adapter.parent if adapter else None,
                     "max_model_len": instance.max_model_len,
                 },
             )

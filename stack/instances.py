@@ -13,6 +13,16 @@ Role = Literal["prefill", "decode", "aggregated"]
 PREFIX = "/pd/v1/instances/"
 
 
+class Adapter(BaseModel):
+    """A LoRA adapter as vLLM lists it: its name, its folder, and the name of the model that it changes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    root: str
+    parent: str
+
+
 class Instance(BaseModel):
     """One running vLLM server. Times are Unix seconds; `block_size` is in tokens."""
 
@@ -22,6 +32,7 @@ class Instance(BaseModel):
     instance_id: str  # new at every start, so that a restarted server is a new instance
     url: str  # http://host:port of the OpenAI API
     served_models: tuple[str, ...]
+    adapters: tuple[Adapter, ...] = ()  # those of the served models that are adapters
     model: str
     max_model_len: int
     block_size: int

@@ -33,9 +33,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdapterStack]:
         yield started
 
 
-async def test_both_names_are_served(stack: AdapterStack) -> None:
-    async with aiohttp.ClientSession() as session, session.get(stack.api_url + "/v1/models") as answer:
-        assert [model["id"] for model in (await answer.json())["data"]] == [MODEL, ADAPTER]
+async def test_both_names_are_listed_as_by_one_server(stack: AdapterStack) -> None:
+    listed = []
+    async with aiohttp.ClientSession() as session:
+        for url in (stack.api_url, stack.prefill_url):
+            async with session.get(url + "/v1/models") as answer:
+                models = (await answer.json())["data"]
+            listed.append([{name: model[name] for name in ("id", "object", "root", "parent")} for model in models])
+    assert listed[0] == listed[1]
+    assert [(model["id"], model["parent"]) for model in listed[0]] == [(MODEL, None), (ADAPTER, MODEL)]
 
 
 async def test_the_adapters_cache_is_moved(stack: AdapterStack) -> None:

@@ -1,7 +1,8 @@
 """A program in place of vLLM's server: python scripted_vllm.py PORT
 
-`/health`, `/metrics` and `/v1/models` answer what the test last said with `POST /set?health=503&models=a,b`; a status
-of 0 closes the connection without an answer, `health=none` keeps it open without one. `POST /exit?code=7` ends it.
+`/health`, `/metrics` and `/v1/models` answer what the test last said with `POST /set?health=503&models=a,b:a`, where b
+is an adapter of a; a status of 0 closes the connection without an answer, `health=none` keeps it open without one.
+`POST /exit?code=7` ends it.
 SIGTERM ends it, unless `sigterm=ignored` was said. It says what happened on its output.
 """
 
@@ -29,7 +30,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 lines = [f'vllm:num_requests_{kind}{{engine="0"}} {state[kind]}.0' for kind in ("running", "waiting")]
                 self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
             case "/v1/models":
-                models = [{"id": name} for name in state["models"].split(",")]
+                names = [listed.partition(":") for listed in state["models"].split(",")]
+                models = [{"id": name, "root": f"/{name}", "parent": parent or None} for name, _, parent in names]
                 self._answer(200, json.dumps({"object": "list", "data": models}))
             case "/pid":
                 self._answer(200, str(os.getpid()))

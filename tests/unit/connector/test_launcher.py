@@ -17,7 +17,7 @@ import pytest
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from stack import etcd
-from stack.instances import PREFIX, Instance
+from stack.instances import PREFIX, Adapter, Instance
 from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import LIMIT_S, until
 
@@ -131,7 +131,7 @@ def test_it_registers_only_once_vllm_is_healthy(launch: Launch) -> None:
     assert launcher.log.index("listening") < launcher.log.index("vLLM is healthy") < launcher.log.index("registered ")
     assert "VLLM_PORT has no effect" in launcher.log
     assert (record.role, record.url) == ("prefill", f"http://127.0.0.1:{launcher.port}")
-    assert record.served_models == ("the-model",)
+    assert (record.served_models, record.adapters) == (("the-model",), ())
     assert record.kv_transfer["engine_id"] == record.instance_id
     assert record.kv_transfer["control"] == ["tcp://127.0.0.1:13003"]
     assert PIPE_VARIABLE in launcher.vllm().environ()
@@ -158,11 +158,12 @@ def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
 def test_its_record_names_the_adapters_that_vllm_serves(launch: Launch) -> None:
     launcher = launch()
     first = launcher.until_registered()
-    launcher.say("set?health=503&models=the-model,adapter")
+    launcher.say("set?health=503&models=the-model,adapter:the-model")
     launcher.until_gone()
     launcher.say("set?health=200")
     record = launcher.until_registered()
     assert record.served_models == ("the-model", "adapter")
+    assert record.adapters == (Adapter(id="adapter", root="/adapter", parent="the-model"),)
     assert record.instance_id == first.instance_id
 
 

@@ -3,7 +3,7 @@
 from proxy.discovery import view_of
 from proxy.fleet import Fleet, View
 from proxy.status import describe, readiness, served_models
-from stack.instances import Instance
+from stack.instances import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.scripted import MODEL, instance, prefilled
 
@@ -65,9 +65,11 @@ def test_a_record_that_cannot_be_read_is_shown_and_not_used() -> None:
 
 
 def test_models_are_merged() -> None:
-    adapter = instance("decode", "d3", served_models=(MODEL, "adapter"))
-    models = served_models(view(P0, OTHER_D, adapter))
+    adapter = Adapter(id="adapter", root="/adapters/1", parent=MODEL)
+    adapted = instance("decode", "d3", served_models=(MODEL, "adapter"), adapters=(adapter,))
+    models = served_models(view(P0, OTHER_D, adapted))
     assert list(models) == [MODEL, "adapter"]
+    assert models["adapter"].items() >= adapter.model_dump().items()
     assert models[MODEL] == {
         "id": MODEL,
         "object": "model",
