@@ -58,6 +58,7 @@ class Attempt:
         # What the consumer has in hand of this try; an aggregated one the prompt as well, until it has computed it.
         self._in_hand = route.decode_tokens + (0 if route.producer else route.prefill_tokens)
         self._prefill = self._send_prefill(job)
+        self._consumer_vote = self._begin(route.consumer, self._in_hand)
         self._decode = self._send_decode(job)
         self._consumer_busy = True
 
@@ -85,6 +86,10 @@ class Attempt:
 
     def finish(self) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
+        self._consumer_vote.succeeded()
+        self._consumer_ended()
+
+    def _consumer_ended(self) -> None:
         if self._consumer_busy:
             self._consumer_busy = False
             self._gateway.fleet.end(self.route.consumer, self._in_hand)
@@ -95,15 +100,14 @@ class Attempt:
             self._prefill.cancel()
         if not self._decode.cancel() and not self._decode.cancelled() and self._decode.exception() is None:
             self._decode.result().close()
-        self.finish()
+            self._consumer_vote.abandoned()
+        self._consumer_ended()
 
     def broken(self, error: BaseException) -> None:
         """The answer failed after its first chunk."""
-        name = self.route.consumer.instance_id
         self._gateway.metrics.leg_failed(self.route.consumer.role, error)
         if isinstance(error, LegFailed):
-            now = time.monotonic()
-            self._gateway.breakers.begin(name, now).failed(now)
+            self._consumer_vote.failed(time.monotonic())
 
     def _send_prefill(self, job: Job) -> "asyncio.Task[bytes] | None":
         producer, transfer_id = self.route.producer, self.transfer_id
@@ -122,6 +126,7 @@ class Attempt:
             if self._note_failure(producer, task, vote):
                 rate.end(0, now)
             else:
+                vote.succeeded()
                 self.prefilled_at = now
                 rate.end(self.route.prefill_tokens, now)
 
@@ -130,7 +135,6 @@ class Attempt:
 
     def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
         consumer, producer = self.route.consumer, self.route.producer
-        vote = self._begin(consumer, self._in_hand)
         if consumer.role == "aggregated":
             self._gateway.fleet.holds(consumer, job.prompt)
         if producer is None or self.transfer_id is None:
@@ -142,7 +146,8 @@ class Attempt:
         task = asyncio.create_task(self._gateway.legs.decode(call, deadline))
 
         def answered(task: "asyncio.Task[Answer]") -> None:
-            if not self._note_failure(consumer, task, vote):
+            if not self._note_failure(consumer, task, self._consumer_vote):
+                self._consumer_vote.answered()
                 self.answered_at = time.monotonic()
                 self._prefilled()
                 # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
@@ -169,7 +174,6 @@ class Attempt:
             return True
         error = task.exception()
         if error is None:
-            vote.succeeded()
             return False
         self._gateway.metrics.leg_failed(instance.role, error)
         if isinstance(error, LegFailed):

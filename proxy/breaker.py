@@ -4,6 +4,9 @@ closed     takes requests; so many failures with no success between them open it
 open       takes none until its cool-down has passed
 half_open  takes one, the probe: its success closes the circuit, its failure opens it for twice as long as before
 
+A success is a whole answer. But a probe's answer can take minutes, so its first token closes the circuit already, on
+probation: until a success one failure is enough to open it again.
+
 A leg counts only towards the state in which it began. Of a hundred legs that were under way when an instance died,
 three open the circuit and the rest, which may fail minutes later, say nothing about the instance that is back by then.
 Pure: every `now` is a time in seconds that never goes back.
@@ -63,15 +66,21 @@ class Breakers:
 
 
 class Leg:
-    """One leg's vote. It ends in one of three ways, and only the first call counts."""
+    """One leg's vote. It ends in one of three ways, and only the first such call counts."""
 
     def __init__(self, circuit: "_Circuit", period: int) -> None:
         self._circuit = circuit
         self._period = period
         self._open = True
 
+    def answered(self) -> None:
+        """The first token is here; how the answer ends is still to come."""
+        if self._open and self._period == self._circuit.period:
+            self._circuit.answered()
+            self._period = self._circuit.period
+
     def succeeded(self) -> None:
-        """The instance answered, be it with a 4xx."""
+        """The answer is whole, be it a 4xx."""
         if self._settle():
             self._circuit.succeeded()
 
@@ -81,7 +90,7 @@ class Leg:
             self._circuit.failed(now)
 
     def abandoned(self) -> None:
-        """Cancelled before there was an answer: this says nothing, and the next leg may be the probe."""
+        """Cancelled before the answer was whole: this says nothing, and the next leg may be the probe."""
         if self._settle():
             self._circuit.abandoned()
 
@@ -120,13 +129,17 @@ class _Circuit:
         self.period += 1
         return Leg(self, self.period)
 
-    def succeeded(self) -> None:
-        self._failures = 0
+    def answered(self) -> None:
         if not self._closed:
             self._closed = True
             self._probing = False
-            self._cooldown_s = self._limits.cooldown_s
+            self._failures = self._limits.failures - 1
             self.period += 1
+
+    def succeeded(self) -> None:
+        self.answered()
+        self._failures = 0
+        self._cooldown_s = self._limits.cooldown_s
 
     def failed(self, now: float) -> None:
         self._failures += 1

@@ -19,7 +19,8 @@ ProxyError
 ├── LegFailed                 another instance may do better; if there is none, the client learns which leg failed
 │   ├── InstanceUnreachable
 │   ├── InstanceError         it answered 5xx, or refused the proxy's own key
-│   └── AnswerBroken          it stopped in the middle of its answer
+│   ├── AnswerBroken          it stopped in the middle of its answer
+│   └── AnswerStalled         it sends no more of it
 └── DeadlinePassed            nothing more to try within the time that was allowed
 
 `http_error` alone decides the HTTP status.
@@ -151,6 +152,10 @@ class AnswerBroken(LegFailed):
     cause = "broken_answer"
 
 
+class AnswerStalled(LegFailed):
+    cause = "deadline"
+
+
 class DeadlinePassed(ProxyError):
     def __init__(self, what: str, limit_s: float) -> None:
         super().__init__(f"{what} took longer than {limit_s:g} s.")
@@ -181,6 +186,7 @@ _STATUS: dict[type[ProxyError], tuple[int, str]] = {
     InstanceUnreachable: (502, "instance_unreachable"),
     InstanceError: (502, "instance_error"),
     AnswerBroken: (502, "answer_broken"),
+    AnswerStalled: (504, "deadline_passed"),
     DeadlinePassed: (504, "deadline_passed"),
 }
 

@@ -16,10 +16,12 @@ from proxy import sse
 from proxy.endpoints import Endpoint
 from proxy.errors import (
     AnswerBroken,
+    AnswerStalled,
     DeadlinePassed,
     InstanceError,
     InstanceUnreachable,
     LegFailed,
+    ProxyError,
     RejectedByInstance,
     error_body,
 )
@@ -71,7 +73,7 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._passed: Deadline | None = None
+        self._cut: ProxyError | None = None
 
     @property
     def transfer_facts(self) -> dict[str, Any] | None:
@@ -85,21 +87,20 @@ class Answer:
         One timer for all events, which is put off when it fires too early: one for each costs more than passing it on.
         """
         now = self._loop.time()
-        if self._waiting_since is None:  # the client reads slowly
-            due = Deadline(now + between_tokens_s, between_tokens_s, "The next token")
-        else:
-            due = Deadline(self._waiting_since + between_tokens_s, between_tokens_s, "The next token")
-        due = min(due, total, key=lambda either: either.at)
-        if due.at <= now:
-            self._passed = due
-            self.close()
-        else:
-            self._timer = self._loop.call_at(due.at, self.limit, between_tokens_s, total)
+        waiting_since = now if self._waiting_since is None else self._waiting_since  # the client may read slowly
+        due = min(waiting_since + between_tokens_s, total.at)
+        if due > now:
+            self._timer = self._loop.call_at(due, self.limit, between_tokens_s, total)
+            return
+        instance, silence = self._call.instance, f"has sent no token for {between_tokens_s:g} s"
+        self._cut = total.passed() if total.at <= now else AnswerStalled(instance.role, instance.instance_id, silence)
+        self.close()
 
     async def next_events(self) -> bytes:
         """The whole events that have arrived after the last call; empty at the end of the stream.
 
-        Raises: AnswerBroken: the connection broke, or the stream ended without its last event; DeadlinePassed.
+        Raises: AnswerBroken: the connection broke, or the stream ended without its last event; AnswerStalled;
+        DeadlinePassed.
         """
         self._waiting_since = self._loop.time()
         try:
@@ -108,8 +109,8 @@ class Answer:
                     self._last = events
                     return events
         except aiohttp.ClientError as error:
-            if self._passed is not None:
-                raise self._passed.passed() from error
+            if self._cut is not None:
+                raise self._cut from error
             raise _failure(self._call, error) from error
         finally:
             self._waiting_since = None

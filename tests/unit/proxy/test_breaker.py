@@ -45,6 +45,16 @@ def test_a_client_that_left_says_nothing() -> None:
     assert breakers.state("p0", 0) == "open"
 
 
+def test_a_first_token_is_no_success_yet() -> None:
+    breakers = Breakers(LIMITS)
+    for _ in range(LIMITS.failures):
+        leg = breakers.begin("p0", 0)
+        leg.answered()
+        assert breakers.state("p0", 0) == "closed"
+        leg.failed(0)
+    assert breakers.state("p0", 0) == "open"
+
+
 def test_after_the_cool_down_one_probe_at_a_time() -> None:
     breakers = opened_at(0)
     assert breakers.blocked(4.9) == {"p0"}
@@ -70,6 +80,28 @@ def test_the_cool_down_doubles_up_to_its_bound_and_starts_anew_after_a_success()
     assert breakers.retry_after(["p0"], now) == LIMITS.cooldown_s
 
 
+@pytest.mark.parametrize("whose", ["the probe", "another leg"])
+def test_a_probes_first_token_closes_it_on_probation(whose: str) -> None:
+    breakers = opened_at(0)
+    probe = breakers.begin("p0", 5)
+    probe.answered()
+    other = breakers.begin("p0", 5)
+    assert (breakers.blocked(5), breakers.state("p0", 5)) == (set(), "closed")
+    (probe if whose == "the probe" else other).failed(5)
+    assert breakers.retry_after(["p0"], 5) == 2 * LIMITS.cooldown_s
+
+
+def test_a_whole_answer_ends_the_probation() -> None:
+    breakers = opened_at(0)
+    probe = breakers.begin("p0", 5)
+    probe.answered()
+    probe.succeeded()
+    for _ in range(LIMITS.failures):
+        assert breakers.state("p0", 5) == "closed"
+        breakers.begin("p0", 5).failed(5)
+    assert breakers.retry_after(["p0"], 5) == LIMITS.cooldown_s
+
+
 def test_an_abandoned_probe_makes_room_for_the_next_at_once() -> None:
     breakers = opened_at(0)
     breakers.begin("p0", 5).abandoned()
@@ -78,7 +110,7 @@ def test_an_abandoned_probe_makes_room_for_the_next_at_once() -> None:
     assert breakers.state("p0", 5) == "closed"
 
 
-@pytest.mark.parametrize("end", ["succeeded", "failed", "abandoned"])
+@pytest.mark.parametrize("end", ["answered", "succeeded", "failed", "abandoned"])
 def test_a_leg_of_before_neither_closes_nor_opens_nor_frees_the_probe(end: str) -> None:
     breakers = Breakers(LIMITS)
     late = [breakers.begin("p0", 0) for _ in range(4)]
@@ -142,6 +174,12 @@ class Model:
             _, leg, _ = self.running.pop(which % len(self.running))
             leg.failed(self.now) if end == "failed" else getattr(leg, end)()
 
+    def answer(self, which: int) -> None:
+        if self.running:
+            name, leg, _ = self.running.pop(which % len(self.running))
+            leg.answered()
+            self.running.append((name, leg, False))
+
     def probes(self, name: str) -> int:
         return sum(is_probe for running, _, is_probe in self.running if running == name)
 
@@ -150,6 +188,7 @@ NAMES = st.sampled_from(["p0", "p1"])
 STEPS = st.one_of(
     st.tuples(st.just("begin"), NAMES),
     st.tuples(st.just("wait"), st.floats(0, 2 * MAX_COOLDOWN_S)),
+    st.tuples(st.just("answer"), st.integers(0, 9)),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from(["failed", "failed", "succeeded", "abandoned"])),
 )
 

@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually
-from tests.unit.proxy.scripted import MODEL, error, hangs, prefilled, replies
+from tests.unit.proxy.scripted import DONE, MODEL, Script, breaks, error, hangs, prefilled, replies, streams, token
 
 pytestmark = pytest.mark.timeout(60)
 
 WHOLE = {"model": MODEL, "prompt": "San Francisco is a"}
+STREAM = WHOLE | {"stream": True}
 ANSWER = replies(200, {"choices": [{"text": " city"}]})
 
 
@@ -100,6 +101,46 @@ async def test_a_probe_that_fails_opens_the_circuit_again(start_stack: StartStac
     assert await no_longer_refused(stack) == 502
     assert await stack.proxy.metric(CLOSED) == 0
     assert len(stack.consumers[0].received) == 2
+
+
+@pytest.mark.parametrize("end", [breaks(), None, hangs()], ids=["reset", "no [DONE]", "silence"])
+async def test_breaking_off_after_the_first_token_is_a_failure(end: Script | None, start_stack: StartStack) -> None:
+    stack = await start_stack(
+        *([prefilled()], [streams(token(" city"), end=end)]),
+        proxy_breaker_failures=2,
+        proxy_breaker_cooldown_s=30,
+        proxy_token_timeout_s=0.2,
+    )
+    for _ in range(2):
+        assert await stack.proxy.metric(CLOSED) == 1
+        async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+            assert b"The decode instance d0 " in await answer.read()
+    assert await stack.proxy.metric(CLOSED) == 0
+    assert await status(stack) == 503
+
+
+async def test_a_client_that_leaves_a_stream_is_no_failure(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [streams(token(" city"), end=hangs())], **CIRCUIT)
+    for _ in range(2):
+        async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+            await answer.content.readuntil(b"\n\n")
+        await becomes(stack, "pd_proxy_requests_in_flight", 0)
+    assert await stack.proxy.metric(CLOSED) == 1
+
+
+async def test_others_are_served_while_the_probe_still_streams(start_stack: StartStack) -> None:
+    gate, more = asyncio.Event(), asyncio.Event()
+    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
+    await opened(stack, gate)
+    stack.consumers[0].script = streams(token(" city"), more, DONE)
+    async with asyncio.timeout(PATIENCE_S):
+        while (probe := await stack.proxy.client.post(stack.proxy.url + "/v1/completions", json=STREAM)).status == 503:
+            await probe.read()
+            await asyncio.sleep(0.02)
+    stack.consumers[0].script = ANSWER
+    assert await status(stack) == 200
+    more.set()
+    assert DONE in await probe.read()
 
 
 async def test_a_rejection_is_no_failure(start_stack: StartStack) -> None:
