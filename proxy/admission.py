@@ -63,6 +63,35 @@ class Throughput:
         self._seen = now
 
 
+class Prefills:
+    """The prompts that one instance has yet to compute, and how fast it has been of late."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._throughput = Throughput()
+
+    def begin(self, tokens: int, now: float) -> None:
+        self._tokens += tokens
+        self._throughput.begin(now)
+
+    def end(self, tokens: int, computed: int, now: float) -> None:
+        """Every `begin` has its end, with the same tokens; 0 were computed when nothing came of it."""
+        self._tokens -= tokens
+        self._throughput.end(computed, now)
+
+    def refuse_late_first_token(self, slo_s: float, prompt_tokens: int) -> None:
+        """The TTFT predicted for one more prompt has to keep the SLO; before there is a measurement it does.
+
+        Raises: SloUnreachable.
+        """
+        tokens_per_s = self._throughput.tokens_per_s()
+        if tokens_per_s is None:
+            return
+        predicted_s = (self._tokens + prompt_tokens) / tokens_per_s
+        if predicted_s > slo_s:
+            raise SloUnreachable(predicted_s, slo_s, _bounded(predicted_s - slo_s))
+
+
 class Admission:
     """`ticket = await admission.enter(tokens)`, then `ticket.leave()` however the request ends. Of one event loop."""
 
@@ -168,21 +197,6 @@ def retry_after(tokens_ahead: int, tokens_per_s: float | None) -> float:
     if tokens_per_s is None:
         return RETRY_AFTER_S
     return _bounded(tokens_ahead / tokens_per_s)
-
-
-def refuse_late_first_token(
-    slo_s: float, outstanding_tokens: int, prompt_tokens: int, tokens_per_s: float | None
-) -> None:
-    """The TTFT predicted from what the best producer has in hand and how fast it prefills has to keep the SLO.
-
-    Args: tokens_per_s: None while nothing has been measured, and then nothing is refused.
-    Raises: SloUnreachable.
-    """
-    if tokens_per_s is None:
-        return
-    predicted_s = (outstanding_tokens + prompt_tokens) / tokens_per_s
-    if predicted_s > slo_s:
-        raise SloUnreachable(predicted_s, slo_s, _bounded(predicted_s - slo_s))
 
 
 def _bounded(seconds: float) -> float:

@@ -115,22 +115,17 @@ class Attempt:
             return None
         vote = self._begin(producer, self.route.prefill_tokens)
         self._gateway.fleet.holds(producer, job.prompt)
-        rate = self._gateway.prefill_rate(producer)
-        rate.begin(self.dispatched_at)
         call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers)
         task = asyncio.create_task(self._gateway.legs.prefill(call, job.deadlines.first_token))
 
         def ended(task: "asyncio.Task[bytes]") -> None:
-            now = time.monotonic()
             self._gateway.fleet.end(producer, self.route.prefill_tokens)
-            if self._note_failure(producer, task, vote):
-                rate.end(0, now)
-            else:
+            if not self._note_failure(producer, task, vote):
                 vote.succeeded()
-                self.prefilled_at = now
-                rate.end(self.route.prefill_tokens, now)
+                self.prefilled_at = time.monotonic()
 
         task.add_done_callback(ended)
+        self._count_prefill(producer, task)
         return task
 
     def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
@@ -154,7 +149,22 @@ class Attempt:
                 self._gateway.fleet.holds(consumer, job.prompt)
 
         task.add_done_callback(answered)
+        if (
+            consumer.role == "aggregated" and job.request.stream
+        ):  # a whole answer does not say when its first token came
+            self._count_prefill(consumer, task)
         return task
+
+    def _count_prefill(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]") -> None:
+        """The prompt is in hand until `task` is done; how fast these are worked off is what TTFT is predicted from."""
+        tokens, prefills = self.route.prefill_tokens, self._gateway.prefills(instance)
+        prefills.begin(tokens, self.dispatched_at)
+
+        def ended(task: "asyncio.Task[bytes] | asyncio.Task[Answer]") -> None:
+            computed = 0 if task.cancelled() or task.exception() else tokens
+            prefills.end(tokens, computed, time.monotonic())
+
+        task.add_done_callback(ended)
 
     def _prefilled(self) -> None:
         """The consumer has computed the prompt, if that was its part."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from proxy.admission import Admission, AdmissionLimits, Throughput, refuse_late_first_token
+from proxy.admission import Admission, AdmissionLimits, Prefills
 from proxy.breaker import BreakerLimits, Breakers
 from proxy.discovery import Discovery
 from proxy.dispatch import Demand, Policy, Route
@@ -44,7 +44,7 @@ class Gateway:
         self.tracing = Tracing(settings)
         self.being_served: set[Abortable] = set()
         self.draining = False
-        self._prefill_rates: dict[str, Throughput] = {}
+        self._prefills: dict[str, Prefills] = {}
 
     def update(self, view: View) -> None:
         gone = {instance.instance_id for instance in self.fleet.view.instances}
@@ -52,10 +52,10 @@ class Gateway:
         self.fleet.update(view)
         self.breakers.forget(gone)
         for name in gone:
-            self._prefill_rates.pop(name, None)
+            self._prefills.pop(name, None)
 
-    def prefill_rate(self, producer: Instance) -> Throughput:
-        return self._prefill_rates.setdefault(producer.instance_id, Throughput())
+    def prefills(self, instance: Instance) -> Prefills:
+        return self._prefills.setdefault(instance.instance_id, Prefills())
 
     def route(self, demand: Demand, avoid: set[str]) -> Route:
         """Which instances take a request, without those whose circuit is open.
@@ -70,13 +70,9 @@ class Gateway:
             if blocked:
                 raise nobody.while_blocked(blocked, self.breakers.retry_after(blocked, now)) from None
             raise
-        if route.producer is not None and self.settings.proxy_ttft_slo_s is not None:
-            refuse_late_first_token(
-                self.settings.proxy_ttft_slo_s,
-                self.fleet.outstanding_tokens(route.producer.instance_id),
-                route.prefill_tokens,
-                self.prefill_rate(route.producer).tokens_per_s(),
-            )
+        if self.settings.proxy_ttft_slo_s is not None and route.prefill_tokens:
+            prefills = self.prefills(route.producer or route.consumer)
+            prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens)
         return route
 
     def abort_all(self) -> None:

@@ -12,9 +12,9 @@ from proxy.admission import (
     MAX_RETRY_AFTER_S,
     Admission,
     AdmissionLimits,
+    Prefills,
     Throughput,
     Ticket,
-    refuse_late_first_token,
     retry_after,
 )
 from proxy.errors import RETRY_AFTER_S, SloUnreachable, TooBusy
@@ -179,19 +179,24 @@ def test_throughput_of_many_at_once_is_their_sum() -> None:
     ("outstanding", "prompt", "tokens_per_s", "retry_after_s"),
     [
         (0, 10**9, None, None),
-        (1000, 1000, 1000.0, None),
-        (1001, 1000, 1000.0, 1),
-        (9000, 1000, 1000.0, 8),
-        (10**9, 1000, 1000.0, MAX_RETRY_AFTER_S),
+        (900, 1000, 1000, None),
+        (1100, 1000, 1000, 1),
+        (9000, 1000, 1000, 8),
+        (10**9, 1000, 1000, MAX_RETRY_AFTER_S),
     ],
 )
 def test_a_first_token_that_would_come_too_late(
-    outstanding: int, prompt: int, tokens_per_s: float | None, retry_after_s: float | None
+    outstanding: int, prompt: int, tokens_per_s: int | None, retry_after_s: float | None
 ) -> None:
+    prefills = Prefills()
+    if tokens_per_s is not None:
+        prefills.begin(tokens_per_s, 0)
+        prefills.end(tokens_per_s, tokens_per_s, 1)
+    prefills.begin(outstanding, 1)
     with nullcontext() if retry_after_s is None else pytest.raises(SloUnreachable) as refusal:
-        refuse_late_first_token(2.0, outstanding, prompt, tokens_per_s)
+        prefills.refuse_late_first_token(2.0, prompt)
     if refusal is not None:
-        assert refusal.value.retry_after_s == retry_after_s
+        assert refusal.value.retry_after_s == pytest.approx(retry_after_s, rel=0.05)
 
 
 @dataclass

@@ -31,6 +31,7 @@ EXAMPLES: list[tuple[ProxyError, int, str | None]] = [
     (errors.InstanceUnreachable("decode", "d0", "is away"), 502, None),
     (errors.InstanceError("decode", "d0", "answered 500"), 502, None),
     (errors.AnswerBroken("decode", "d0", "stopped"), 502, None),
+    (errors.AnswerStalled("decode", "d0", "is silent"), 504, None),
     (errors.DeadlinePassed("The first token", 3), 504, None),
 ]
 

@@ -148,12 +148,23 @@ async def test_a_rejection_is_no_failure(start_stack: StartStack) -> None:
     assert [await status(stack) for _ in range(3)] == [400] * 3
 
 
-async def test_a_first_token_that_would_come_too_late_is_refused(start_stack: StartStack) -> None:
-    stack = await start_stack([prefilled()], [ANSWER], proxy_ttft_slo_s=0.5)
+@pytest.mark.parametrize("aggregated", [[], [streams(token(" city"), DONE)]], ids=["pair", "aggregated"])
+async def test_a_first_token_that_would_come_too_late_is_refused(
+    aggregated: list[Script], start_stack: StartStack
+) -> None:
+    pair = ([], []) if aggregated else ([prefilled()], [streams(token(" city"), DONE)])
+    stack = await start_stack(*pair, aggregated, proxy_ttft_slo_s=0.5)
     for _ in range(20):
-        assert await status(stack) == 200
-    long = {"model": MODEL, "prompt": "San Francisco is a city. " * 40_000}
-    async with stack.proxy.post("/v1/completions", json=long) as answer:
-        assert (answer.status, (await answer.json())["error"]["code"]) == (429, "slo_unreachable")
-        assert 1 <= int(answer.headers["Retry-After"]) <= 60
-    assert await status(stack) == 200
+        assert await stack.proxy.status("/v1/completions", json=STREAM) == 200
+    long = STREAM | {"prompt": "San Francisco is a city. " * 40_000}
+    for body in (long, long | {"stream": False}):
+        async with stack.proxy.post("/v1/completions", json=body) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (429, "slo_unreachable")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    for path in ("/v1/completions", "/tokenize"):
+        assert await stack.proxy.status(path, json=STREAM) == 200
+
+
+async def test_a_whole_answer_of_an_aggregated_instance_predicts_no_first_token(start_stack: StartStack) -> None:
+    stack = await start_stack([], [], [ANSWER], proxy_ttft_slo_s=1e-9)
+    assert [await status(stack) for _ in range(3)] == [200] * 3
