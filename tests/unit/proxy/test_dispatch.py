@@ -8,11 +8,12 @@ from proxy.dispatch import SPLIT_ALL, Demand, Load, NoProducer, Policy, Reason, 
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.prefix_cache import PrefixCache
 from proxy.prompt import Block, Prompt
-from stack.instances import Instance
+from stack.instances import Instance, Role
 from tests.unit.proxy.scripted import MODEL, instance
 
 P0, P1 = instance("prefill", "p0"), instance("prefill", "p1")
 D0, D1 = instance("decode", "d0"), instance("decode", "d1")
+A0, A1 = instance("aggregated", "a0"), instance("aggregated", "a1")
 OTHER_P = instance("prefill", "p2", fingerprint="other", dtype="bfloat16")
 OTHER_D = instance("decode", "d2", fingerprint="other", dtype="bfloat16")
 LORA_D = instance("decode", "d3", served_models=(MODEL, "adapter"))
@@ -58,35 +59,46 @@ def holding(blocks: int) -> PrefixCache:
     return cache
 
 
+def queued(tokens: int) -> Load:
+    return Load(1, 1, tokens)
+
+
 @dataclass(frozen=True)
 class Affinity:
+    """held: blocks of the prompt by instance; prefill_tokens: what the chosen one has to compute of it."""
+
     name: str
-    held: dict[str, int]
-    queued: dict[str, int]
-    producer: str
+    chosen: str
     prefill_tokens: int
+    held: dict[str, int] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
 
 
 AFFINITIES = [
-    Affinity("none holds anything", {}, {}, "p0", 1000),
-    Affinity("where the prefix is", {"p1": 8}, {}, "p1", 200),
-    Affinity("where more of it is", {"p0": 3, "p1": 8}, {}, "p1", 200),
-    Affinity("all of it: the last token is computed", {"p1": 10}, {}, "p1", 1),
-    Affinity("a queue shorter than what the hit saves", {"p1": 8}, {"p1": 799}, "p1", 200),
-    Affinity("a queue longer than what the hit saves", {"p1": 8}, {"p1": 801}, "p0", 1000),
-    Affinity("all busy: a hit saves others time too", {"p1": 8}, {"p0": 100, "p1": 3299}, "p1", 200),
-    Affinity("all busy: a queue longer than even that", {"p1": 8}, {"p0": 100, "p1": 3301}, "p0", 1000),
+    Affinity("none holds anything: by name", "i0", 1000),
+    Affinity("equally loaded: in turn", "i1", 1000, {}, {"i0": Load(1, 5, 10), "i1": Load(1, 4, 10)}),
+    Affinity("fewer tokens, not fewer requests", "i1", 1000, {}, {"i0": Load(1, 1, 900), "i1": Load(3, 2, 300)}),
+    Affinity("where the prefix is", "i1", 200, {"i1": 8}),
+    Affinity("where more of it is", "i1", 200, {"i0": 3, "i1": 8}),
+    Affinity("all of it: the last token is computed", "i1", 1, {"i1": 10}),
+    Affinity("a queue shorter than what the hit saves", "i1", 200, {"i1": 8}, {"i1": queued(799)}),
+    Affinity("a queue longer than what the hit saves", "i0", 1000, {"i1": 8}, {"i1": queued(801)}),
+    Affinity("all busy: a hit saves others time too", "i1", 200, {"i1": 8}, {"i0": queued(100), "i1": queued(3299)}),
+    Affinity("all busy: a queue longer than even that", "i0", 1000, {"i1": 8}, {"i0": queued(100), "i1": queued(3301)}),
 ]
 
 
+@pytest.mark.parametrize("role", ["prefill", "aggregated"])
 @pytest.mark.parametrize("case", AFFINITIES, ids=lambda case: case.name)
-def test_a_prompt_goes_where_it_is_done_first(case: Affinity) -> None:
-    loads = {name: Load(1, 1, tokens) for name, tokens in case.queued.items()}
+def test_a_prompt_goes_where_it_is_done_first(case: Affinity, role: Role) -> None:
     caches = {name: holding(blocks) for name, blocks in case.held.items()}
-    route = choose([P0, P1, D0], loads, caches, Demand(MODEL, PROMPT, output_tokens=50), SPLIT_ALL)
-    assert route.producer is not None
-    assert (route.producer.instance_id, route.prefill_tokens) == (case.producer, case.prefill_tokens)
-    assert route.decode_tokens == 1050
+    instances = [instance(role, "i1"), instance(role, "i0"), D0]
+    route = choose(instances, case.loads, caches, Demand(MODEL, PROMPT, output_tokens=50), SPLIT_ALL)
+    first = route.producer or route.consumer
+    assert (first.instance_id, route.prefill_tokens) == (case.chosen, case.prefill_tokens)
+    assert (route.reason, route.decode_tokens) == (
+        ("aggregated", 50) if first.role == "aggregated" else ("disaggregated", 1050)
+    )
 
 
 @dataclass(frozen=True)
@@ -168,3 +180,41 @@ def test_a_model_that_no_instance_serves() -> None:
 
 def test_a_mismatch_that_no_field_explains() -> None:
     assert mismatch(P0, instance("decode", "d", fingerprint="x")) == "different fingerprints (p0, d)"
+
+
+@pytest.mark.parametrize(
+    ("instances", "avoid", "chosen", "reason"),
+    [
+        ([A0, P0, D0], set(), "d0", "disaggregated"),
+        ([A0, P0, D0], {"p0"}, "a0", "aggregated"),
+        ([A0, P0, D0], {"d0"}, "a0", "aggregated"),
+        ([A0, P0, OTHER_D], set(), "a0", "aggregated"),
+        ([A0, D0], set(), "a0", "aggregated"),
+        ([A0, P0], set(), "a0", "aggregated"),
+    ],
+)
+def test_beside_pairs_aggregated_instances_are_the_reserve(
+    instances: list[Instance], avoid: set[str], chosen: str, reason: str
+) -> None:
+    loads = {"d0": Load(9, 1, 99_999)}
+    for policy in (SPLIT_ALL, Policy(local_prompt_tokens=64, no_producer="local")):
+        route = choose(instances, loads, {}, Demand(MODEL, PROMPT), policy, avoid)
+        assert (route.consumer.instance_id, route.reason) == (chosen, reason)
+
+
+@pytest.mark.parametrize(
+    ("demand", "reason"),
+    [(Demand(MODEL, PROMPT, splittable=False), "parameters"), (Demand(MODEL, Prompt(63)), "short_prompt")],
+)
+def test_what_a_consumer_serves_alone_it_serves_beside_aggregated_ones_too(demand: Demand, reason: str) -> None:
+    policy = Policy(local_prompt_tokens=64, no_producer="refuse")
+    assert choose([A0, D0], {}, {}, demand, policy).reason == reason
+    assert choose([A0, P0], {}, {}, demand, policy).reason == "aggregated"
+
+
+def test_no_aggregated_instance_is_left() -> None:
+    with pytest.raises(NoInstance, match="No aggregated instance is available") as nobody:
+        choose([A0, A1], {}, {}, Demand(MODEL), SPLIT_ALL, {"a0", "a1"})
+    assert nobody.value.missing == ("aggregated",)
+    with pytest.raises(NoInstance, match="No decode instance is available"):
+        choose([A0, P0], {}, {}, Demand(MODEL), SPLIT_ALL, {"a0"})
