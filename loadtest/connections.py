@@ -24,12 +24,11 @@ class Connections:
             if now - since < _FRESH_S:
                 return client
             client.close()
-        key = self._settings.openai_api_key
-        return CompletionClient(
-            self._settings.target,
-            timeout_s=self._settings.loadtest_timeout_s,
-            api_key=key.get_secret_value() if key else None,
-        )
+        return self._new(self._settings.target)
+
+    def of_tokenizer(self) -> CompletionClient:
+        """One to the server that counts tokens."""
+        return self._new(self._settings.loadtest_tokenizer or self._settings.target)
 
     def give_back(self, client: CompletionClient, last: Exchange) -> None:
         """Args: last: what the client has just made; a connection with half an answer on it is closed."""
@@ -41,3 +40,11 @@ class Connections:
     def close(self) -> None:
         while self._idle:
             self._idle.pop()[1].close()
+
+    def _new(self, base_url: str) -> CompletionClient:
+        key = self._settings.openai_api_key
+        return CompletionClient(
+            base_url,
+            timeout_s=self._settings.loadtest_timeout_s,
+            api_key=key.get_secret_value() if key else None,
+        )

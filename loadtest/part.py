@@ -65,9 +65,9 @@ class Part:
 
     def prepare(self) -> None:
         """Ask the server what is needed to make requests. Raises: RequestFailed, ValueError: the test cannot begin."""
-        client = self._connections.take()  # the tokenizer keeps it
-        model = self.settings.loadtest_model or client.served_model()
-        self._workload = workload(self.settings, model, ServedTokenizer.of(client, model))
+        model = self.settings.loadtest_model or self._served_model()
+        tokenizer = ServedTokenizer.of(self._connections.of_tokenizer(), model)
+        self._workload = workload(self.settings, model, tokenizer)
         limits = (self.settings.loadtest_requests, self._workload.requests)
         limit = min((number for number in limits if number is not None), default=None)
         if self.is_closed_loop:
@@ -107,6 +107,13 @@ class Part:
             greenlet.kill()  # the user was stopped and does not wait any longer
         done: Exchange | None = greenlet.value
         return done
+
+    def _served_model(self) -> str:
+        client = self._connections.take()
+        try:
+            return client.served_model()
+        finally:
+            client.close()
 
     def _run(self) -> None:
         if self.is_closed_loop:

@@ -24,6 +24,7 @@ class LoadTestSettings(Settings):
     """Lengths are in tokens, times in seconds."""
 
     loadtest_target: str | None = None  # unset: the proxy on this machine
+    loadtest_tokenizer: str | None = None  # base URL whose /tokenize counts tokens; unset: the target
     proxy_port: Port = 8000
     openai_api_key: SecretStr | None = None
 
@@ -60,7 +61,7 @@ class LoadTestSettings(Settings):
     loadtest_timeout_s: Annotated[float, Field(gt=0)] = 120.0  # longest silence before a request counts as failed
     loadtest_drain_s: Annotated[int, Field(ge=0)] = 30  # how long a stopped test waits for its open streams
 
-    @field_validator("loadtest_target")
+    @field_validator("loadtest_target", "loadtest_tokenizer")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is not None:
