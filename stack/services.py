@@ -43,12 +43,16 @@ def services(settings: StackSettings) -> tuple[Service, ...]:
     """Those of STACK_SERVICES that have at least one replica, in the order they are to be started."""
     everything = (
         _etcd(settings),
-        _instance(settings, "prefill"),
-        _instance(settings, "decode"),
+        *instances(settings),
         _proxy(settings),
         _loadtest(settings),
     )
     return tuple(service for service in everything if service.name in settings.stack_services and service.replicas)
+
+
+def instances(settings: StackSettings) -> tuple[Service, Service]:
+    """The services of vLLM servers, whether any of them is to be started or not."""
+    return _instance(settings, "prefill"), _instance(settings, "decode")
 
 
 def shared_environment(settings: StackSettings) -> dict[str, str]:

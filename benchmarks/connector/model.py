@@ -28,7 +28,7 @@ QWEN25_7B = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 
 def make_qwen_shaped(folder: Path, tokenizer: Path) -> Path:
@@ -37,9 +37,24 @@ def make_qwen_shaped(folder: Path, tokenizer: Path) -> Path:
     Raises: CannotStart: `tokenizer` holds none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
+    for name in (TOKENIZER, TOKENIZER_CONFIG):
         if not (tokenizer / name).is_file():
-            raise CannotStart(f"--model-tokenizer={str(tokenizer)!r}: expected a folder with {name}")
-        shutil.copy(tokenizer / name, folder)
+            raise CannotStart(f"{str(tokenizer)!r}: expected a folder with the {name} of a model")
+    (folder / TOKENIZER).write_text(_with_a_text_for_every_id((tokenizer / TOKENIZER).read_text()))
+    shutil.copy(tokenizer / TOKENIZER_CONFIG, folder)
     (folder / "config.json").write_text(json.dumps(QWEN25_7B, indent=1) + "\n")
     return folder
+
+
+def _with_a_text_for_every_id(tokenizer: str) -> str:
+    """The tokenizer's JSON with a word for each id that the model has beyond its own.
+
+    Made-up weights choose any id, and a chunk without text is no token that a client can see. No text is tokenized
+    differently: a BPE vocabulary's word that no merge leads to is never found in one.
+    """
+    document = json.loads(tokenizer)
+    vocabulary: dict[str, int] = document["model"]["vocab"]
+    known = {*vocabulary.values(), *(added["id"] for added in document.get("added_tokens", []))}
+    wanted = set(range(int(str(QWEN25_7B["vocab_size"])))) - known
+    vocabulary.update({f"<{number}>": number for number in sorted(wanted)})
+    return json.dumps(document, ensure_ascii=False)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import upstream_connector
 from benchmarks.connector.options import Options
 from benchmarks.processes import Launch
 from connector import vllm_command
@@ -22,8 +23,6 @@ from stack.settings import REPOSITORY
 
 SERVED_MODEL = "benchmark"
 KV_TRANSFER_CONFIG = "--kv-transfer-config"
-# Upstream's connector leaves the choice of the transport to Mooncake, which looks at these.
-UPSTREAM_TRANSPORT = {"tcp": {"MC_FORCE_TCP": "1"}, "nvlink_intra": {"MC_INTRANODE_NVLINK": "1"}, "rdma": {}}
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,11 @@ class Blueprint:
         return self._plain(name, port, place, {}, {})
 
     def upstream(self, name: str, role: str, port: int, bootstrap_port: int, transport: str, place: Place) -> Launch:
-        config: dict[str, object] = {
-            "kv_connector": "MooncakeConnector",
-            "kv_role": f"kv_{role}",
-            "engine_id": name,
-            "kv_connector_extra_config": {"mooncake_protocol": transport},
+        config = upstream_connector.kv_transfer_config(name, role, transport, on_gpu=vllm_command.on_gpu())
+        variables = {
+            upstream_connector.BOOTSTRAP_PORT: str(bootstrap_port),
+            **upstream_connector.TRANSPORTS[transport],
         }
-        if not vllm_command.on_gpu():
-            config["kv_connector_module_path"] = "benchmarks.connector.upstream_on_cpu"
-        variables = {"VLLM_MOONCAKE_BOOTSTRAP_PORT": str(bootstrap_port), **UPSTREAM_TRANSPORT[transport]}
         return self._plain(name, port, place, config, variables)
 
     def _plain(

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks import program
 from benchmarks.connector.model import make_qwen_shaped
-from benchmarks.errors import BenchmarkError, OutOfTime
+from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.serving.document import Documents
 from benchmarks.serving.options import Options, parse
-from benchmarks.serving.plan import Plan, code_fingerprint
+from benchmarks.serving.plan import UPSTREAM, Plan, code_fingerprint
 from benchmarks.serving.stack_side import PORTS
 from benchmarks.serving.sweep import Sweep
 from stack import compose, env_file
@@ -46,6 +46,8 @@ def main() -> int:
         if users.stack_mode == "auto":  # decided once, for all sides, and shown on the page
             os.environ["STACK_MODE"] = "docker" if compose.is_available() else "processes"
             users = load_or_exit(StackSettings)
+        if UPSTREAM in options.sides and users.stack_mode == "docker":
+            raise CannotStart(f"STACK_MODE=docker: {UPSTREAM} runs as processes; set STACK_MODE=processes")
         plan = options.plan(_set_variables())
         work = options.work / plan.fingerprint(code_fingerprint())
         if options.fresh:

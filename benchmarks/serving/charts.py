@@ -9,10 +9,10 @@ from plotly.subplots import make_subplots
 from benchmarks.serving.comparison import FIGURES, GOODPUT, ITL_P50, ITL_P99, TPOT_P50, TTFT_P50, TTFT_P99, compare
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.page import control_noise
-from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
+from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, UPSTREAM
 from benchmarks.tables import Row, groups
 
-COLORS = {DISAGGREGATED: "#3b6fd4", AGGREGATED: "#d9822b"}
+COLORS = {DISAGGREGATED: "#3b6fd4", AGGREGATED: "#d9822b", UPSTREAM: "#4b9b5b"}
 OTHER_COLOR = "#8a8f99"
 PANELS = (TTFT_P50, TTFT_P99, GOODPUT, ITL_P50, ITL_P99, TPOT_P50)
 

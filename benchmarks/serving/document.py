@@ -14,7 +14,7 @@ from benchmarks import program, results
 from benchmarks.serving import page
 from benchmarks.serving.charts import charts
 from benchmarks.serving.measured import MeasuredRuns
-from benchmarks.serving.plan import SIDES, Plan
+from benchmarks.serving.plan import EVERY_SIDE, Plan
 from benchmarks.serving.sections import as_html, as_markdown
 from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
@@ -48,7 +48,7 @@ class Documents:
     def document(self, started: str, ended: str) -> dict[str, Any]:
         runs = MeasuredRuns(self._work)
         # Also what an earlier command had measured, e.g. the baseline when only a control was asked for now.
-        plan = replace(self._plan, sides=SIDES["both"], repeats=max(self._plan.repeats, runs.repeats()))
+        plan = replace(self._plan, sides=EVERY_SIDE, repeats=max(self._plan.repeats, runs.repeats()))
         measurements = [measurement for measurement in plan.measurements() if runs.run(measurement)]
         rows = [row for measurement in measurements for row in runs.rows(measurement)]
         manifests = list(runs.manifests(measurements))

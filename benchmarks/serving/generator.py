@@ -9,6 +9,7 @@ from benchmarks.processes import Launch, Processes
 from benchmarks.serving.mixture import trace
 from benchmarks.serving.plan import Slo
 from benchmarks.serving.points import Lengths, Point, Shape
+from benchmarks.serving.stack_side import Target
 from stack.settings import REPOSITORY
 
 # Of a run beyond its load: its start, the streams that are still open, the reports.
@@ -26,7 +27,7 @@ def run(
     point: Point,
     folder: Path,
     *,
-    target: str,
+    target: Target,
     seconds: float,
     warmup: float,
     seed: int,
@@ -37,7 +38,8 @@ def run(
     """Leaves run.json and requests.jsonl in `folder`. Raises: CannotStart: it has not."""
     settings = {
         **_workload(point, folder, warmup + seconds, seed),
-        "LOADTEST_TARGET": target,
+        "LOADTEST_TARGET": target.url,
+        "LOADTEST_TOKENIZER": target.tokenizer,
         "LOADTEST_SEED": str(seed),
         "LOADTEST_WARMUP_S": f"{warmup:g}",
         "LOADTEST_DRAIN_S": str(DRAIN_S),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.option_types import count
-from benchmarks.serving.plan import SIDES, Plan, Slo
+from benchmarks.serving.plan import SIDES, UPSTREAM, Plan, Slo
 from benchmarks.serving.points import Point, points
 from stack.settings import REPOSITORY
 
@@ -57,10 +57,15 @@ class Options:
     qwen_shaped: Path | None
     fresh: bool
     stack_python: Path
+    vllm_router: Path
     commit: str
     results: Path
     work: Path
     time_limit: float
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return SIDES[self.versus]
 
     @property
     def variables(self) -> dict[str, str]:
@@ -69,8 +74,7 @@ class Options:
 
     def plan(self, variables: dict[str, str]) -> Plan:
         """`variables`: of the stack, as far as anybody has set them."""
-        sides = SIDES[self.versus]
-        return Plan(self.points, sides, self.repeats, self.seconds, self.warmup, self.seed, self.slo, variables)
+        return Plan(self.points, self.sides, self.repeats, self.seconds, self.warmup, self.seed, self.slo, variables)
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -88,6 +92,8 @@ def parse(arguments: Sequence[str]) -> Options:
     for name in ("seconds", "warmup"):
         given[name] = getattr(profile, name) if given[name] is None else given[name]
     options = Options(points=tuple(dict.fromkeys(swept)), slo=Slo(**bounds), **given)
+    if UPSTREAM in options.sides and not options.vllm_router.is_file():
+        parser.error(f"--vllm-router={str(options.vllm_router)!r}: expected the program, for --versus {options.versus}")
     variables = {**options.variables, **os.environ}
     context = int(variables.get(CONTEXT) or DEFAULT_CONTEXT)
     for point in options.points:
@@ -120,8 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         "--versus",
         choices=list(SIDES),
         default="aggregated",
-        help="same: a second run of the same stack, which shows how far apart equal things are; both: and aggregated",
+        help="same: a second run of the same stack, which shows how far apart equal things are; both: and aggregated; "
+        "upstream: aggregated, and vLLM's own connector behind vllm-router",
     )
+    add("--vllm-router", type=Path, default=Path(), metavar="PROGRAM", help="of the package vllm-router, for upstream")
     add("--repeats", type=count, default=1, help="so often every side measures all points, in alternating order")
     add("--seconds", type=_positive, help="measured at one point")
     add("--warmup", type=_positive, help="seconds before them that are not measured")

@@ -8,7 +8,7 @@ from benchmarks.serving import command_lines, comparison
 from benchmarks.serving.comparison import FIGURES, TOLERANCE, Comparison, Ratio, compare
 from benchmarks.serving.conclusion import paragraph
 from benchmarks.serving.measured import ALL
-from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED
+from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
 from benchmarks.serving.sections import Section
 from benchmarks.tables import Row, groups, ms
 
@@ -17,6 +17,10 @@ LEGEND = (
     "**Bold: disaggregation loses.** In brackets: a P99 of fewer than 100 values, hardly more than their maximum and "
     "not judged. n: the fewest requests behind a ratio. Points that are left out stand here too, and count for nothing "
     "above."
+)
+UPSTREAM_LEGEND = (
+    "The stack divided by the same vLLM servers with MooncakeConnector, which is vLLM's own, behind vllm-router: below "
+    "1 ours is better, with goodput above 1. **Bold: ours loses.**"
 )
 FEW_FOR_SATURATION = 30  # loadtest/saturation.py says nothing of fewer requests
 
@@ -45,6 +49,8 @@ def sections(document: dict[str, Any]) -> list[Section]:
     parts = [_about(document)]
     if found := compare(rows, DISAGGREGATED, AGGREGATED, noise):
         parts.append(Section("Ratios", [LEGEND, _even(noise)], *_ratios(found, rows)))
+    if found := compare(rows, DISAGGREGATED, UPSTREAM, noise):
+        parts.append(Section("Ratios to vLLM's own connector", [UPSTREAM_LEGEND], *_ratios(found, rows)))
     if found := compare(rows, AGAIN, DISAGGREGATED, {}):
         text = "The same stack twice, the second run divided by the first: what a ratio is where nothing differs."
         parts.append(Section("Control", [text], *_control(found, rows)))

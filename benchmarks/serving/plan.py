@@ -15,13 +15,16 @@ from benchmarks.serving.points import Point
 from stack.settings import REPOSITORY
 
 DISAGGREGATED, AGGREGATED, AGAIN = "disaggregated", "aggregated", "disaggregated again"
+UPSTREAM = "upstream connector"  # vLLM's own
 BASELINE_OVERLAY = "compose.baseline.yaml"
 # Sides of `--versus`, in the order of the first repeat. "same" is a control: how far apart are two equal things here?
 SIDES = {
     "aggregated": (DISAGGREGATED, AGGREGATED),
     "same": (DISAGGREGATED, AGAIN),
     "both": (DISAGGREGATED, AGGREGATED, AGAIN),
+    "upstream": (DISAGGREGATED, AGGREGATED, UPSTREAM),
 }
+EVERY_SIDE = (DISAGGREGATED, AGGREGATED, UPSTREAM, AGAIN)
 # What a run depends on; tests and documents may change while a comparison is interrupted.
 CODE = (
     *("compose*.yaml", "images/**/requirements*.lock", "loadtest/**/*.txt", "benchmarks/serving/mixture.py"),
@@ -109,4 +112,4 @@ def code_fingerprint(folder: Path = REPOSITORY) -> str:
 
 def compose_file(side: str, base: str) -> str:
     """COMPOSE_FILE of a side; `base`: the user's own, which may name an overlay for GPUs."""
-    return f"{base}:{BASELINE_OVERLAY}" if side == AGGREGATED else base
+    return f"{base}:{BASELINE_OVERLAY}" if side in (AGGREGATED, UPSTREAM) else base

@@ -9,8 +9,9 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,14 @@ NICENESS = 5  # a third of the share of a process that has none
 VLLM = "vllm.entrypoints.openai.api_server"
 PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
 PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
+
+
+@dataclass(frozen=True)
+class Target:
+    """`url`: base URL of the API to measure. `tokenizer`: of a server that counts its tokens; empty: it does itself."""
+
+    url: str
+    tokenizer: str = ""
 
 
 class StackSide:
@@ -63,17 +72,18 @@ class StackSide:
         return [int(variables[name]) + index for name, number in replicas.items() for index in range(number)]
 
     @contextmanager
-    def running(self, variables: Mapping[str, str]) -> Iterator[str]:
-        """Yields: the API's base URL, once the proxy knows of all instances.
+    def running(self, variables: Mapping[str, str], instances: int | None = None) -> Iterator[Target]:
+        """Yields: the proxy, once it knows of so many instances; None: of all that the settings have.
 
         Raises: CannotStart: with the end of what `up` said.
         """
+        wanted = self._users.prefill_replicas + self._users.decode_replicas if instances is None else instances
         self._call("down", variables, END_LIMIT_S)  # what a killed comparison left
         try:
             self._call("up", variables, self._users.stack_start_timeout_s + SET_UP_S)
             url = f"http://{self._users.client_host}:{variables['PROXY_PORT']}"
-            _wait_for_instances(url, self._users.prefill_replicas + self._users.decode_replicas)
-            yield url
+            wait_for_instances(url, wanted, REGISTRATION_LIMIT_S)
+            yield Target(url)
         finally:
             with _undisturbed():
                 self._call("down", variables, END_LIMIT_S)
@@ -101,10 +111,14 @@ def vllm_commands(ports: Container[int], since: float) -> list[list[str]]:
     return [words for _, words in sorted(found)]
 
 
-def _wait_for_instances(url: str, wanted: int) -> None:
-    """The proxy is ready with the first pair; a comparison needs all."""
-    limit = time.monotonic() + REGISTRATION_LIMIT_S
+def wait_for_instances(url: str, wanted: int, limit_s: float, check: Callable[[], None] = lambda: None) -> None:
+    """The proxy is ready with the first pair; a comparison needs all. `check` is called meanwhile, and may raise.
+
+    Raises: CannotStart.
+    """
+    limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
+        check()
         try:
             with urllib.request.urlopen(f"{url}/instances", timeout=5) as answer:
                 known = len(json.load(answer)["instances"])
@@ -113,7 +127,7 @@ def _wait_for_instances(url: str, wanted: int) -> None:
         if known >= wanted:
             return
         time.sleep(POLL_S)
-    raise CannotStart(f"the proxy at {url} knows of {known} instances after {REGISTRATION_LIMIT_S:g} s, not {wanted}")
+    raise CannotStart(f"the proxy at {url} knows of {known} instances after {limit_s:g} s, not {wanted}")
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from benchmarks.serving.command_lines import options as options_of
 from benchmarks.serving.document import add_servers
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.options import Options
-from benchmarks.serving.plan import Measurement, Plan, compose_file
+from benchmarks.serving.plan import UPSTREAM, Measurement, Plan, compose_file
 from benchmarks.serving.points import Point
 from benchmarks.serving.progress import Progress, minutes
-from benchmarks.serving.stack_side import StackSide, vllm_commands
+from benchmarks.serving.stack_side import StackSide, Target, vllm_commands
+from benchmarks.serving.upstream_side import UpstreamSide
 from benchmarks.tables import Row, ms
 from stack.settings import StackSettings
 
@@ -38,6 +39,7 @@ class Sweep:
         # Its path holds a Unix socket and must be short: not in the plan's folder.
         state = options.work.resolve() / "stack"
         self._stack = StackSide(users, options.stack_python.absolute(), state, ports, processes)
+        self._upstream = UpstreamSide(self._stack, options.vllm_router, ports, processes)
         self._ends_at = time.monotonic() + options.time_limit
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("LOADTEST_")}
 
@@ -63,40 +65,40 @@ class Sweep:
         variables = self._stack.variables(self._environment, compose_file(side, self._users.compose_file))
         print(f"starting the {side} side", flush=True)
         began, began_unix = time.monotonic(), time.time()
-        with self._stack.running(variables) as url:
+        with (self._upstream if side == UPSTREAM else self._stack).running(variables) as target:
             commands = vllm_commands(self._stack.instance_ports(variables), began_unix)
             add_servers(self._work, side, [options_of(command) for command in commands])
-            self._first_requests(url)
+            self._first_requests(target)
             self._progress.started(time.monotonic() - began)
             for measurement in measurements:
                 self._leave_time(self._progress.next_point_s())
-                self._point(measurement, url)
+                self._point(measurement, target)
                 write()
 
     def _leave_time(self, needed_s: float) -> None:
         if time.monotonic() + needed_s > self._ends_at:
             raise OutOfTime(f"the time limit of {self._options.time_limit:g} s leaves no room for the next point")
 
-    def _first_requests(self, url: str) -> None:
+    def _first_requests(self, target: Target) -> None:
         folder = self._work / "first-requests"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        self._run(generator.FIRST_REQUESTS, folder, url, generator.FIRST_REQUESTS_S, 0.0, self._plan.seed - 1)
+        self._run(generator.FIRST_REQUESTS, folder, target, generator.FIRST_REQUESTS_S, 0.0, self._plan.seed - 1)
 
-    def _point(self, measurement: Measurement, url: str) -> None:
+    def _point(self, measurement: Measurement, target: Target) -> None:
         began = time.monotonic()
         folder = self._runs.clear(measurement)
-        self._run(measurement.point, folder, url, self._plan.seconds, self._plan.warmup, measurement.seed)
+        self._run(measurement.point, folder, target, self._plan.seconds, self._plan.warmup, measurement.seed)
         took_s = time.monotonic() - began
         self._runs.mark(measurement, took_s)
         what = f"{measurement.side}, {measurement.point}: {_short(self._runs.rows(measurement)[0])}"
         print(self._progress.measured(what, took_s), flush=True)
 
-    def _run(self, point: Point, folder: Path, url: str, seconds: float, warmup: float, seed: int) -> None:
+    def _run(self, point: Point, folder: Path, target: Target, seconds: float, warmup: float, seed: int) -> None:
         generator.run(
             point,
             folder.resolve(),
-            target=url,
+            target=target,
             seconds=seconds,
             warmup=warmup,
             seed=seed,

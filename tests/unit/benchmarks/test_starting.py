@@ -136,16 +136,21 @@ def test_ports_leave_room_for_ranks() -> None:
 
 
 def test_a_model_of_the_shape_of_qwen_with_another_tokenizer(tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    own = {"model": {"vocab": {"a": 0, "b": 2}}, "added_tokens": [{"id": 1, "content": "<s>"}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(own))
     folder = make_qwen_shaped(tmp_path / "model", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert (config["num_hidden_layers"], config["num_key_value_heads"]) == (28, 4)
-    assert (folder / "tokenizer.json").read_text() == "{}"
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert vocabulary["a"] == 0
+    # Every id that the model may choose has a text, and the added token keeps its own.
+    assert sorted({*vocabulary.values(), 1}) == list(range(config["vocab_size"]))
+    assert 1 not in vocabulary.values()
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match=r"--model-tokenizer=.*: expected a folder with tokenizer\.json"):
+    with pytest.raises(CannotStart, match=r"nothing': expected a folder with the tokenizer\.json of a model"):
         make_qwen_shaped(tmp_path / "model", tmp_path / "nothing")
 
 
