@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from functools import partial
+from typing import Any
 
 import openai
 import pytest
 
 from tests.unit.proxy.conftest import PATIENCE_S, StartStack, eventually, without_comment
-from tests.unit.proxy.scripted import DONE, MODEL, data, hangs, prefilled, replies, streams, token
+from tests.unit.proxy.scripted import DONE, MODEL, breaks, data, hangs, prefilled, replies, streams, token
 
 COMPLETION = {
     "id": "cmpl-1",
@@ -176,3 +178,22 @@ async def test_the_official_client_works(start_stack: StartStack) -> None:
     assert json.loads(stack.producers[0].received[0].raw)["messages"] == [
         {"role": "user", "content": "Capital of France?"}
     ]
+
+
+@pytest.mark.parametrize("api", ["completions", "chat", "responses"])
+async def test_the_official_client_raises_when_a_stream_breaks_off(api: str, start_stack: StartStack) -> None:
+    added = b"event: response.output_item.added\n" + data({"type": "response.output_item.added"})
+    first = added if api == "responses" else token("Paris")
+    stack = await start_stack([prefilled()], [streams(first, end=breaks())])
+    async with openai.AsyncOpenAI(
+        base_url=stack.proxy.url + "/v1", api_key="client", timeout=PATIENCE_S, max_retries=0
+    ) as client:
+        create: Any = {
+            "completions": partial(client.completions.create, prompt="x"),
+            "chat": partial(client.chat.completions.create, messages=[]),
+            "responses": partial(client.responses.create, input="x"),
+        }[api]
+        events = aiter(await create(model=MODEL, stream=True))
+        await anext(events)
+        with pytest.raises(openai.APIError, match="The decode instance d0 broke the connection off"):
+            await anext(events)

@@ -122,6 +122,25 @@ async def test_the_seed_documents_curl(
     }
 
 
+async def test_no_key_and_every_request_id_is_logged(
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    keys = {"PROXY_API_KEYS": "alice:sk-alices-own", "OPENAI_API_KEY": "sk-the-stacks-own", "PROXY_LOG_LEVEL": "debug"}
+    given = {"right": "Bearer sk-alices-own", "wrong": "Bearer sk-of-nobody", "odd": "Basic sk-of-nobody"}
+    async with proxy_process(etcd_server, producer, consumer, **keys) as proxy:
+        for name, authorization in given.items():
+            headers = {"Authorization": authorization, "X-Request-Id": f"request-{name}"}
+            async with proxy.client.post(f"{proxy.url}/v1/completions", data=SEEDS_BODY, headers=headers) as answer:
+                assert answer.status == (200 if name == "right" else 401)
+                assert "sk-" not in await answer.text()
+        assert consumer.received[0].headers["Authorization"] == "Bearer sk-the-stacks-own"
+        proxy.process.send_signal(signal.SIGTERM)
+        _, log = await proxy.ended()
+    assert "sk-" not in json.dumps(log)
+    logged = {line["request_id"]: line["client"] for line in log if line["event"] == "request"}
+    assert logged == {"request-right": "alice", "request-wrong": None, "request-odd": None}
+
+
 async def test_503_when_an_instance_is_gone_and_back_when_it_is_back(
     etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
