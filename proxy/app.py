@@ -18,7 +18,7 @@ from proxy.gateway import Follow, Gateway, open_gateway
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
 
-# GET: what says something of models and servers. A scraper and a health check need none.
+# What says something of models and servers, to HEAD too. A scraper and a health check need none.
 KEY_NEEDED = ("/v1/", "/instances")
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     @app.before_request
     async def ask_for_the_key() -> Response | None:
         """Completions ask for it themselves, so that a refusal is counted and logged as their other refusals are."""
-        if request.method == "GET" and request.path.startswith(KEY_NEEDED):
+        if request.method != "POST" and request.path.startswith(KEY_NEEDED):
             try:
                 settings.client_keys.name_of(request.headers.get("Authorization"), request.headers.get("x-api-key"))
             except Unauthorized as error:

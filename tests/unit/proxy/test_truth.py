@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -129,8 +130,9 @@ async def test_a_wrong_key_is_401_and_the_name_of_a_right_one_is_counted(start_s
         line = f'pd_proxy_requests_total{{client="{name}",endpoint="/v1/completions",outcome="ok",status="200"}}'
         assert await stack.proxy.metric(line) == count
     assert "Authorization" not in stack.consumers[0].received[0].headers
-    for path, status in (("/v1/models", 401), ("/instances", 401), ("/health", 200), ("/ready", 200)):
-        async with stack.proxy.client.get(stack.proxy.url + path) as answer:
+    paths = {"/v1/models": 401, "//v1/models": 401, "/instances": 401, "/health": 200, "/ready": 200}
+    for method, (path, status) in product(("GET", "HEAD"), paths.items()):
+        async with stack.proxy.client.request(method, stack.proxy.url + path) as answer:
             assert answer.status == status
 
 
