@@ -44,7 +44,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "/v1/messages": {"system": SYSTEM, "messages": USER, "max_tokens": 6, "temperature": 0},
 }
 COMPLETIONS, CHATS, RESPONSES, MESSAGES = MINIMAL
-USAGE = {"stream_options": {"include_usage": True}}
+WITH_USAGE = {"include_usage": True}
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ async def test_served_as_by_one_server(stack: RealStack, plain: PlainVllm, case:
     if not streamed:
         await compare(stack, plain, case)
     elif case.path in (COMPLETIONS, CHATS):
-        await compare(stack, plain, case, stream=True, **USAGE)
+        await compare(stack, plain, case, stream=True, stream_options=WITH_USAGE)
     else:
         await compare(stack, plain, case, stream=True)
 
@@ -217,6 +217,11 @@ async def test_served_as_by_one_server(stack: RealStack, plain: PlainVllm, case:
 @pytest.mark.parametrize("case", WHOLE_ONLY, ids=str)
 async def test_served_whole_as_by_one_server(stack: RealStack, plain: PlainVllm, case: Case) -> None:
     await compare(stack, plain, case)
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHATS])
+async def test_usage_in_every_event(stack: RealStack, plain: PlainVllm, path: str) -> None:
+    await compare(stack, plain, Case(path), stream=True, stream_options={"continuous_usage_stats": True, **WITH_USAGE})
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)
