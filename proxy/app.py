@@ -3,7 +3,6 @@
 Every function is a coroutine, also those that never wait: Quart runs a plain function in a thread.
 """
 
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
@@ -15,6 +14,7 @@ from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, Unauthorized, code, error_body, http_error
 from proxy.exchange import OK, Exchange
 from proxy.gateway import Follow, Gateway, open_gateway
+from proxy.request_id import taken_or_made
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
 
@@ -44,9 +44,7 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
 
     @app.before_request
     async def take_or_make_request_id() -> None:
-        given = request.headers.get("X-Request-Id", "")
-        # It becomes part of log lines and of vLLM's request ids.
-        g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else uuid.uuid4().hex
+        g.request_id = taken_or_made(request.headers.get("X-Request-Id", ""))
 
     @app.before_request
     async def ask_for_the_key() -> Response | None:

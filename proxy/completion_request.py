@@ -21,6 +21,8 @@ _CLIENT_TOOLS = ("function", "custom", "namespace")
 # Only the proxy sets these: the connectors on both sides act on them.
 _TRANSFER = ("kv_transfer_params", "ec_transfer_params")
 
+MAX_MODEL_CHARACTERS = 1024  # it is repeated in the answer and in the log
+
 
 class CompletionRequest:
     """One request; what is wrong with it beyond what the proxy itself needs is left to vLLM to say.
@@ -68,6 +70,8 @@ def _model(body: dict[str, Any]) -> str:
         raise BadRequest("Missing required parameter: 'model'.", "model")
     if not isinstance(model, str):
         raise BadRequest("'model' must be a string.", "model")
+    if len(model) > MAX_MODEL_CHARACTERS:
+        raise BadRequest(f"'model' has {len(model)} characters: expected at most {MAX_MODEL_CHARACTERS}.", "model")
     return model
 
 

@@ -34,6 +34,7 @@ from proxy.errors import (
     code,
     http_error,
 )
+from proxy.request_id import taken_or_made
 
 # A client that is still sending can read why it is refused before the connection is reset under its hands.
 LINGER_S = 1.0
@@ -266,9 +267,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _answer(self, error: ProxyError) -> None:
         REFUSED.labels(code(error)).inc()
-        log.info("refused at the socket", client=self.client, code=code(error), error=str(error))
+        given = dict(self.headers).get(b"x-request-id", b"") if self._head_began or self._in_body else b""
+        request_id = taken_or_made(given.decode("latin-1"))
+        log.info("refused at the socket", request_id=request_id, client=self.client, code=code(error), error=str(error))
         refusal = http_error(error)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
+        headers["X-Request-Id"] = request_id
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items())
         self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
 

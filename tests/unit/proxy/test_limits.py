@@ -165,6 +165,7 @@ async def refusal(client: Client) -> tuple[int, str]:
     """The status and the code of what the server says last."""
     answer = await client.answer()
     assert answer.headers["connection"] == "close"
+    assert answer.headers["x-request-id"]
     return answer.status, answer.code
 
 
@@ -265,6 +266,20 @@ async def test_a_head_without_end(begin: bytes, piece: bytes, start_server: Star
     assert await client.is_cut_off()
     assert await sending < 16 * MEBIBYTE  # what the kernel's buffers take
     assert await server.serves_others()
+
+
+@pytest.mark.parametrize(("given", "taken"), [("mine-1", True), ("x" * 129, False), ("\xff", False)])
+async def test_a_refusal_has_the_requests_id(given: str, taken: bool, start_server: StartServer) -> None:
+    server = await start_server()
+    client = await server.connect()
+    head = post("/wait", "Transfer-Encoding: chunked", f"X-Request-Id: {given}")
+    await client.send(head + b"1;x=")
+    sending = asyncio.create_task(client.sends_until_cut_off(b"x" * 4096, GIBIBYTE))
+    answer = await client.answer()
+    await sending
+    assert (answer.status, answer.code) == (431, "headers_too_large")
+    assert (answer.headers["x-request-id"] == given) is taken
+    assert taken or len(answer.headers["x-request-id"]) == 32
 
 
 @pytest.mark.parametrize("head", [b"GET /" + PIECE, b"GET / HTTP/1.1\r\nX: " + PIECE, HEALTH[:-2] + b"X: y\r\n" * 4096])

@@ -31,6 +31,7 @@ CASES = [
     Case("a list", {"json": []}, 400, "invalid_request"),
     Case("no model", {"json": {"prompt": "x"}}, 400, "invalid_request", "model"),
     Case("model is a number", {"json": {"model": 1, "prompt": "x"}}, 400, "invalid_request", "model"),
+    Case("model is a book", {"json": {"model": "x" * 2000, "prompt": "x"}}, 400, "invalid_request", "model"),
     Case("unknown model", {"json": GOOD | {"model": "x"}}, 404, "model_not_found", "model"),
     Case("KV parameters", {"json": GOOD | {"kv_transfer_params": {}}}, 400, "invalid_request", "kv_transfer_params"),
     Case("too large", {"data": b" " * 5000}, 413, "request_too_large"),
