@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import etcd_http
@@ -22,6 +23,7 @@ from tests.integration.proxy.bad_day_stack import START_S, BadDayStack, HttpAnsw
 from tests.real_stack import MAX_MODEL_LEN, MODEL, running, wait_until
 
 LONG = 1000  # four chunks, seconds
+RECOMPUTED = 'pd_proxy_transfers_total{result="recomputed"}'
 
 
 @pytest.fixture(scope="module")
@@ -180,12 +182,15 @@ async def test_the_kv_cache_does_not_arrive(stack: BadDayStack, proxy: Proxy, pr
     tokens = prompt(300)
     failed = stack.consumer.failures()
     async with nothing_left_on(*stack.servers):
+        recomputed = await proxy.metric(RECOMPUTED)
         stack.drop_writes.touch()
         try:
             found = await proxy.post(completion(tokens))
         finally:
             stack.drop_writes.unlink()
         assert found.headers["X-PD-Path"] == "disaggregated"
+        assert (found.headers["X-PD-KV-Bytes"], found.headers["X-PD-KV-Tokens"]) == ("0", "0")
+        assert await proxy.metric(RECOMPUTED) == recomputed + 1
         assert found.tokens == await answer(stack.consumer, tokens)
         await until(lambda: (stack.consumer.failures() - failed).total() == 1, "the failure is counted")
 
@@ -222,8 +227,10 @@ async def test_a_wiped_etcd(stack: BadDayStack, proxy: Proxy, prompt: Prompt) ->
 
     async with asyncio.timeout(60), nothing_left_on(*stack.servers):
         requests = asyncio.create_task(go_on())
+        etcd = psutil.Process(stack.pids["etcd"])
         await asyncio.to_thread(stack.supervisor.stop_service, "etcd")
         await until_stale(True)
+        await asyncio.to_thread(etcd.wait, START_S)  # until then supervisord starts no other
         shutil.rmtree(stack.folder / "etcd")
         await asyncio.to_thread(stack.supervisor.start_service, "etcd")
         await until_stale(False)
