@@ -242,7 +242,9 @@ async def test_workers_end_with_a_supervisor_that_is_killed(
         assert without_comment(seen) == token(" city") + token(" of") + DONE
         status, log = await proxy.ended()  # its output ends with the last of them
     assert status == -signal.SIGKILL
-    assert len({each["pid"] for each in log if each["event"] == "shutting down"}) == 2
+    (served,) = [each["pid"] for each in log if each["event"] == "request"]
+    # The other one may not have been up yet, and then has nothing to let finish.
+    assert served in [each["pid"] for each in log if each["event"] == "shutting down"]
 
 
 @pytest.fixture
