@@ -57,6 +57,7 @@ class Engines:
 
     def __init__(self, engines: dict[str, TransferEngine]) -> None:
         self._engines = engines
+        self._peers_told: set[str] = set()  # segments of which the log knows the transport
         self.host_identity = host_identity()
 
     @property
@@ -86,14 +87,19 @@ class Engines:
             self._engines[transport] = wrap(self._engines[transport])
 
     def choose(self, segments: Mapping[str, str], peer_identity: str) -> str:
-        """The transport for writing to a peer with this address. Raises: TransferError: when none is common."""
+        """The transport for writing to a peer with this address; the log tells it once with the reason.
+
+        Raises: TransferError: when none is common.
+        """
         same_host = peer_identity == self.host_identity
         transport = choose(self._engines, segments, same_host)
+        where = "the same host" if same_host else "another host or PID namespace"
+        offers = f"{', '.join(self._engines)} here, {', '.join(segments) or 'none'} on {where}"
         if transport is None:
-            where = "the same host" if same_host else "another host or PID namespace"
-            raise TransferError(
-                f"no common transport: {', '.join(self._engines)} here, {', '.join(segments) or 'none'} on {where}"
-            )
+            raise TransferError(f"no common transport: {offers}")
+        if segments[transport] not in self._peers_told:
+            self._peers_told.add(segments[transport])
+            log.info("KV cache for %s goes over %s, the best in common: %s", segments[transport], transport, offers)
         return transport
 
     def write(self, transport: str, segment: str, pieces: Sequence[Piece]) -> None:

@@ -217,7 +217,6 @@ def _kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, obje
     return {
         "engine_id": instance_id,
         "control": vllm_command.control_addresses(settings),
-        "transport": settings.mooncake.protocol,
     }
 
 

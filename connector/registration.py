@@ -2,14 +2,17 @@
 
 etcd being away stops nothing that runs: the record is written again, under a new lease, once etcd answers. Should etcd
 have lost its data, Mooncake's descriptions of the instance's memory come back as well. Mooncake writes them once, and
-without them no peer that starts later could write to the instance.
+without them no peer that starts later could write to the instance. They also tell over which transports it is reached.
 """
 
+import json
 import logging
 import warnings
+from collections.abc import Mapping
 
 import grpc
 
+from connector.transports import TRANSPORTS
 from stack import etcd  # before etcd3: it chooses the protobuf that etcd3 works with
 from stack.instances import Adapter, Instance
 
@@ -47,10 +50,12 @@ class Registration:
                 self._lease = None
             if self._lease is None:
                 self._keep_segments()
+                self._instance = self._instance.model_copy(update={"transports": _transports(self._segments)})
                 lease = self._client.lease(self._ttl).id
                 self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
                 self._lease = lease
-                log.info("registered %s in etcd at %s", self._instance.key, self._endpoint)
+                over = f", KV cache over {', '.join(self._instance.transports)}" if self._instance.transports else ""
+                log.info("registered %s in etcd at %s%s", self._instance.key, self._endpoint, over)
         except ETCD_AWAY as error:
             if self._reachable:
                 log.warning("etcd at %s does not answer (%s): retrying", self._endpoint, type(error).__name__)
@@ -104,6 +109,13 @@ def forget_old_segments(endpoint: str, name: str) -> None:
         client.close()
     except ETCD_AWAY as error:
         log.warning("could not clean up Mooncake's old keys in etcd: %s", type(error).__name__)
+
+
+def _transports(segments: Mapping[str, bytes]) -> tuple[str, ...]:
+    """What Mooncake really uses, best first. A segment without memory is of a transport that was left out after all."""
+    records = [json.loads(value) for key, value in segments.items() if key.startswith("mooncake/ram/")]
+    used = {record["protocol"] for record in records if record["buffers"]}
+    return tuple(transport for transport in TRANSPORTS if transport in used)
 
 
 def _segment_prefixes(name: str) -> list[str]:

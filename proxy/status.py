@@ -95,6 +95,7 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "tensor_parallel_size": instance.tensor_parallel_size,
                 "vllm_version": instance.vllm_version,
                 "connector_version": instance.connector_version,
+                "transports": instance.transports,
                 "fingerprint": instance.fingerprint,
                 "age_s": round(now - instance.started_at, 1),
                 "outstanding": fleet.outstanding(instance.instance_id),

@@ -40,6 +40,7 @@ class Instance(BaseModel):
     tensor_parallel_size: int
     fingerprint: str  # hash over model, cache dtype and block layout; instances pair only when theirs are equal
     kv_transfer: dict[str, Any]  # empty for an aggregated instance
+    transports: tuple[str, ...] = ()  # over which its KV cache can move, best first; none for an aggregated instance
     vllm_version: str
     connector_version: str
     started_at: float

@@ -56,11 +56,18 @@ def test_when_all_refuse_the_reasons_are_told() -> None:
         engines.register(4096, 10)
 
 
-def test_the_transport_for_a_peer() -> None:
+def test_the_transport_for_a_peer_is_told_once_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     engines = Engines({"nvlink_intra": RecordingEngine("p-nvlink_intra"), "tcp": RecordingEngine("p-tcp")})
     theirs = {"nvlink_intra": "d-nvlink_intra", "tcp": "d-tcp"}
-    assert engines.choose(theirs, host_identity()) == "nvlink_intra"
-    assert engines.choose(theirs, "elsewhere") == "tcp"
+    for _ in range(2):
+        assert engines.choose(theirs, host_identity()) == "nvlink_intra"
+        assert engines.choose(theirs, "elsewhere") == "tcp"
+    offers = "the best in common: nvlink_intra, tcp here, nvlink_intra, tcp on"
+    assert caplog.messages == [
+        f"KV cache for d-nvlink_intra goes over nvlink_intra, {offers} the same host",
+        f"KV cache for d-tcp goes over tcp, {offers} another host or PID namespace",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The launcher as a process, with a scripted server in place of vLLM and a real etcd."""
 
+import json
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -22,11 +23,12 @@ from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import LIMIT_S, until
 
 PROGRAM = Path(__file__).with_name("scripted_launcher.py")
+REAL = ("-m", "connector.launcher")
 ROOT = Path(__file__).parents[3]
 
 
 class Launcher:
-    def __init__(self, server: EtcdProcess, folder: Path, **variables: str) -> None:
+    def __init__(self, server: EtcdProcess, folder: Path, program: Sequence[str], variables: dict[str, str]) -> None:
         self._server = server
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -46,7 +48,7 @@ class Launcher:
         }
         self._log = folder / "launcher.log"
         with self._log.open("wb") as log:
-            command = [sys.executable, str(PROGRAM)]
+            command = [sys.executable, *program]
             self.process = subprocess.Popen(command, env=environment | variables, stdout=log, stderr=log)
 
     @property
@@ -108,8 +110,8 @@ def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProces
 def launch(shared_etcd: EtcdProcess, tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
     launched: list[Launcher] = []
 
-    def make(**variables: str) -> Launcher:
-        launched.append(Launcher(shared_etcd, tmp_path, **variables))
+    def make(program: Sequence[str] = (str(PROGRAM),), **variables: str) -> Launcher:
+        launched.append(Launcher(shared_etcd, tmp_path, program, variables))
         return launched[-1]
 
     yield make
@@ -266,6 +268,21 @@ def test_a_bad_variable_is_one_line_and_nothing_starts(launch: Launch) -> None:
     assert launcher.wait() == 2
     (line,) = launcher.log.splitlines()
     assert line.startswith("MOONCAKE_PROTOCOL='rmda': ")
+
+
+def test_a_transport_that_nobody_knows_is_one_line_although_mooncake_takes_it(launch: Launch, tmp_path: Path) -> None:
+    """In both places where it can be said, to the launcher as it is started for real."""
+    file = tmp_path / "mooncake.json"
+    addresses = {"prefill_url": "h:13003", "decode_url": "h:13503", "metadata_server": "h:2379"}
+    file.write_text(json.dumps({**addresses, "protocol": "bogus"}))
+    expected = "Input should be 'auto', 'tcp', 'rdma' or 'nvlink_intra'"
+    for variables, line in (
+        ({"MOONCAKE_PROTOCOL": "bogus"}, f"MOONCAKE_PROTOCOL='bogus': {expected}"),
+        ({"MOONCAKE_CONFIG_PATH": str(file)}, f"MOONCAKE_CONFIG_PATH='{file}': protocol='bogus': {expected}"),
+    ):
+        launcher = launch(REAL, **variables)
+        assert launcher.wait() == 2
+        assert launcher.log.splitlines() == [line]
 
 
 def test_a_transport_that_this_machine_does_not_have_is_one_line_and_nothing_starts(launch: Launch) -> None:

@@ -1,5 +1,6 @@
 """Registration against a real etcd: kept, lapsed, lost and made again."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ from tests.unit.proxy.scripted import instance
 
 RECORD = instance("prefill", "p0")
 LONG_S = 3600
+MEMORY = {"addr": 4096, "length": 10}
+
+
+def segment(protocol: str, *buffers: dict[str, int]) -> str:
+    """As Mooncake describes one."""
+    return json.dumps({"protocol": protocol, "buffers": buffers})
 
 
 @pytest.fixture
@@ -102,8 +109,9 @@ def test_an_etcd_that_lost_its_data_gets_mooncakes_segments_again(etcd_server: E
     """Mooncake itself writes them only when the server starts."""
     mine, another = "mooncake/ram/p0-0-tcp", "mooncake/ram/p01-0-tcp"
     with etcd.connect(etcd_server.endpoint) as client:
-        for key in (mine, another, "mooncake/rpc_meta/p0-0-tcp"):
-            client.put(key, f"of {key}")
+        for key in (mine, another):
+            client.put(key, segment("tcp", MEMORY))
+        client.put("mooncake/rpc_meta/p0-0-tcp", "older")
     registration = register()
     registration.keep()
     etcd_server.stop()
@@ -114,12 +122,28 @@ def test_an_etcd_that_lost_its_data_gets_mooncakes_segments_again(etcd_server: E
 
     def is_back() -> bool:
         registration.keep()
-        return record(etcd_server) == RECORD
+        return record(etcd_server) is not None
 
     until(is_back)
     with etcd.connect(etcd_server.endpoint) as client:
         found = {item.key.decode(): value.decode() for value, item in client.get_prefix("mooncake/")}
-    assert found == {mine: f"of {mine}", "mooncake/rpc_meta/p0-0-tcp": "newer"}
+    assert found == {mine: segment("tcp", MEMORY), "mooncake/rpc_meta/p0-0-tcp": "newer"}
+
+
+def test_the_record_names_the_transports_that_mooncake_uses(
+    etcd_server: EtcdProcess, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of its own ranks, best first; a segment without memory is of an engine that refused it."""
+    caplog.set_level(logging.INFO)
+    with etcd.connect(etcd_server.endpoint) as client:
+        for rank in (0, 1):
+            client.put(f"mooncake/ram/p0-{rank}-tcp", segment("tcp", MEMORY))
+            client.put(f"mooncake/ram/p0-{rank}-rdma", segment("rdma", MEMORY))
+        client.put("mooncake/ram/p0-0-nvlink_intra", segment("nvlink_intra"))
+        client.put("mooncake/ram/p01-0-nvlink_intra", segment("nvlink_intra", MEMORY))
+    register().keep()
+    assert record(etcd_server) == RECORD.model_copy(update={"transports": ("rdma", "tcp")})
+    assert caplog.text.count("KV cache over rdma, tcp") == 1
 
 
 def test_a_new_client_does_not_inherit_another_ones_wait(etcd_server: EtcdProcess, register: Register) -> None:

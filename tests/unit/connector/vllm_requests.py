@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 CONTROL = ["tcp://p:1", "tcp://p:2"]
-PRODUCER = {"engine_id": "p0", "control": CONTROL, "transport": "tcp"}
+PRODUCER = {"engine_id": "p0", "control": CONTROL}
 
 
 def request(number: int = 1, prompt: int = 10, computed: int = 0, **params: Any) -> Any:
