@@ -73,7 +73,7 @@ def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, doc
         ended, status = f"{error}; the same command goes on", 0
         print(f"benchmark: {ended}", file=sys.stderr)
     except BenchmarkError as error:
-        ended = str(error).splitlines()[0]
+        ended = str(error).partition("; the end of ")[0]  # what follows is a log
         raise
     finally:
         documents.write(started, ended)

@@ -1,11 +1,12 @@
-"""Stands in for `python -m stack VERB` and for `python -m loadtest`: starts nothing, writes down what it is asked for.
+"""Stands in for the stack, the load test, vLLM's launcher and vllm-router, and writes down what it is asked for.
 
 `up` leaves a server behind that knows of two instances, as the stack's proxy does; `down` ends it. The load test writes
-the files of a run, unless SCRIPTED_FAILS names its point's rate.
+the files of a run, unless SCRIPTED_FAILS names its point's rate. The router listens, and nothing more.
 """
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def stack(verb: str) -> None:
 def load_test() -> int:
     rate = os.environ.get("LOADTEST_RATE", "trace")
     folder = Path(os.environ["LOADTEST_RUN_DIR"])
-    log(f"load {rate} {os.environ['LOADTEST_SEED']}")
+    counted_elsewhere = os.environ["LOADTEST_TOKENIZER"] not in ("", os.environ["LOADTEST_TARGET"])
+    log(f"load {rate} {os.environ['LOADTEST_SEED']}" + (" tokens counted elsewhere" if counted_elsewhere else ""))
     if rate == os.environ.get("SCRIPTED_FAILS"):
         print("no model is served")
         return 2
@@ -73,11 +75,28 @@ def load_test() -> int:
     return 1  # requests have failed, which is a result
 
 
+def server() -> None:
+    words = shlex.split(os.environ["VLLM_EXTRA_ARGS"])
+    config = json.loads(words[words.index("--kv-transfer-config") + 1])
+    log(f"server {os.environ['VLLM_DISTRIBUTED_KV_ROLE']} {config['kv_connector']} {config['kv_role']}")
+    signal.pause()
+
+
+def router(words: list[str]) -> None:
+    given = {name: words[words.index(name) + 1 :] for name in ("--port", "--prefill", "--decode")}
+    log(f"router {given['--prefill'][0] != given['--decode'][0]} {given['--prefill'][1].isdecimal()}")
+    HTTPServer(("127.0.0.1", int(given["--port"][0])), TwoInstances).serve_forever()
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["-m", "stack", verb]:
             stack(verb)
         case ["serve", port]:
             HTTPServer(("127.0.0.1", int(port)), TwoInstances).serve_forever()
+        case ["-m", "connector.launcher"]:
+            server()
+        case [*words] if "--vllm-pd-disaggregation" in words:
+            router(words)
         case _:
             sys.exit(load_test())

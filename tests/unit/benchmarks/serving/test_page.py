@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.serving import command_lines, page
 from benchmarks.serving.charts import charts
-from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED
+from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
 from benchmarks.serving.sections import Section, as_html, as_markdown
 from benchmarks.tables import Row
 from stack.settings import REPOSITORY
@@ -49,6 +49,13 @@ def test_few_requests_are_told() -> None:
 def test_several_repeats_have_a_range() -> None:
     rows = [row for repeat, ttft in enumerate((0.4, 0.5, 0.6)) for row in pair(repeat=repeat, ttft_p50_s=ttft)]
     assert cells(markdown(rows), "Ratios", "512/64", "0.5", "all")[3] == "0.50 [0.40 to 0.60]"
+
+
+def test_upstreams_connector_has_ratios_of_its_own() -> None:
+    text = markdown([*pair(), row(UPSTREAM, ttft_p50_s=0.1)])
+    line = cells(text, "Ratios to vLLM's own connector", "512/64", "0.5", "all")
+    assert float(line[3].strip("*")) == row(DISAGGREGATED)["ttft_p50_s"] / 0.1
+    assert line[-1].endswith("loses TTFT P50")
 
 
 def test_a_control_widens_what_is_even() -> None:

@@ -148,6 +148,40 @@ def test_a_control_may_be_added(comparison: Comparison) -> None:
     assert "## Control" in comparison.page()
 
 
+@pytest.mark.timeout(60)
+def test_upstreams_connector_is_measured_behind_its_router(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = comparison.folder / "python"
+    interpreter = comparison.folder / "venv/vllm/bin/python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.symlink_to(script)
+    monkeypatch.setenv("STACK_VENV_DIR", str(comparison.folder / "venv"))
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    status, asked = comparison.run("--versus", "upstream", "--vllm-router", str(script))
+    assert status == 0
+    assert asked[:8] == [
+        *("up compose.yaml", "load 0.5 0", "load 2 1", "down"),
+        *(BASELINE, "load 0.5 0", "load 2 1", "down"),
+    ]
+    upstream = [line for line in asked[8:] if not line.startswith("load 1 ")]
+    assert upstream[0] == BASELINE
+    assert sorted(upstream[1:3]) == [
+        "server aggregated MooncakeConnector kv_consumer",
+        "server aggregated MooncakeConnector kv_producer",
+    ]
+    counted = [f"load {rate} tokens counted elsewhere" for rate in ("0.5 0", "2 1")]
+    assert upstream[3:] == ["router True True", *counted, "down"]
+    assert {process.pid for process in psutil.Process().children(recursive=True)} == before
+    assert "## Ratios to vLLM's own connector" in comparison.page()
+
+
+def test_upstreams_connector_needs_its_router(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        comparison.run("--versus", "upstream", "--vllm-router", "/nowhere/router")
+    assert "--vllm-router='/nowhere/router': expected the program" in capsys.readouterr().err
+
+
 MIXTURE = Measurement(0, DISAGGREGATED, points("9/30+600/2:0.5@1")[0], 0)
 PLAIN = Measurement(0, AGGREGATED, points("9/30@1")[0], 0)
 
