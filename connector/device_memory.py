@@ -10,6 +10,7 @@ from typing import Any
 
 from connector.engine import TransferEngine
 from connector.layout import Piece, batches
+from connector.polled_write import always
 
 STAGING_BYTES = 32 << 20  # of pinned host memory for each write under way
 
@@ -59,7 +60,7 @@ class StagedEngine:
     def register(self, address: int, length: int) -> None:
         self._engine.register(address, length)
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         staging = self._free.get()
         try:
             for batch in batches(pieces, len(staging)):
@@ -71,7 +72,7 @@ class StagedEngine:
                         staged.append(Piece(staging.data_ptr() + offset, target, length))
                         offset += length
                     stream.synchronize()
-                self._engine.write(segment, staged)
+                self._engine.write(segment, staged, wanted)
         finally:
             self._free.put(staging)
 

@@ -6,13 +6,13 @@ import logging
 import resource
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from connector import polled_write
 from connector.layout import Piece
-from connector.polled_write import Slots
+from connector.polled_write import Slots, always
 from connector.transports import TRANSPORTS, obstacle, prepare_environment
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ class TransferEngine(Protocol):
     def register(self, address: int, length: int) -> None:
         """Raises: TransferError."""
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
-        """Move every piece into `segment`'s memory; returns when the last byte has arrived.
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
+        """Move every piece into `segment`'s memory; returns when the last byte has arrived. Once `wanted` says no,
+        nothing more is posted.
 
         Raises: TransferError: when no more bytes move; UnendedWriteError: when their end could not be awaited.
         """
@@ -121,7 +122,7 @@ class MooncakeEngine:
             ) from error
         return dict(json.loads(base64.b64decode(found["value"])))
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         if self._window:
             unwritten = polled_write.write(
                 lambda piece: int(self._engine.transfer_submit_write(segment, *piece)),
@@ -129,8 +130,11 @@ class MooncakeEngine:
                 pieces,
                 self._slots.setdefault(segment, Slots(self._window)),
                 self._write_timeout,
+                wanted,
             )
             problem, unended = (str(unwritten) if unwritten else ""), unwritten.in_flight
+        elif not wanted():
+            problem, unended = "nobody wants them any more", 0
         else:
             code = self._engine.batch_transfer_sync_write(
                 segment,
@@ -168,6 +172,6 @@ class LossyEngine:
     def register(self, address: int, length: int) -> None:
         self._engine.register(address, length)
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         if not self._switch.exists():
-            self._engine.write(segment, pieces)
+            self._engine.write(segment, pieces, wanted)

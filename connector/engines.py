@@ -6,6 +6,7 @@ from pathlib import Path
 
 from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
 from connector.layout import Piece
+from connector.polled_write import always
 from connector.transports import TRANSPORTS, candidates, choose, host_identity
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,6 @@ class Engines:
             log.info("KV cache for %s goes over %s, the best in common: %s", segments[transport], transport, offers)
         return transport
 
-    def write(self, transport: str, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, transport: str, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         """As `TransferEngine.write`, over the chosen transport."""
-        self._engines[transport].write(segment, pieces)
+        self._engines[transport].write(segment, pieces, wanted)

@@ -217,6 +217,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             if self._options.min_stream_tokens is None
             else self._options.min_stream_tokens,
             sender_threads=self._options.sender_threads,
+            write_timeout=self._options.write_timeout,
             stats=self._stats,
         )
 

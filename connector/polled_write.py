@@ -17,6 +17,10 @@ LONGEST_PIECE = 1 << 20
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 50e-6, 1e-3
 
 
+def always() -> bool:
+    return True
+
+
 class Slots:
     """How many pieces may be in flight to one peer, shared by all writes to it.
 
@@ -41,7 +45,8 @@ class Slots:
 
 @dataclass
 class Unwritten:
-    """Pieces that did not arrive: failed, not posted after the first failure, or posted without an end in time."""
+    """Pieces that did not arrive: failed, not posted because one had failed or nobody wanted them any more, or posted
+    without an end in time."""
 
     failed: int = 0
     not_posted: int = 0
@@ -60,19 +65,28 @@ def write(
     pieces: Sequence[Piece],
     slots: Slots,
     timeout: float,
+    wanted: Callable[[], bool] = always,
 ) -> Unwritten:
     """Returns when every posted piece has arrived or failed, or when none has ended for `timeout` seconds.
 
     Args: post: takes one piece and returns its number, 0 when it is refused; check: of a number, 0 while its piece is
-        in flight, 1 when that has arrived, negative when it has failed.
+        in flight, 1 when that has arrived, negative when it has failed; wanted: asked right before each piece: once it
+        says no, nothing more is posted.
     """
     unwritten = Unwritten()
     todo = deque(_cut(pieces))
     in_flight: deque[int] = deque()
     pause, last_progress = SHORTEST_PAUSE_S, time.monotonic()
+    posting = True
+
+    def may_post() -> bool:
+        nonlocal posting
+        posting = posting and not unwritten.failed and wanted()
+        return posting
+
     try:
-        while in_flight or (todo and not unwritten.failed):
-            while todo and not unwritten.failed and slots.take(len(in_flight)):
+        while in_flight or (todo and may_post()):
+            while todo and may_post() and slots.take(len(in_flight)):
                 number = post(todo.popleft())
                 if number:
                     in_flight.append(number)

@@ -34,6 +34,7 @@ REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations a
 class Producer:
     """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come.
 
+    `write_timeout` bounds a write, so that a standstill of this process that is longer ends all transfers.
     `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its last layer, not layer by layer.
     """
 
@@ -52,6 +53,7 @@ class Producer:
         patience: float,
         min_stream_tokens: int,
         sender_threads: int,
+        write_timeout: float,
         stats: TransferStats,
     ) -> None:
         self._engine_id = engine_id
@@ -74,7 +76,11 @@ class Producer:
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
-        self._senders = Senders(engines, layout, memory, self._lock, stats, self._settle, sender_threads)
+        self._longest_standstill = write_timeout
+        self._ticked = time.monotonic()
+        self._senders = Senders(
+            engines, layout, memory, self._lock, stats, self._settle, sender_threads, self._has_not_stood_still
+        )
 
     # --- vLLM's thread ---
 
@@ -230,10 +236,20 @@ class Producer:
                         share.answered = share.answered or gone
                 self._settle(held)
 
+    def _has_not_stood_still(self) -> bool:
+        """A process that was stopped must not go on with its writes when it wakes: meanwhile its consumers may have
+        taken their memory back."""
+        return time.monotonic() - self._ticked < self._longest_standstill
+
     def on_tick(self) -> None:
-        """Give up transfers of which one side has not come in time."""
+        """Give up transfers of which one side has not come in time, and all when this process was away for long."""
         now = time.monotonic()
         with self._lock:
+            if not self._has_not_stood_still():
+                for held in list(self._transfers.values()):
+                    held.end(End.FAILED, f"standstill: the producer was stopped for {now - self._ticked:.0f} s")
+                    self._settle(held)
+            self._ticked = now  # only now, when every share has its end
             for held in [held for held in self._transfers.values() if held.deadline < now]:
                 if held.released and not held.all_registered:
                     held.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")

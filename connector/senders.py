@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Senders:
     """At most one write of a share is in flight. `lock` guards all transfers; nobody holds it while writing.
 
-    `returned` is called with the lock held after each write.
+    `returned` is called with the lock held after each write. `may_post` says whether this process is in time at all.
     """
 
     def __init__(
@@ -32,8 +32,10 @@ class Senders:
         stats: TransferStats,
         returned: Callable[[Held], None],
         threads: int,
+        may_post: Callable[[], bool],
     ) -> None:
         self._engines = engines
+        self._may_post = may_post
         self._layout = layout
         self._memory = memory
         self._lock = lock
@@ -109,16 +111,21 @@ class Senders:
 
     def _write(self, share: HeldShare, pieces: list[Piece]) -> str:
         """Twice if need be: a connection may break while both ends live, and the same bytes may go to the same place
-        again. Not when the share has ended meanwhile, so that a consumer that cancels waits for one attempt at most;
-        and not behind pieces without an end, which have taken all the time that a write has.
+        again. Not when the share has ended meanwhile: then even what is left of the first attempt is not posted,
+        because a consumer that hears nothing for long takes its memory back. And not behind pieces without an end,
+        which have taken all the time that a write has.
 
         Returns: why it failed both times; empty when every byte has arrived.
         """
+
+        def wanted() -> bool:
+            return share.state.ending is None and self._may_post()
+
         cause = ""
         for attempt in ("first", "second"):
             try:
                 if pieces:  # none for a rank without heads of its own
-                    self._engines.write(share.transport, share.segment, pieces)
+                    self._engines.write(share.transport, share.segment, pieces, wanted)
                 return ""
             except TransferError as error:
                 cause = f"write failed: {error}"

@@ -80,6 +80,7 @@ class Rank:
             patience=options["patience"],
             min_stream_tokens=0,
             sender_threads=4,
+            write_timeout=options["write_timeout"],
             stats=self._stats,
         )
         self._consumer = Consumer(

@@ -52,8 +52,14 @@ def test_auto_takes_rdma_where_both_have_it_and_tcp_where_one_has_not(start: Sta
     transfer(producer, without, "tcp")
     assert without.ask("arrived") == {"tcp": {"bytes": TRANSFER_BYTES, "transport": "tcp"}}
     assert devices.counter("rxe0", "sent_pkts") == sent
-    transfer(producer, with_rdma, "rdma")
-    assert with_rdma.ask("arrived") == {"rdma": {"bytes": TRANSFER_BYTES, "transport": "rdma"}}
+    for again in ("rdma before", "rdma"):
+        transfer(producer, with_rdma, again)
+        assert with_rdma.ask("arrived") == {again: {"bytes": TRANSFER_BYTES, "transport": "rdma"}}
+    said = [line for line in producer.log.read_text().splitlines() if "KV cache for " in line]
+    assert [line.partition(" goes over ")[2] for line in said] == [
+        "tcp, the best in common: rdma, tcp here, tcp on the same host",
+        "rdma, the best in common: rdma, tcp here, rdma, tcp on the same host",
+    ], "once for each peer"
     assert devices.counter("rxe0", "sent_pkts") >= sent + TRANSFER_BYTES // devices.MTU
 
 

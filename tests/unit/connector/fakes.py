@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from connector.engine import TransferError, UnendedWriteError
 from connector.layout import KVLayout, Piece
 from connector.messages import Message, Outcome
+from connector.polled_write import always
 
 LIMIT_S = 30.0  # for what must happen at all; no verdict depends on how fast
 LAYERS = 2
@@ -53,6 +54,7 @@ class FakeEngine:
         self.broken: set[str] = set()
         self.broken_once: set[str] = set()
         self.without_end: set[str] = set()
+        self.wanted: list[bool] = []  # by write, when it returned
         self._lock = threading.Lock()
 
     def hold(self, segment: str) -> Gate:
@@ -65,7 +67,7 @@ class FakeEngine:
     def register(self, address: int, length: int) -> None:
         raise AssertionError("the connector's class registers memory, not the producer")
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         with self._lock:
             self.writes.append((segment, list(pieces)))
         gate = self.gates.get(segment)
@@ -74,6 +76,7 @@ class FakeEngine:
             assert gate.opened.wait(LIMIT_S), "the test never opened the gate"
         with self._lock:
             self.returned += 1
+            self.wanted.append(wanted())
             if segment in self.broken | self.broken_once:
                 self.broken_once.discard(segment)
                 raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code -1")

@@ -11,6 +11,7 @@ from connector.steps import Chunk, ProducerStep, Released
 from tests.unit.connector.fakes import (
     BLOCK_TOKENS,
     LAYERS,
+    LIMIT_S,
     SOURCE,
     TARGET,
     ArrayMemory,
@@ -56,6 +57,7 @@ class Rank:
             patience=patience,
             min_stream_tokens=min_stream_tokens,
             sender_threads=senders,
+            write_timeout=LIMIT_S * 10,
             stats=self.stats,
         )
 

@@ -1,13 +1,14 @@
 """A producer's consumers and the network to them, simulated: writes last until the test ends them, and are judged."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from connector.engine import TransferError
 from connector.layout import Piece
 from connector.messages import Cancelled, Done, Failed, Message, Outcome, Register
+from connector.polled_write import always
 from tests.unit.connector.simulated_vllm import (
     BLOCK_TOKENS,
     HEAD_BYTES,
@@ -156,7 +157,7 @@ class Engine:
     def register(self, address: int, length: int) -> None:
         raise AssertionError("the connector's class registers memory, not the producer")
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         share = self._shares[segment]
         write = Write(share, list(pieces), share.unwanted)
         with self.changed:

@@ -2,13 +2,14 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from connector.engine import TransferError
 from connector.engines import Engines
 from connector.layout import Piece
+from connector.polled_write import always
 from connector.transports import host_identity
 
 PIECES = [Piece(0, 8, 8)]
@@ -23,7 +24,7 @@ class RecordingEngine:
     def register(self, address: int, length: int) -> None:
         self.registered.append((address, length))
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         self.writes.append((segment, pieces))
 
 

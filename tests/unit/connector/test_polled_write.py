@@ -100,6 +100,14 @@ def test_after_a_failure_nothing_is_posted_but_what_was_is_awaited(slots: Slots)
     assert engine.ended == {1, 2, 3, 4}
 
 
+def test_what_nobody_wants_any_more_is_not_posted_but_what_was_is_awaited(slots: Slots) -> None:
+    engine = ScriptedEngine({0: [0, 0, ARRIVED]})
+    unwritten = polled_write.write(engine.post, engine.check, pieces(9), slots, 60, lambda: len(engine.posted) < 2)
+    assert str(unwritten) == "0 failed, 0 did not end, 7 not posted"
+    assert engine.ended == {1, 2}
+    assert slots._free == SLOTS
+
+
 def test_a_piece_that_is_refused(slots: Slots) -> None:
     engine = ScriptedEngine({2: []})
     assert write(engine, pieces(4), slots) == "1 failed, 0 did not end, 1 not posted"

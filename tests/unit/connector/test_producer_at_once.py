@@ -8,13 +8,14 @@ has arrived, and nothing is left.
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from connector.engines import Engines
 from connector.layout import Piece
 from connector.messages import Cancelled, Done, Failed, Outcome
+from connector.polled_write import always
 from tests.unit.connector.fakes import (
     BLOCK_TOKENS,
     LAYERS,
@@ -38,13 +39,13 @@ class WatchedEngine(FakeEngine):
         self._rank = rank
         self.late: list[str] = []
 
-    def write(self, segment: str, pieces: Sequence[Piece]) -> None:
+    def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         transfer_id = segment.replace("segment", "t")
         if self._rank.outbox.answers_to(transfer_id):
             self.late.append(segment)
         time.sleep(0.001)  # a write takes its time, in which the other threads go on
         try:
-            super().write(segment, pieces)
+            super().write(segment, pieces, wanted)
         finally:
             if self._rank.outbox.answers_to(transfer_id):
                 self.late.append(segment)

@@ -55,6 +55,7 @@ def test_a_cancel_during_a_write_is_answered_when_it_has_returned(new_rank: NewR
     assert rank.outbox.sent == []
     gate.opened.set()
     assert rank.outbox.take_next() == Cancelled("t1", 0)
+    assert rank.engine.wanted == [False], "what was not posted yet stays so, however slow the network is"
     writes = len(rank.engine.writes)
     assert rank.engine.returned == writes
     rank.chunk(1, PROMPT, HERE, 10)
@@ -62,6 +63,27 @@ def test_a_cancel_during_a_write_is_answered_when_it_has_returned(new_rank: NewR
     rank.until_released("r1")
     assert len(rank.engine.writes) == writes
     assert rank.outbox.answers_to("t1") == [Cancelled("t1", 0)]
+    rank.assert_nothing_left()
+
+
+def test_a_producer_that_was_stopped_for_long_posts_nothing_when_it_wakes(new_rank: NewRank) -> None:
+    """The consumer has taken its memory back meanwhile; its cancellation may be read later than a sender wakes."""
+    rank = new_rank()
+    gate = rank.engine.hold("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE[:2], 6)
+    assert gate.entered.wait(LIMIT_S)
+    rank.producer._ticked -= LIMIT_S * 10
+    gate.opened.set()
+    until(lambda: rank.engine.wanted == [False])
+    rank.producer.on_tick()
+    failed = rank.outbox.take_next()
+    assert isinstance(failed, Failed)
+    assert failed.cause == f"standstill: the producer was stopped for {LIMIT_S * 10:.0f} s"
+    rank.chunk(1, PROMPT, HERE, 10)
+    rank.release(1)
+    rank.until_released("r1")
+    assert rank.engine.wanted == [False], "no other write"
     rank.assert_nothing_left()
 
 

@@ -89,6 +89,7 @@ class AnyOrder(RuleBasedStateMachine):
             patience=PATIENCE_S,
             min_stream_tokens=min_stream_tokens,
             sender_threads=senders,
+            write_timeout=float("inf"),
             stats=self.stats,
         )
         self.engine.changed = self.producer._progress
