@@ -29,6 +29,12 @@ def add_interface(interface: str, address: str) -> None:
     _run("ip", "address", "replace", address, "dev", interface)
 
 
+def break_interface(interface: str) -> None:
+    """Without an address, and with Ethernet's usual MTU."""
+    _run("ip", "address", "flush", "dev", interface)
+    _run("ip", "link", "set", interface, "mtu", "1500")
+
+
 def link_down(interface: str) -> None:
     """By a call of the kernel: under emulation a program takes longer to start than a transfer lasts."""
     _set_flags(interface, _flags(interface) & ~IFF_UP)

@@ -57,7 +57,17 @@ def test_each_trouble_is_one_line(prefix: tuple[str, ...], variables: dict[str, 
     assert line.endswith(end)
 
 
-def test_devices_that_are_down_small_or_closed(dummy0: str) -> None:
+def test_a_device_without_an_address_and_with_small_packets(dummy0: str) -> None:
+    devices.break_interface(dummy0)
+    small, no_address = rdma_lines()
+    assert small.startswith(
+        "warning: RDMA device rxe1: found MTU 1500 of dummy0; needed 4200 or more for packets of 4096"
+    )
+    assert no_address.startswith("error: RDMA device rxe1: found 0 (fe80:")
+    assert no_address.endswith("fix: give dummy0 an IP address: `ip address add ADDRESS/PREFIX dev dummy0`")
+
+
+def test_devices_that_are_down_or_closed(dummy0: str) -> None:
     devices.link_down(dummy0)
     node = "/dev/infiniband/uverbs1"
     os.chmod(node, 0o600)
