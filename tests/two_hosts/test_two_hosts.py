@@ -160,7 +160,9 @@ def test_the_cache_crosses_the_wire_and_a_cut_wire_ends_every_request(nodes: tup
     ended = [request.result() for request in running]
 
     wait_until(lambda: second.call(answers, f"{PROXY}/ready").result(), ENDS_S, "the producer is registered again")
-    print(f"cut in mid-transfer: {ended}")
+    print(
+        "cut in mid-transfer:", *(f"{status}, {body.get('error', 'answered')}" for status, _, body in ended), sep="\n"
+    )
     right = [second.call(complete, number).result() for number in (1, 2, 3)]
     assert [status for status, _, _ in right] == [200, 200, 200]
     for (status, _, body), (_, _, expected) in zip(ended, right, strict=True):
