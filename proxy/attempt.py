@@ -149,9 +149,8 @@ class Attempt:
                 self._gateway.fleet.holds(consumer, job.prompt)
 
         task.add_done_callback(answered)
-        if (
-            consumer.role == "aggregated" and job.request.stream
-        ):  # a whole answer does not say when its first token came
+        # A whole answer does not say when its first token came.
+        if consumer.role == "aggregated" and job.request.stream:
             self._count_prefill(consumer, task)
         return task
 
