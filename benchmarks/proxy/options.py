@@ -9,7 +9,7 @@ from benchmarks.option_types import Tuple, count, counts, one_of, variables
 from stack.settings import REPOSITORY
 
 MEASUREMENTS = ("latency", "throughput", "chunks", "memory", "profile")
-PEERS = ("ours", "ours-2-workers", "vllm-router", "seed", "toy", "mooncake-example")
+PEERS = ("ours", "ours-2-workers", "bare", "vllm-router", "seed", "toy", "mooncake-example")
 
 
 @dataclass(frozen=True)

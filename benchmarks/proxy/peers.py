@@ -13,6 +13,7 @@ from benchmarks.processes import Launch
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.options import Options
 from benchmarks.proxy.upstream import LOOPBACK, Upstream
+from stack.settings import REPOSITORY
 
 VERSIONS = (
     "import sys; from importlib.metadata import version; print(', '.join(f'{n} {version(n)}' for n in sys.argv[1:]))"
@@ -40,6 +41,7 @@ def peers(options: Options) -> list[Peer]:
     known: dict[str, Callable[[], Peer | None]] = {
         "ours": lambda: _ours(options, "ours", 1),
         "ours-2-workers": lambda: _ours(options, "ours-2-workers", 2),
+        "bare": _bare,
         "vllm-router": lambda: _vllm_router(options.vllm_router),
         "seed": lambda: _seed(options),
         "toy": lambda: _toy(options),
@@ -85,6 +87,21 @@ def _ours(options: Options, name: str, workers: int) -> Peer:
         lambda port, upstream: {**variables, "PROXY_PORT": str(port), "ETCD_ENDPOINT": upstream.etcd},
         options.ours_from,
     )
+
+
+def _bare() -> Peer:
+    def command(port: int, upstream: Upstream) -> tuple[str, ...]:
+        return (
+            sys.executable,
+            "-m",
+            "benchmarks.proxy.bare_proxy",
+            str(port),
+            upstream.prefill_url,
+            upstream.decode_url,
+        )
+
+    libraries = _versions(sys.executable, "aiohttp", "uvloop")
+    return Peer("bare", 1, f"benchmarks/proxy/bare_proxy.py on {libraries}", command, _nothing, REPOSITORY)
 
 
 def _vllm_router(program: str) -> Peer | None:

@@ -67,7 +67,7 @@ def test_a_page_without_the_program_is_refused(text: str, line: str) -> None:
 def test_our_proxy_gets_its_workers_and_the_etcd_that_knows_the_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXY_MAX_QUEUED_REQUESTS", "1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    options = parse(["latency", "--ours-env", "PROXY_BREAKER_FAILURES=9"])
+    options = parse(["latency", "--peers", "ours,ours-2-workers", "--ours-env", "PROXY_BREAKER_FAILURES=9"])
     one, two = (peer.launch(25000, UPSTREAM, (3, 5)) for peer in peers(options))
     assert (one.name, two.name) == ("ours", "ours-2-workers")
     assert one.command[:3] == ("taskset", "--cpu-list", "3")
