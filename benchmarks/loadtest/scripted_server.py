@@ -13,10 +13,11 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import httptools
 import uvloop
+
+from benchmarks.scripted_http import BACKLOG, END, Connection, chunk
 
 MODEL = "scripted"
 # The fraction of its multiples spreads most evenly, however many are taken (the additive recurrence of Kronecker): so
@@ -27,8 +28,6 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nx-request-id: %d\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-END = b"0\r\n\r\n"
-BACKLOG = 4096
 
 
 @dataclass(frozen=True)
@@ -71,49 +70,24 @@ class Server:
         return b"".join(json.dumps(asdict(stream)).encode() + b"\n" for stream in ended)
 
 
-class Connection(asyncio.Protocol):
-    """One request after the other."""
-
+class Stream(Connection):
     def __init__(self, server: Server) -> None:
+        super().__init__()
         self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._path = b""
-        self._body = b""
-        self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        del self._parser  # it refers to this object, and nothing collects cycles here
-
-    def on_url(self, path: bytes) -> None:
-        self._path, self._body = path, b""
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        match self._path:
+    def answer(self, method: bytes, path: bytes, body: bytes) -> None:
+        match path:
             case b"/v1/completions":
-                wanted = TOKENS.search(self._body)
+                wanted = TOKENS.search(body)
                 self._stream(int(wanted[1]) if wanted else 16)
             case b"/v1/models":
-                self._whole(_json({"object": "list", "data": [{"id": MODEL, "object": "model", "root": MODEL}]}))
+                self.write_whole(_json({"object": "list", "data": [{"id": MODEL, "object": "model", "root": MODEL}]}))
             case b"/sent":
-                self._whole(self._server.sent())
+                self.write_whole(self._server.sent())
             case _:
-                self._whole(_json({"error": {"message": "no such path", "type": "NotFoundError"}}), b"404 Not Found")
-
-    def _whole(self, body: bytes, status: bytes = b"200 OK") -> None:
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
-        self._transport.write(head + body)
+                self.write_whole(
+                    _json({"error": {"message": "no such path", "type": "NotFoundError"}}), b"404 Not Found"
+                )
 
     def _stream(self, events: int) -> None:
         received = time.perf_counter_ns()
@@ -123,13 +97,13 @@ class Connection(asyncio.Protocol):
         for delay in self._server.script.delays(sent.stream, events):
             due += round(delay * 1e9)
             sent.due.append(due)
-        self._transport.write(STREAM_HEAD % sent.stream)
+        self.transport.write(STREAM_HEAD % sent.stream)
         self._wait(sent)
 
     def _wait(self, sent: Sent) -> None:
         # From the time that was due, not from now: lateness must not add up.
         left_s = (sent.due[len(sent.written)] - time.perf_counter_ns()) / 1e9
-        self._timer = self._loop.call_later(max(0.0, left_s), self._write, sent)
+        self.timer = self.loop.call_later(max(0.0, left_s), self._write, sent)
 
     def _write(self, sent: Sent) -> None:
         number, total = len(sent.written), len(sent.due)
@@ -137,12 +111,12 @@ class Connection(asyncio.Protocol):
         content = _event(f" word{number}", "length" if last else None)
         sent.written.append(time.perf_counter_ns())
         if not last:
-            self._transport.write(_chunk(content))
+            self.transport.write(chunk(content))
             self._wait(sent)
         else:
-            self._timer = None
+            self.timer = None
             self._server.ended.append(sent)
-            self._transport.write(_chunk(content + _usage(total) + b"data: [DONE]\n\n") + END)
+            self.transport.write(chunk(content + _usage(total) + b"data: [DONE]\n\n") + END)
 
 
 def _event(text: str, finish_reason: str | None) -> bytes:
@@ -164,14 +138,10 @@ def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _chunk(content: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(content), content)
-
-
 async def serve(script: Script) -> asyncio.Server:
     server = Server(script)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Connection(server), "127.0.0.1", script.port, backlog=BACKLOG)
+    return await loop.create_server(lambda: Stream(server), "127.0.0.1", script.port, backlog=BACKLOG)
 
 
 async def _serve_forever(script: Script) -> None:

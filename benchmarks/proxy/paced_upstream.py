@@ -12,25 +12,18 @@ import os
 import re
 import sys
 import time
-from typing import cast
 
-import httptools
 import uvloop
 
 from benchmarks.proxy.answers import DONE, ENGINES, MODELS, NO_RENDER, RENDER, event, last_event, whole
+from benchmarks.scripted_http import BACKLOG, END, Connection, chunk
 
 TOKENS = re.compile(rb'"max_tokens":\s*(\d+)')
 INTERVAL = re.compile(rb"interval (\d+) us")
 STREAMED = re.compile(rb'"stream":\s*(true|false)')
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-END = b"0\r\n\r\n"
 MARK = "@"
 BEFORE_TEXT, AFTER_TEXT = event(MARK).split(MARK.encode())
-BACKLOG = 4096
-
-
-def chunk(content: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(content), content)
 
 
 def stamped() -> bytes:
@@ -41,65 +34,33 @@ def stamped() -> bytes:
 LAST = chunk(last_event() + DONE) + END
 
 
-class Vllm(asyncio.Protocol):
-    """One connection, one request after the other."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._path = b""
-        self._body: list[bytes] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        del self._parser  # it refers to this object, and nothing collects cycles here
-
-    def on_url(self, path: bytes) -> None:
-        self._path = path
-        self._body = []
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        if self._parser.get_method() != b"POST":
-            self._whole(ENGINES if self._path == b"/query" else MODELS)
+class Vllm(Connection):
+    def answer(self, method: bytes, path: bytes, body: bytes) -> None:
+        if method != b"POST":
+            self.write_whole(ENGINES if path == b"/query" else MODELS)
             return
-        if self._path == RENDER.encode():
-            self._whole(NO_RENDER, b"403 Forbidden")
+        if path == RENDER.encode():
+            self.write_whole(NO_RENDER, b"403 Forbidden")
             return
-        body = b"".join(self._body)
         # A name may be there twice: then the last one counts, as in Python's JSON.
         wanted, interval, streamed = TOKENS.findall(body), INTERVAL.search(body), STREAMED.findall(body)
         tokens = int(wanted[-1]) if wanted else 16
         if not streamed or streamed[-1] == b"false":
-            self._whole(whole(tokens))
+            self.write_whole(whole(tokens))
         elif interval is None or not int(interval[1]):
-            self._transport.write(STREAM_HEAD + b"".join(stamped() for _ in range(tokens - 1)) + LAST)
+            self.transport.write(STREAM_HEAD + b"".join(stamped() for _ in range(tokens - 1)) + LAST)
         else:
-            self._transport.write(STREAM_HEAD)
-            self._pace(tokens, int(interval[1]) / 1e6, self._loop.time())
-
-    def _whole(self, body: bytes, status: bytes = b"200 OK") -> None:
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
-        self._transport.write(head + body)
+            self.transport.write(STREAM_HEAD)
+            self._pace(tokens, int(interval[1]) / 1e6, self.loop.time())
 
     def _pace(self, left: int, interval_s: float, due: float) -> None:
         if left == 1:
-            self._timer = None
-            self._transport.write(LAST)
+            self.timer = None
+            self.transport.write(LAST)
             return
-        self._transport.write(stamped())
+        self.transport.write(stamped())
         # From the time that was due, not from now: lateness must not add up.
-        self._timer = self._loop.call_at(due + interval_s, self._pace, left - 1, interval_s, due + interval_s)
+        self.timer = self.loop.call_at(due + interval_s, self._pace, left - 1, interval_s, due + interval_s)
 
 
 async def _serve(ports: list[int]) -> None:

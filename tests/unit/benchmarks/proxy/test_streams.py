@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.proxy import stream_client
 from benchmarks.proxy.answers import DONE, event
-from benchmarks.proxy.paced_upstream import STREAM_HEAD, Vllm, chunk
+from benchmarks.proxy.paced_upstream import STREAM_HEAD, Vllm
 from benchmarks.proxy.stream_client import Connection, Job, Recorder
+from benchmarks.scripted_http import chunk
 
 BROKEN = {
     "HTTP 503": b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}",
