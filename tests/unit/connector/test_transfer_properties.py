@@ -218,4 +218,4 @@ class Interleaving(RuleBasedStateMachine):
 
 
 TestInterleaving = Interleaving.TestCase
-TestInterleaving.settings = settings(derandomize=True, max_examples=300, stateful_step_count=60, deadline=None)
+TestInterleaving.settings = settings(max_examples=300, stateful_step_count=60)

@@ -218,7 +218,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(STEPS, max_size=60))
 def test_any_order_keeps_the_bounds_the_order_and_every_place(steps: list[tuple[str, int]]) -> None:
     asyncio.run(_any_order(steps))

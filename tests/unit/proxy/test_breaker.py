@@ -193,7 +193,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(STEPS, max_size=60))
 def test_any_order_never_two_probes_and_never_open_for_ever(steps: list[tuple[str, ...]]) -> None:
     model = Model()
