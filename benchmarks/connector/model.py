@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.errors import CannotStart
 
+VOCABULARY = 152064
 QWEN25_7B = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -17,7 +18,7 @@ QWEN25_7B = {
     "num_hidden_layers": 28,
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
-    "vocab_size": 152064,
+    "vocab_size": VOCABULARY,
     "max_position_embeddings": 32768,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-06,
@@ -55,6 +56,6 @@ def _with_a_text_for_every_id(tokenizer: str) -> str:
     document = json.loads(tokenizer)
     vocabulary: dict[str, int] = document["model"]["vocab"]
     known = {*vocabulary.values(), *(added["id"] for added in document.get("added_tokens", []))}
-    wanted = set(range(int(str(QWEN25_7B["vocab_size"])))) - known
+    wanted = set(range(VOCABULARY)) - known
     vocabulary.update({f"<{number}>": number for number in sorted(wanted)})
     return json.dumps(document, ensure_ascii=False)
