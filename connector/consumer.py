@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from connector.checksum import Memory, checksum_of_blocks
 from connector.layout import KVLayout
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
+from connector.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER, Revocation
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load, sum_of_shares
 
 log = logging.getLogger(__name__)
 
-# After its producer's process has ended, what it had sent may still lie in this host's receive buffers.
+# After its producer's process has ended, what it had sent may still be on the network or in this host's buffers.
 LAST_BYTES_S = 1.0
 
 
@@ -31,6 +32,7 @@ class _Waiting:
     lost: dict[int, float] = field(default_factory=dict)  # ranks that have ended -> when no byte can come any more
     cancelled: bool = False  # the producer was told to stop
     aborted: bool = False  # nobody waits for the blocks' contents any more
+    open_to: set[str] = field(default_factory=set)  # transports over which bytes may come after the last answer
 
     def outcome(self) -> Outcome:
         """Of the whole transfer, once every rank has answered."""
@@ -45,7 +47,7 @@ class _Waiting:
 
 class Consumer:
     """Times are in seconds: `timeout` bounds the wait for a transfer, `cancel_timeout` the wait for the producer's word
-    that it has stopped writing, after which the blocks are taken back without it."""
+    that it has stopped writing. Blocks that it may still write to are taken back by `revocation`."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Consumer:
         watch: Callable[[str], None],
         timeout: float,
         cancel_timeout: float,
+        revocation: Revocation,
         stats: TransferStats,
     ) -> None:
         self._rank = rank
@@ -69,6 +72,7 @@ class Consumer:
         self._watch = watch
         self._timeout = timeout
         self._cancel_timeout = cancel_timeout
+        self._revocation = revocation
         self._stats = stats
         self._waiting: dict[str, _Waiting] = {}
         self._early: dict[str, tuple[list[Outcome], float]] = {}
@@ -175,6 +179,7 @@ class Consumer:
         with self._lock:
             for transfer_id, waiting in self._waiting.items():
                 for rank in [rank for rank in waiting.missing if waiting.lost.get(rank, now) < now]:
+                    waiting.open_to |= AFTER_A_PEERS_END
                     cause = f"producer lost: {waiting.missing[rank]} has ended"
                     self._answered(Failed(transfer_id, rank, 0, cause))
                 if waiting.deadline > now or not waiting.missing:
@@ -185,7 +190,10 @@ class Consumer:
                 else:
                     for rank, address in list(waiting.missing.items()):
                         cause = f"timed out: {address} did not answer"
-                        self._answered(Failed(transfer_id, rank, 0, cause))
+                        self._answered(Failed(transfer_id, rank, 0, cause, unended=True))
+            for waiting in self._waiting.values():
+                if not waiting.missing:
+                    self._end(waiting)
             self._early = {key: value for key, value in self._early.items() if value[1] > now}
 
     # --- with the lock held ---
@@ -199,9 +207,16 @@ class Consumer:
         if isinstance(answer, Done) and not self._proves(waiting.load, answer):
             cause = f"checksum: what arrived from {address} is not what it sent"
             answer = Failed(answer.transfer_id, answer.rank, 0, cause)
+        if not isinstance(answer, Done) and answer.unended:
+            waiting.open_to |= BY_A_SILENT_PEER
         waiting.answers.append(answer)
         if not waiting.missing:
-            self._outcomes[answer.transfer_id] = waiting.outcome()
+            self._end(waiting)
+
+    def _end(self, waiting: _Waiting) -> None:
+        """Once nobody can write into the blocks; asked again with each tick until then."""
+        if self._revocation.over(waiting.load.segments[self._rank], waiting.open_to):
+            self._outcomes[waiting.load.transfer_id] = waiting.outcome()
             self._news.notify_all()
 
     def _proves(self, load: Load, done: Done) -> bool:

@@ -76,6 +76,9 @@ class StagedEngine:
         finally:
             self._free.put(staging)
 
+    def close(self) -> None:
+        self._engine.close()
+
 
 def on_gpu(storages: Sequence[Any], device: Any) -> DeviceMemory:
     """The memory of these `torch.UntypedStorage`s, with a stream of its own."""

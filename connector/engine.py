@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import resource
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from connector import polled_write
 from connector.layout import Piece
 from connector.polled_write import Slots, always
-from connector.transports import TRANSPORTS, obstacle, prepare_environment
+from connector.transports import TRANSPORTS, obstacle, prepare_environment, progress_timeout
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class TransferError(RuntimeError):
 
 
 class UnendedWriteError(TransferError):
-    """A write of which pieces have neither arrived nor failed in time, and still may do either."""
+    """A write of which bytes may still arrive: pieces did not end, or Mooncake gave up waiting for their end."""
 
 
 class TransferEngine(Protocol):
@@ -43,6 +44,10 @@ class TransferEngine(Protocol):
 
         Raises: TransferError: when no more bytes move; UnendedWriteError: when their end could not be awaited.
         """
+
+    def close(self) -> None:
+        """Peers' writes end here: when it returns, no byte of theirs can come any more. It serves for nothing else
+        afterwards."""
 
 
 class MooncakeEngine:
@@ -123,6 +128,7 @@ class MooncakeEngine:
         return dict(json.loads(base64.b64decode(found["value"])))
 
     def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
+        started = time.monotonic()
         if self._window:
             unwritten = polled_write.write(
                 lambda piece: int(self._engine.transfer_submit_write(segment, *piece)),
@@ -132,7 +138,10 @@ class MooncakeEngine:
                 self._write_timeout,
                 wanted,
             )
-            problem, unended = (str(unwritten) if unwritten else ""), unwritten.in_flight
+            # A broken connection delivers nothing more, but one that Mooncake closed for its silence may.
+            seconds = time.monotonic() - started
+            by_silence = self._transport == "tcp" and seconds >= progress_timeout(self._write_timeout)
+            problem, unended = str(unwritten or ""), unwritten.in_flight or by_silence
         elif not wanted():
             problem, unended = "nobody wants them any more", 0
         else:
@@ -147,6 +156,9 @@ class MooncakeEngine:
             size = sum(piece.length for piece in pieces)
             kind = UnendedWriteError if unended else TransferError
             raise kind(f"writing {size} bytes in {len(pieces)} pieces to {segment} over {self._transport}: {problem}")
+
+    def close(self) -> None:
+        del self._engine  # its destructor ends Mooncake's threads, connections and registrations
 
 
 def _locked_memory_limit(length: int) -> str:
@@ -175,3 +187,6 @@ class LossyEngine:
     def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         if not self._switch.exists():
             self._engine.write(segment, pieces, wanted)
+
+    def close(self) -> None:
+        self._engine.close()

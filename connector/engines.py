@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from connector.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
@@ -29,13 +30,14 @@ def open_engines(
     Raises: TransferError: when the transport, or with `auto` every one, is refused, with the reason.
     """
 
+    numbers = count()
+
     def open_engine(transport: str) -> TransferEngine:
-        engine = MooncakeEngine(
-            f"{name}-{transport}", host, metadata_server, transport, device_name, write_timeout=write_timeout
-        )
+        segment = f"{name}-{transport}-{next(numbers)}"
+        engine = MooncakeEngine(segment, host, metadata_server, transport, device_name, write_timeout=write_timeout)
         return LossyEngine(engine, drop_switch) if drop_switch else engine
 
-    return Engines(_working(candidates(setting), open_engine))
+    return Engines(_working(candidates(setting), open_engine), open_engine)
 
 
 def _working(transports: Iterable[str], attempt: Callable[[str], TransferEngine]) -> dict[str, TransferEngine]:
@@ -54,10 +56,15 @@ def _working(transports: Iterable[str], attempt: Callable[[str], TransferEngine]
 
 
 class Engines:
-    """A rank's address for transfers is its `segments`, by transport, and its `host_identity`."""
+    """A rank's address for transfers is its `segments`, by transport, and its `host_identity`.
 
-    def __init__(self, engines: dict[str, TransferEngine]) -> None:
-        self._engines = engines
+    `open_engine` opens one for a transport, under a name that was never used.
+    """
+
+    def __init__(self, engines: dict[str, TransferEngine], open_engine: Callable[[str], TransferEngine]) -> None:
+        self._engines = engines  # replaced, never changed: other threads read it
+        self._open_engine = open_engine
+        self._memory: list[tuple[int, int]] = []
         self._peers_told: set[str] = set()  # segments of which the log knows the transport
         self.host_identity = host_identity()
 
@@ -81,11 +88,24 @@ class Engines:
             return self._engines[transport]
 
         self._engines = _working(self._engines, register_with)
+        self._memory.append((address, length))
+
+    def close(self, transport: str) -> None:
+        """No peer can write through this transport any more when its segment is gone from `segments`."""
+        self._engines[transport].close()
+        self._engines = {name: engine for name, engine in self._engines.items() if name != transport}
+
+    def open(self, transport: str) -> None:
+        """A closed transport's new engine, with the same memory. Raises: TransferError."""
+        engine = self._open_engine(transport)
+        for address, length in self._memory:
+            engine.register(address, length)
+        self._engines = {**self._engines, transport: engine}
 
     def replace(self, transport: str, wrap: Callable[[TransferEngine], TransferEngine]) -> None:
         """Let this transport's writes, if it is among ours, go through `wrap`'s engine."""
         if transport in self._engines:
-            self._engines[transport] = wrap(self._engines[transport])
+            self._engines = {**self._engines, transport: wrap(self._engines[transport])}
 
     def choose(self, segments: Mapping[str, str], peer_identity: str) -> str:
         """The transport for writing to a peer with this address; the log tells it once with the reason.

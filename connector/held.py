@@ -79,9 +79,9 @@ class HeldShare:
         end, cause = self.state.ending
         transfer_id = self.state.registration.transfer_id
         if end is End.FAILED:
-            return Failed(transfer_id, rank, self.state.delivered_blocks, cause)
+            return Failed(transfer_id, rank, self.state.delivered_blocks, cause, self.state.unended)
         if end is End.CANCELLED:
-            return Cancelled(transfer_id, rank)
+            return Cancelled(transfer_id, rank, self.state.unended)
         now = time.monotonic()
         return Done(
             transfer_id=transfer_id,

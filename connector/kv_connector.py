@@ -6,7 +6,7 @@ exists before its KV cache is allocated. What each hook promises is vLLM's `kv_c
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from connector.metrics import StepStats, TransferMetrics
 from connector.options import ConnectorOptions
 from connector.parallel import heads_of_rank
 from connector.producer import Producer
+from connector.revocation import Revocation
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, ProducerStep, RankAddress
@@ -65,14 +66,19 @@ class RankMetadata(KVConnectorHandshakeMetadata):
 
 @dataclass(frozen=True)
 class Received(KVConnectorWorkerMetadata):
-    """By request id, the facts of each rank's part of a transfer that arrived whole in this step."""
+    """By request id, the facts of each rank's part of a transfer that arrived whole in this step; and by rank the
+    names under which its memory is reached from now on."""
 
     done: dict[str, list[Done]]
+    segments: dict[int, dict[str, str]]
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "Received":
         assert isinstance(other, Received)
         requests = self.done.keys() | other.done.keys()
-        return Received({name: [*self.done.get(name, []), *other.done.get(name, [])] for name in requests})
+        return Received(
+            {name: [*self.done.get(name, []), *other.done.get(name, [])] for name in requests},
+            self.segments | other.segments,
+        )
 
 
 class StreamingMooncakeConnector(KVConnectorBase_V1):
@@ -146,7 +152,11 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             self._scheduler.sent(set(connector_output.finished_sending or ()))
         if isinstance(self._scheduler, ConsumerScheduler):
             received = connector_output.kv_connector_worker_meta
-            facts = received.done if isinstance(received, Received) else {}
+            facts = {}
+            if isinstance(received, Received):
+                facts = received.done
+                for rank, segments in received.segments.items():
+                    self._scheduler.set_segments(rank, segments)
             self._scheduler.loaded(set(connector_output.finished_recving or ()), facts)
 
     def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
@@ -177,7 +187,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._worker = (
             self._make_producer(rank, engines, layout, memory, channel, device)
             if self._produces
-            else self._make_consumer(rank, layout, memory, channel)
+            else self._make_consumer(rank, engines, layout, memory, channel)
         )
         channel.serve(self._worker.on_message, self._worker.on_tick, self._worker.on_peer_lost)
         log.info(
@@ -222,7 +232,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         )
 
     def _make_consumer(
-        self, rank: int, layout: KVLayout, memory: HostMemory | DeviceMemory, channel: Channel
+        self, rank: int, engines: Engines, layout: KVLayout, memory: HostMemory | DeviceMemory, channel: Channel
     ) -> Consumer:
         return Consumer(
             rank=rank,
@@ -234,6 +244,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             watch=channel.watch,
             timeout=self._options.timeout,
             cancel_timeout=self._options.cancel_timeout,
+            revocation=Revocation(engines),
             stats=self._stats,
         )
 
@@ -290,8 +301,16 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return self._worker.take_invalid_blocks() if isinstance(self._worker, Consumer) else set()
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        done = self._worker.take_done() if isinstance(self._worker, Consumer) else None
-        return Received({request_id: [facts] for request_id, facts in done.items()}) if done else None
+        if not isinstance(self._worker, Consumer):
+            return None
+        assert self._address is not None
+        assert self._engines is not None
+        done = {request_id: [facts] for request_id, facts in self._worker.take_done().items()}
+        renamed: dict[int, dict[str, str]] = {}
+        if self._engines.segments != self._address.segments:
+            self._address = replace(self._address, segments=self._engines.segments)
+            renamed = {get_tensor_model_parallel_rank(): self._address.segments}
+        return Received(done, renamed) if done or renamed else None
 
     def get_kv_connector_stats(self) -> StepStats | None:
         if self._scheduler is not None and self._block_pool is not None:

@@ -7,7 +7,8 @@
     producer ── Cancelled ─▶ consumer      no write is in flight any more and none will follow
 
 Exactly one of Done, Failed and Cancelled answers a registration. After any of them the producer never writes to the
-registered blocks again. Bytes themselves never travel here: they go through the transfer engine.
+registered blocks again; what it has written may still be on its way where the answer says `unended`. Bytes themselves
+never travel here: they go through the transfer engine.
 """
 
 from typing import Annotated
@@ -72,11 +73,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     rank: Natural
     delivered_blocks: Natural
     cause: str
+    unended: bool = False  # bytes that were posted may still arrive
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     transfer_id: str
     rank: Natural
+    unended: bool = False  # as in `Failed`
 
 
 Message = Register | Cancel | Done | Failed | Cancelled

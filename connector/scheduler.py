@@ -6,6 +6,7 @@ producer as soon as they are allocated, from here, because a worker hears of the
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -149,6 +150,10 @@ class ConsumerScheduler:
     def set_ranks(self, ranks: list[RankAddress]) -> None:
         self._ranks = ranks
 
+    def set_segments(self, rank: int, segments: dict[str, str]) -> None:
+        """The rank's memory is reached under other names from now on."""
+        self._ranks[rank] = replace(self._ranks[rank], segments=segments)
+
     def on_new_request(self, request: "Request") -> None:
         params = _params(request, ConsumerParams, "do_remote_prefill")
         if params is None:
@@ -193,7 +198,10 @@ class ConsumerScheduler:
         self._registered[request.request_id] = params
         self._tokens[request.request_id] = external_tokens
         self._held[request.request_id] = len(wanted)
-        self._loads.append(Load(params.transfer_id, request.request_id, wanted, params.producer.control, plan))
+        segments = [rank.segments for rank in self._ranks]
+        self._loads.append(
+            Load(params.transfer_id, request.request_id, wanted, params.producer.control, plan, segments)
+        )
 
     def _registration(
         self, params: ConsumerParams, rank: int, source: Source, first_block: int, block_ids: list[int]

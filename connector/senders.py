@@ -82,7 +82,7 @@ class Senders:
             share.first_write = share.first_write or started
             pieces = share.pieces(runs, self._layout, block_ids)
             size = sum(piece.length for piece in pieces)
-            cause = self._write(share, pieces)
+            cause, unended = self._write(share, pieces)
             if not cause:
                 share.add_to_checksums(runs, self._layout, block_ids, self._memory)
             seconds = time.monotonic() - started
@@ -99,7 +99,7 @@ class Senders:
             )
             with self._lock:
                 if cause:
-                    share.state.lost(cause)
+                    share.state.lost(cause, unended)
                 else:
                     share.bytes += size
                     share.early_bytes += size if early else 0
@@ -109,29 +109,28 @@ class Senders:
                 self.enqueue(held)
                 self._returned(held)
 
-    def _write(self, share: HeldShare, pieces: list[Piece]) -> str:
+    def _write(self, share: HeldShare, pieces: list[Piece]) -> tuple[str, bool]:
         """Twice if need be: a connection may break while both ends live, and the same bytes may go to the same place
         again. Not when the share has ended meanwhile: then even what is left of the first attempt is not posted,
         because a consumer that hears nothing for long takes its memory back. And not behind pieces without an end,
-        which have taken all the time that a write has.
+        of which bytes could arrive after those of the second attempt.
 
-        Returns: why it failed both times; empty when every byte has arrived.
+        Returns: why it failed both times, empty when every byte has arrived; and whether bytes may still arrive.
         """
 
         def wanted() -> bool:
             return share.state.ending is None and self._may_post()
 
-        cause = ""
+        cause, unended = "", False
         for attempt in ("first", "second"):
             try:
                 if pieces:  # none for a rank without heads of its own
                     self._engines.write(share.transport, share.segment, pieces, wanted)
-                return ""
+                return "", False
             except TransferError as error:
                 cause = f"write failed: {error}"
                 log.warning("%s attempt to write to %s: %s", attempt, share.reply_to, error)
-                if isinstance(error, UnendedWriteError):
-                    break
-            if share.state.ending is not None:
+                unended = isinstance(error, UnendedWriteError)
+            if unended or share.state.ending is not None:
                 break
-        return cause
+        return cause, unended

@@ -59,6 +59,7 @@ class Load:
     block_ids: list[int]
     producers: list[str]  # control address of each rank of the producer, by rank
     sources: list[list[Source]]  # who of them fills each rank of the consumer, by rank
+    segments: list[dict[str, str]]  # of each rank of the consumer, by transport, as registered
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Share:
     registration: Register
     ending: tuple[End, str] | None = None  # decided, but perhaps a write is still in flight
     writing: bool = False
+    unended: bool = False
     _cursor: list[int] = field(default_factory=list)  # next block per layer to hand to the transfer engine
     _landed: list[int] = field(default_factory=list)  # the same, but counting only writes that have returned
 
@@ -121,9 +122,10 @@ class Share:
         if self.prompt.tokens is not None and min(self._landed) == self.prompt.blocks:
             self.end(End.DONE, "")
 
-    def lost(self, cause: str) -> None:
-        """The write that `take` handed out has returned with an error."""
+    def lost(self, cause: str, unended: bool) -> None:
+        """The write that `take` handed out has returned with an error; `unended`: bytes of it may still arrive."""
         self.writing = False
+        self.unended = self.unended or unended
         self.end(End.FAILED, cause)
 
     def end(self, how: End, cause: str) -> None:

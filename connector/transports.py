@@ -115,6 +115,11 @@ def _gid_obstacle(devices: Collection[str]) -> str:
     return ""
 
 
+def progress_timeout(write_timeout: float) -> int:
+    """Seconds without progress after which Mooncake fails a piece over TCP, whose bytes may still be on their way."""
+    return max(1, int(write_timeout / HANGING_ROUNDS))
+
+
 def prepare_environment(transport: str, host: str, write_timeout: float) -> None:
     """Set what the next engine of this process reads at its start.
 
@@ -129,7 +134,7 @@ def prepare_environment(transport: str, host: str, write_timeout: float) -> None
     # With etcd as metadata server the engine otherwise publishes the first address that is not loopback.
     os.environ["MC_TCP_BIND_ADDRESS"] = host
     os.environ["MC_TRANSFER_TIMEOUT"] = str(round(write_timeout))  # of nvlink_intra's batches
-    progress_timeout = str(max(1, int(write_timeout / HANGING_ROUNDS)))
-    os.environ["MC_TCP_PROGRESS_TIMEOUT_SEC"] = progress_timeout
-    os.environ["MC_TCP_STATUS_TIMEOUT_SEC"] = progress_timeout
+    os.environ["MC_TCP_PROGRESS_TIMEOUT_SEC"] = os.environ["MC_TCP_STATUS_TIMEOUT_SEC"] = str(
+        progress_timeout(write_timeout)
+    )
     os.environ.setdefault("MC_LOG_LEVEL", "WARNING")

@@ -24,6 +24,7 @@ from connector.layout import KVLayout, Piece
 from connector.messages import Cancel, Message, Register
 from connector.parallel import Source
 from connector.producer import Producer
+from connector.revocation import Revocation
 from connector.stats import TransferStats
 from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
 
@@ -65,6 +66,7 @@ class Rank:
             tuple(self._base + layer * LAYER_BYTES for layer in range(LAYERS)), PAGE, PAGE, 0, 1, BLOCKS
         )
         self._channel = Channel(options["host"], 0, ControlKey.from_secret("the key of these tests"))
+        self._revocation = Revocation(self._engines)
         self._lost: list[tuple[str, bool]] = []
         self._producer = Producer(
             engine_id=self._name,
@@ -93,6 +95,7 @@ class Rank:
             watch=self._channel.watch,
             timeout=options["timeout"],
             cancel_timeout=options["write_timeout"] + 5,
+            revocation=self._revocation,
             stats=self._stats,
         )
         self._channel.serve(self._on_message, self._on_tick, self._on_peer_lost)
@@ -119,6 +122,13 @@ class Rank:
             "host": self._engines.host_identity,
             "base": self._base,
         }
+
+    def revoke(self) -> dict[str, Any]:
+        """What peers may do to this memory. Its address from now on."""
+        segments = self._engines.segments
+        while not self._revocation.over(segments, segments):
+            time.sleep(0.05)
+        return self.address
 
     def fill(self, byte: int) -> None:
         ctypes.memset(self._base, byte, MEMORY_BYTES)
@@ -169,7 +179,9 @@ class Rank:
             block_ids=blocks,
         )
         self._channel.send(peer["control"], registration)
-        load = Load(transfer_id, transfer_id, blocks, [peer["control"]], [[Source(0, 0, 1, 1)]])
+        load = Load(
+            transfer_id, transfer_id, blocks, [peer["control"]], [[Source(0, 0, 1, 1)]], [self._engines.segments]
+        )
         self._consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
 
     def finished(self, limit: float) -> list[str]:

@@ -4,6 +4,7 @@ A one-sided write needs nobody at the other end: it succeeds into a stopped proc
 end, which soft-RoCE shows at its worst (hardware gives up after some retries).
 """
 
+import hashlib
 import re
 import signal
 import time
@@ -33,6 +34,12 @@ def until(condition: Callable[[], bool]) -> None:
 def until_registered(producer: Rank) -> None:
     """The producer has accepted a registration since it was last asked for its statistics."""
     until(lambda: ["registrations", "accepted", 1] in (producer.ask("stats") or {"counted": []})["counted"])
+
+
+def device_is_quiet() -> bool:
+    before = devices.counter("rxe0", "sent_pkts")
+    time.sleep(1)
+    return devices.counter("rxe0", "sent_pkts") == before
 
 
 @pytest.fixture
@@ -113,6 +120,32 @@ def test_a_stopped_producer_is_given_up_and_writes_nothing_when_it_comes_back(st
     producer.ask("prefill", "t", BLOCKS)
     assert producer.ask("finished", ENDS_S) == ["t"]
     assert consumer.ask("byte", 0) == 0, "these blocks hold something else by now"
+    assert transfer(producer, consumer, "after") == ["after"]
+    assert consumer.ask("arrived")["after"]["bytes"] == TRANSFER_BYTES
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["still its own", "taken back"])
+def test_what_a_stopped_producer_had_posted_reaches_no_memory_that_was_taken_back(start: Start, revoked: bool) -> None:
+    """Most of it lies in Mooncake's queue, which goes on when the process wakes."""
+    producer, consumer = start(), start()
+    producer.ask("fill", 7)
+    assert producer.write(consumer, SMALL) == ""
+    sent = devices.counter("rxe0", "sent_pkts")
+    producer.tell("write", consumer.address, EVERYTHING * 16)
+    until(lambda: devices.counter("rxe0", "sent_pkts") > sent + 100)
+    producer.process.send_signal(signal.SIGSTOP)
+    until(device_is_quiet)
+    if revoked:
+        consumer.address = consumer.ask("revoke")
+    consumer.ask("fill", 0)
+    producer.process.send_signal(signal.SIGCONT)
+    error = producer.answer()
+    if not revoked:
+        assert error == ""
+        assert consumer.ask("byte", MEMORY_BYTES - 1) == 7, "else this proves nothing"
+        return
+    assert error
+    assert consumer.ask("sha256", 0, MEMORY_BYTES) == hashlib.sha256(bytes(MEMORY_BYTES)).hexdigest()
     assert transfer(producer, consumer, "after") == ["after"]
     assert consumer.ask("arrived")["after"]["bytes"] == TRANSFER_BYTES
 
