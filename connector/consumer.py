@@ -7,13 +7,13 @@ worker has heard of the request.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from connector.checksum import Memory, checksum_of_blocks
 from connector.layout import KVLayout
 from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
-from connector.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER, Revocation
+from connector.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load, sum_of_shares
 
@@ -47,7 +47,8 @@ class _Waiting:
 
 class Consumer:
     """Times are in seconds: `timeout` bounds the wait for a transfer, `cancel_timeout` the wait for the producer's word
-    that it has stopped writing. Blocks that it may still write to are taken back by `revocation`."""
+    that it has stopped writing. What it may still write to then is taken back through `revoked`,
+    which is `Revocation.over`."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Consumer:
         watch: Callable[[str], None],
         timeout: float,
         cancel_timeout: float,
-        revocation: Revocation,
+        revoked: Callable[[Mapping[str, str], Collection[str]], bool],
         stats: TransferStats,
     ) -> None:
         self._rank = rank
@@ -72,7 +73,7 @@ class Consumer:
         self._watch = watch
         self._timeout = timeout
         self._cancel_timeout = cancel_timeout
-        self._revocation = revocation
+        self._revoked = revoked
         self._stats = stats
         self._waiting: dict[str, _Waiting] = {}
         self._early: dict[str, tuple[list[Outcome], float]] = {}
@@ -215,7 +216,7 @@ class Consumer:
 
     def _end(self, waiting: _Waiting) -> None:
         """Once nobody can write into the blocks; asked again with each tick until then."""
-        if self._revocation.over(waiting.load.segments[self._rank], waiting.open_to):
+        if self._revoked(waiting.load.segments[self._rank], waiting.open_to):
             self._outcomes[waiting.load.transfer_id] = waiting.outcome()
             self._news.notify_all()
 

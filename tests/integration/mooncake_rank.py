@@ -2,17 +2,21 @@
 
 Prints its address as JSON, then obeys one JSON line after the other:
 {"write": ADDRESS, "pieces": [[from, to, length], ...]} answers null or the error; {"fill": BYTE} and {"sha256": null}
-are about its own memory. Needs the interpreter of vLLM's environment.
+are about its own memory; {"revoke": null} answers with the address that its memory has from then on. Needs the
+interpreter of vLLM's environment.
 """
 
 import ctypes
 import hashlib
 import json
 import sys
+import time
+from typing import Any
 
 from connector.engine import TransferError
 from connector.engines import open_engines
 from connector.layout import Piece
+from connector.revocation import Revocation
 
 MEMORY_BYTES = 32 << 20
 WRITE_TIMEOUT_S = 5.0  # so that a peer that hangs holds a connection for one second
@@ -25,9 +29,16 @@ try:
 except TransferError as error:
     sys.exit(str(error))
 engines.register(base, MEMORY_BYTES)
-print(json.dumps({"segments": engines.segments, "host": engines.host_identity, "base": base}), flush=True)
+revocation = Revocation(engines)
+
+
+def address() -> dict[str, Any]:
+    return {"segments": engines.segments, "host": engines.host_identity, "base": base}
+
+
+print(json.dumps(address()), flush=True)
 for line in sys.stdin:
-    answer: str | None = None
+    answer: str | dict[str, Any] | None = None
     match json.loads(line):
         case {"write": peer, "pieces": pieces}:
             chosen = engines.choose(peer["segments"], peer["host"])
@@ -41,6 +52,11 @@ for line in sys.stdin:
                 answer = str(error)
         case {"fill": byte}:
             ctypes.memset(base, byte, MEMORY_BYTES)
+        case {"revoke": None}:
+            segments = engines.segments
+            while not revocation.over(segments, segments):
+                time.sleep(0.01)
+            answer = address()
         case {"sha256": None}:
             answer = hashlib.sha256(memory).hexdigest()
     print(json.dumps(answer), flush=True)

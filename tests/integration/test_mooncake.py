@@ -36,22 +36,25 @@ class Rank:
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
-        self._limit = threading.Timer(LIMIT_S, self.process.kill)  # then `_answer` finds the end of the output
+        self._limit = threading.Timer(LIMIT_S, self.process.kill)  # then `answer` finds the end of the output
         self._limit.start()
-        self.address = self._answer()
+        self.address = self.answer()
 
     def ask(self, **request: Any) -> Any:
+        self.tell(**request)
+        return self.answer()
+
+    def tell(self, **request: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
-        return self._answer()
 
     def write(self, peer: "Rank", pieces: list[tuple[int, int, int]]) -> str | None:
         """The error, if there is one."""
         error: str | None = self.ask(write=peer.address, pieces=pieces)
         return error
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         return json.loads(line) if line else None
@@ -152,6 +155,33 @@ def test_a_peer_that_hangs_ends_the_write_with_every_piece_accounted_for(start: 
     assert re.search(r"over tcp: [1-9]\d* failed, 0 did not end, \d+ not posted$", error)
     consumer.process.send_signal(signal.SIGCONT)
     assert producer.write(consumer, everything) is None
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["still its own", "taken back"])
+def test_what_a_stopped_producer_had_posted_reaches_no_memory_that_was_taken_back(start: Start, revoked: bool) -> None:
+    """It lies in the kernel's buffers, which are delivered at once, and in Mooncake's queue, which goes on later."""
+    producer, consumer = start(), start()
+    producer.ask(fill=7)
+    everything = [(0, 0, MEMORY_BYTES)]
+    assert producer.write(consumer, everything) is None
+    empty = sha256_of_filled([], 0)
+    consumer.ask(fill=0)
+    producer.tell(write=consumer.address, pieces=everything * 64)
+    while consumer.ask(sha256=None) == empty:
+        pass
+    producer.process.send_signal(signal.SIGSTOP)
+    if revoked:
+        consumer.address = consumer.ask(revoke=None)
+    consumer.ask(fill=0)
+    producer.process.send_signal(signal.SIGCONT)
+    error = producer.answer()
+    if revoked:
+        assert error is not None
+        assert consumer.ask(sha256=None) == empty
+        assert producer.write(consumer, everything) is None
+    else:
+        assert error is None
+    assert consumer.ask(sha256=None) == sha256_of_filled(everything, 7)
 
 
 def test_a_peer_that_nobody_knows(start: Start) -> None:

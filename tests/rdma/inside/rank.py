@@ -95,7 +95,7 @@ class Rank:
             watch=self._channel.watch,
             timeout=options["timeout"],
             cancel_timeout=options["write_timeout"] + 5,
-            revocation=self._revocation,
+            revoked=self._revocation.over,
             stats=self._stats,
         )
         self._channel.serve(self._on_message, self._on_tick, self._on_peer_lost)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connector.engine import TransferError, UnendedWriteError
@@ -67,6 +67,9 @@ class FakeEngine:
     def register(self, address: int, length: int) -> None:
         raise AssertionError("the connector's class registers memory, not the producer")
 
+    def close(self) -> None:
+        raise AssertionError("a producer keeps its engines")
+
     def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         with self._lock:
             self.writes.append((segment, list(pieces)))
@@ -87,6 +90,27 @@ class FakeEngine:
                 target[piece.target : piece.target + piece.length] = self.source[
                     piece.source : piece.source + piece.length
                 ]
+
+
+def never_opened(transport: str) -> FakeEngine:
+    raise AssertionError(f"a new engine for {transport}: a producer keeps its engines")
+
+
+class Access:
+    """Stands for `Revocation`: `revoke` carries out what was asked for."""
+
+    def __init__(self) -> None:
+        self.segments = {"rdma": "d-rdma-0", "tcp": "d-tcp-0"}
+        self.asked: set[str] = set()
+
+    def over(self, segments: Mapping[str, str], transports: Collection[str]) -> bool:
+        due = {name for name in transports if segments[name] == self.segments[name]}
+        self.asked |= due
+        return not due
+
+    def revoke(self) -> None:
+        self.segments |= {name: f"{self.segments[name]} and a new one" for name in self.asked}
+        self.asked = set()
 
 
 class ImmediateFences:

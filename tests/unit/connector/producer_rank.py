@@ -20,6 +20,7 @@ from tests.unit.connector.fakes import (
     LateFences,
     Outbox,
     fill_page,
+    never_opened,
     page_of,
     until,
 )
@@ -46,7 +47,7 @@ class Rank:
         self.producer = Producer(
             engine_id="p",
             rank=0,
-            engines=Engines({"tcp": self.engine}),
+            engines=Engines({"tcp": self.engine}, never_opened),
             layout=SOURCE,
             memory=ArrayMemory(self.engine.source),
             block_size=BLOCK_TOKENS,

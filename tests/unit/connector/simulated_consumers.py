@@ -157,6 +157,9 @@ class Engine:
     def register(self, address: int, length: int) -> None:
         raise AssertionError("the connector's class registers memory, not the producer")
 
+    def close(self) -> None:
+        raise AssertionError("a producer keeps its engines")
+
     def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         share = self._shares[segment]
         write = Write(share, list(pieces), share.unwanted)

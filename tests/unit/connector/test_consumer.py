@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import pytest
 
 from connector.checksum import checksum_of_blocks
@@ -16,6 +17,7 @@ from tests.unit.connector.fakes import (
     LIMIT_S,
     MEMORY_BYTES,
     TARGET,
+    Access,
     ArrayMemory,
     Outbox,
     fill_page,
@@ -36,6 +38,8 @@ class Rank:
         self.stats = TransferStats()
         self.memory = bytearray(MEMORY_BYTES)
         self.watched: list[str] = []
+        self.access = Access()
+        self.segments = dict(self.access.segments)
         self.consumer = Consumer(
             rank=rank,
             block_tokens=BLOCK_TOKENS,
@@ -46,11 +50,12 @@ class Rank:
             watch=self.watched.append,
             timeout=timeout,
             cancel_timeout=cancel_timeout,
+            revoked=self.access.over,
             stats=self.stats,
         )
 
     def load(self, number: int = 1, sources: list[list[Source]] = ONE_TO_ONE) -> None:
-        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS, sources)
+        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS, sources, [self.segments] * len(sources))
         self.consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
 
     def abort(self, number: int = 1) -> None:
@@ -59,6 +64,13 @@ class Rank:
     def tick(self) -> bool:
         self.consumer.on_tick()
         return True
+
+    def revoked(self) -> set[str]:
+        """What was asked for, which is done now."""
+        asked = self.access.asked
+        self.access.revoke()
+        self.consumer.on_tick()
+        return asked
 
     def failures(self) -> dict[str, int]:
         taken = self.stats.take()
@@ -137,7 +149,7 @@ def test_an_aborted_wait_is_cancelled_and_ends_without_invalid_blocks(outcome: O
 
 def test_an_abort_in_the_step_of_the_load_is_seen() -> None:
     rank = Rank()
-    load = Load("t1", "r1", BLOCKS, PRODUCERS, ONE_TO_ONE)
+    load = Load("t1", "r1", BLOCKS, PRODUCERS, ONE_TO_ONE, [rank.segments] * 2)
     rank.consumer.begin_step(ConsumerStep(idle=True, loads=[load], aborted=["t1"]))
     assert rank.outbox.take_next() == Cancel("t1", "tcp://d:1")
     rank.consumer.on_message(Cancelled("t1", 0))
@@ -172,7 +184,8 @@ def test_a_silent_producer_is_cancelled_once_and_then_given_up() -> None:
     rank.load()
     until(lambda: rank.tick() and bool(rank.outbox.sent))
     assert rank.outbox.sent == [("tcp://p-rank0:1", Cancel("t1", "tcp://d:1"))]
-    until(lambda: rank.tick() and rank.consumer.take_finished(0.0) == {"r1"})
+    until(lambda: rank.tick() and bool(rank.revoked()))
+    assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.consumer.take_invalid_blocks() == set(BLOCKS)
     assert len(rank.outbox.sent) == 1
     assert rank.failures() == {"timed out": 1}
@@ -292,6 +305,9 @@ def test_a_producer_that_has_ended_fails_its_transfers_and_no_others(monkeypatch
     rank.consumer.on_peer_lost(PRODUCERS[1], True)
     until(lambda: rank.tick() and bool(rank.consumer._waiting["t2"].answers))
     rank.consumer.on_message(Done("t2", 0, 96, 32, 3, 0.5, 0.1, "tcp"))
+    rank.consumer.on_tick()
+    assert rank.consumer.take_finished(0.0) == set(), "its kernel may still send"
+    assert rank.revoked() == {"tcp"}
     assert rank.consumer.take_finished(0.0) == {"r2"}
     assert rank.failures() == {"producer lost": 1}
     rank.consumer.on_message(DONE)
@@ -313,8 +329,26 @@ def test_a_silent_producer_is_told_to_stop_and_its_word_awaited() -> None:
     for _ in range(2):
         rank.consumer.on_peer_lost(PRODUCERS[0], False)
     assert rank.outbox.sent == [(PRODUCERS[0], Cancel("t1", "tcp://d:1"))]
-    until(lambda: rank.tick() and rank.consumer.take_finished(0.0) == {"r1"})
+    until(lambda: rank.tick() and rank.access.asked == {"rdma", "tcp"})
+    assert rank.consumer.take_finished(0.0) == set(), "it may still write"
+    rank.revoked()
+    assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.failures() == {"timed out": 1}
+
+
+@pytest.mark.parametrize("answer", [Failed("t1", 0, 1, "write failed: x", True), Cancelled("t1", 0, True)])
+def test_behind_a_write_without_an_end_the_blocks_are_free_once_nobody_can_write(answer: Outcome) -> None:
+    rank = Rank()
+    rank.load(1)
+    rank.load(2)
+    rank.consumer.on_message(answer)
+    assert rank.consumer.take_finished(0.0) == set()
+    assert rank.revoked() == {"rdma", "tcp"}
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    # What was registered before that cannot be written to any more either.
+    rank.consumer.on_message(msgspec.structs.replace(answer, transfer_id="t2"))
+    assert rank.consumer.take_finished(0.0) == {"r2"}
+    assert rank.access.asked == set()
 
 
 @pytest.mark.parametrize("flipped", [False, True])

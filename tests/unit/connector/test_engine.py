@@ -181,6 +181,22 @@ def test_pieces_without_an_end_are_told_apart(mooncake: type[ScriptedMooncake], 
         engine.write("d-0", PIECES)
 
 
+@pytest.mark.parametrize(("transport", "kind"), [("tcp", UnendedWriteError), ("rdma", TransferError)])
+def test_what_tcp_gives_up_for_its_silence_may_still_arrive(
+    mooncake: type[ScriptedMooncake],
+    open_engine: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+    kind: type[TransferError],
+) -> None:
+    mooncake.code_of_piece = -1
+    engine = open_engine(transport)
+    monkeypatch.setattr("connector.engine.progress_timeout", lambda _: 0.0)
+    with pytest.raises(TransferError, match="failed, 0 did not end") as raised:
+        engine.write("d-0", PIECES)
+    assert raised.type is kind
+
+
 def test_memory_that_may_not_be_locked(
     mooncake: type[ScriptedMooncake], open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

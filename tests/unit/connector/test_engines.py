@@ -27,6 +27,9 @@ class RecordingEngine:
     def write(self, segment: str, pieces: Sequence[Piece], wanted: Callable[[], bool] = always) -> None:
         self.writes.append((segment, pieces))
 
+    def close(self) -> None:
+        self.segment = ""
+
 
 class RefusingEngine(RecordingEngine):
     def register(self, address: int, length: int) -> None:
@@ -35,7 +38,7 @@ class RefusingEngine(RecordingEngine):
 
 def test_all_know_the_memory_and_a_write_goes_through_the_one_of_its_transport() -> None:
     rdma, tcp = RecordingEngine("p-rdma"), RecordingEngine("p-tcp")
-    engines = Engines({"rdma": rdma, "tcp": tcp})
+    engines = Engines({"rdma": rdma, "tcp": tcp}, RecordingEngine)
     assert engines.segments == {"rdma": "p-rdma", "tcp": "p-tcp"}
     engines.register(4096, 10)
     assert rdma.registered == tcp.registered == [(4096, 10)]
@@ -45,21 +48,23 @@ def test_all_know_the_memory_and_a_write_goes_through_the_one_of_its_transport()
 
 def test_an_engine_that_refuses_the_memory_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engines = Engines({"rdma": RefusingEngine("p-rdma"), "tcp": RecordingEngine("p-tcp")})
+    engines = Engines({"rdma": RefusingEngine("p-rdma"), "tcp": RecordingEngine("p-tcp")}, RecordingEngine)
     engines.register(4096, 10)
     assert engines.segments == {"tcp": "p-tcp"}
     assert "left out: no p-rdma here" in caplog.text
 
 
 def test_when_all_refuse_the_reasons_are_told() -> None:
-    engines = Engines({"rdma": RefusingEngine("p-rdma"), "tcp": RefusingEngine("p-tcp")})
+    engines = Engines({"rdma": RefusingEngine("p-rdma"), "tcp": RefusingEngine("p-tcp")}, RecordingEngine)
     with pytest.raises(TransferError, match=r"^no p-rdma here; no p-tcp here$"):
         engines.register(4096, 10)
 
 
 def test_the_transport_for_a_peer_is_told_once_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engines = Engines({"nvlink_intra": RecordingEngine("p-nvlink_intra"), "tcp": RecordingEngine("p-tcp")})
+    engines = Engines(
+        {"nvlink_intra": RecordingEngine("p-nvlink_intra"), "tcp": RecordingEngine("p-tcp")}, RecordingEngine
+    )
     theirs = {"nvlink_intra": "d-nvlink_intra", "tcp": "d-tcp"}
     for _ in range(2):
         assert engines.choose(theirs, host_identity()) == "nvlink_intra"
@@ -84,6 +89,6 @@ def test_the_transport_for_a_peer_is_told_once_with_the_reason(caplog: pytest.Lo
     ],
 )
 def test_no_transport_for_a_peer(segments: dict[str, str], identity: str, line: str) -> None:
-    engines = Engines({"nvlink_intra": RecordingEngine("p-nvlink_intra")})
+    engines = Engines({"nvlink_intra": RecordingEngine("p-nvlink_intra")}, RecordingEngine)
     with pytest.raises(TransferError, match=re.escape(line)):
         engines.choose(segments, identity)

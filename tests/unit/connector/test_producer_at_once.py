@@ -23,6 +23,7 @@ from tests.unit.connector.fakes import (
     TARGET,
     FakeEngine,
     fill_page,
+    never_opened,
     page_of,
 )
 from tests.unit.connector.producer_rank import Rank, content
@@ -122,7 +123,7 @@ def test_both_sides_at_once(seed: int) -> None:
     """Consumers register and cancel from another thread while the prefills run and are preempted."""
     rank = Rank(senders=8)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._senders._engines = Engines({"tcp": engine})
+    rank.producer._senders._engines = Engines({"tcp": engine}, never_opened)
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(16)]
     cancelled = random.Random(seed).sample(requests, 4)

@@ -266,4 +266,5 @@ def test_behind_pieces_without_an_end_nothing_is_written_again(new_rank: NewRank
     failed = rank.outbox.take_next()
     assert isinstance(failed, Failed)
     assert failed.cause.startswith("write failed: ")
+    assert failed.unended
     assert len(rank.engine.writes) == 1

@@ -106,9 +106,18 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
         for number, (there, rank) in enumerate(zip(CONTROL, RANKS, strict=True))
     ]
     assert consumer.scheduler.blocks_held == len(wanted)
-    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS))
+    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS), [{"tcp": "d-0"}, {"tcp": "d-1"}])
     assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [load])
     assert consumer.scheduler.build_step(output()).loads == []
+
+
+def test_a_rank_with_a_new_segment_is_registered_under_it() -> None:
+    consumer = Consumer()
+    consumer.scheduler.set_segments(1, {"tcp": "d-1-new"})
+    consumer.registered()
+    segments = [message.segments for _, message in consumer.outbox.sent if isinstance(message, Register)]
+    assert segments == [{"tcp": "d-0"}, {"tcp": "d-1-new"}]
+    assert consumer.scheduler.build_step(output()).loads[0].segments == segments
 
 
 def test_a_load_happens_once() -> None:

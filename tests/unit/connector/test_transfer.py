@@ -184,6 +184,6 @@ def test_a_lost_write_delivers_nothing() -> None:
     state.landed()
     computed_everywhere(state, 8)
     state.take()
-    state.lost("write failed: x")
+    state.lost("write failed: x", unended=False)
     assert (state.ending, state.delivered_blocks) == ((End.FAILED, "write failed: x"), 1)
     assert not state.has_work()

@@ -161,7 +161,7 @@ class Interleaving(RuleBasedStateMachine):
         if consumer is None or not consumer.in_flight:
             return
         consumer.in_flight = {}
-        consumer.share.lost("write failed: x")
+        consumer.share.lost("write failed: x", unended=False)
         consumer.end = consumer.end or End.FAILED
 
     def _assert_complete(self, consumer: Consumer) -> None:

@@ -20,6 +20,7 @@ from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
 from connector.parallel import Source
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load
+from tests.unit.connector.fakes import Access
 
 TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0
 LAYOUT = KVLayout((0, 100), 8, 4, 0, 2, 12)
@@ -56,12 +57,16 @@ class Transfer:
     gone: dict[int, float] = field(default_factory=dict)
     reported: bool = False
 
-    def may_be_written(self, rank: int, now: float) -> bool:
-        if rank in self.believed:
+    def may_be_written(self, rank: int, now: float, segments: dict[str, str]) -> bool:
+        """By a producer that writes into the memory's `segments`, while those have not been replaced."""
+        word = self.believed.get(rank)
+        if isinstance(word, Done) or (word is not None and not word.unended):
             return False
         if rank in self.gone and now > self.gone[rank] + LAST_BYTES_S:
-            return False
-        return self.cancelled is None or now < self.cancelled + CANCEL_TIMEOUT_S
+            return self.load.segments[0]["tcp"] == segments["tcp"]
+        if word is None and (self.cancelled is None or now < self.cancelled + CANCEL_TIMEOUT_S):
+            return True
+        return any(self.load.segments[0][transport] == segments[transport] for transport in segments)
 
     @property
     def delivered(self) -> int:
@@ -89,6 +94,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.patched.start()
         self.transfers: list[Transfer] = []
         self.cancels: list[tuple[str, str]] = []
+        self.access = Access()
         self.consumer = Consumer(
             rank=0,
             block_tokens=4,
@@ -99,6 +105,7 @@ class AnyOrder(RuleBasedStateMachine):
             watch=lambda address: None,
             timeout=TIMEOUT_S,
             cancel_timeout=CANCEL_TIMEOUT_S,
+            revoked=self.access.over,
             stats=TransferStats(),
         )
 
@@ -121,7 +128,14 @@ class AnyOrder(RuleBasedStateMachine):
     def new_transfer(self, sources: list[Source], blocks: int) -> None:
         number = len(self.transfers)
         producers = [f"tcp://p{number}.{source.rank}:1" for source in sources]
-        load = Load(f"t{number}", f"r{number}", list(range(4 * number, 4 * number + blocks)), producers, [sources])
+        load = Load(
+            f"t{number}",
+            f"r{number}",
+            list(range(4 * number, 4 * number + blocks)),
+            producers,
+            [sources],
+            [dict(self.access.segments)],
+        )
         self.transfers.append(Transfer(load, sources))
 
     @precondition(lambda self: self.transfers)
@@ -145,8 +159,9 @@ class AnyOrder(RuleBasedStateMachine):
         rank=st.integers(0, 1),
         what=st.sampled_from(["done", "proved", "disproved", "failed", "cancelled"]),
         blocks=st.integers(0, 4),
+        unended=st.sampled_from([False, False, True]),
     )
-    def answer(self, index: int, rank: int, what: str, blocks: int) -> None:
+    def answer(self, index: int, rank: int, what: str, blocks: int, unended: bool) -> None:
         transfer = self._one_of_the_latest(index)
         source = transfer.sources[rank % len(transfer.sources)]
         transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids)
@@ -156,9 +171,9 @@ class AnyOrder(RuleBasedStateMachine):
             size = 8 * count * source.heads
             message = Done(transfer_id, source.rank, size, 0, 1, 0.5, 0.1, "tcp", proof[what])
         elif what == "failed":
-            message = Failed(transfer_id, source.rank, min(blocks, count), "write failed: x")
+            message = Failed(transfer_id, source.rank, min(blocks, count), "write failed: x", unended)
         else:
-            message = Cancelled(transfer_id, source.rank)
+            message = Cancelled(transfer_id, source.rank, unended)
         if source.rank in transfer.believed:  # an ended transfer's cancellation is answered, too
             message = Cancelled(transfer_id, source.rank)
         transfer.answered = transfer.answered or self.clock.now
@@ -183,6 +198,18 @@ class AnyOrder(RuleBasedStateMachine):
         self.consumer.on_tick()
         self._judge()
 
+    @precondition(lambda self: self.access.asked)
+    @rule()
+    def revoke(self) -> None:
+        self.access.revoke()
+        self.consumer.on_tick()
+        self._judge()
+
+    def _may_be_written(self, transfer: Transfer) -> list[bool]:
+        return [
+            transfer.may_be_written(source.rank, self.clock.now, self.access.segments) for source in transfer.sources
+        ]
+
     def _judge(self) -> None:
         """What vLLM hears at the end of a step."""
         reported = self.consumer.take_finished(0.0)
@@ -192,13 +219,13 @@ class AnyOrder(RuleBasedStateMachine):
             load = transfer.load
             if load.request_id not in reported:
                 all_answered = len(transfer.believed) == len(transfer.sources) and not transfer.forgotten
-                assert transfer.reported or not (transfer.begun and all_answered)
+                over = all_answered and not any(self._may_be_written(transfer))
+                assert transfer.reported or self.access.asked or not (transfer.begun and over)
                 continue
             assert transfer.begun
             assert not transfer.reported
             transfer.reported = True
-            for source in transfer.sources:
-                assert not transfer.may_be_written(source.rank, self.clock.now), "its blocks could still be written to"
+            assert not any(self._may_be_written(transfer))
             whole = load.request_id in done
             if whole:
                 assert transfer.delivered == len(load.block_ids)
@@ -216,6 +243,7 @@ class AnyOrder(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:
                 for seconds in (TIMEOUT_S * 1.01, CANCEL_TIMEOUT_S * 1.01):
                     self.time_passes(seconds)
+                self.revoke()
                 assert all(transfer.reported for transfer in self.transfers if transfer.begun)
                 assert not self.consumer._waiting
         finally:

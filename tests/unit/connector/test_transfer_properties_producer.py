@@ -19,6 +19,7 @@ from connector.engines import Engines
 from connector.messages import Cancel, Done, Failed
 from connector.producer import Producer
 from connector.stats import TransferStats
+from tests.unit.connector.fakes import never_opened
 from tests.unit.connector.simulated_consumers import LIES, LIMIT_S, Engine, Mailbox, Plan, Share
 from tests.unit.connector.simulated_vllm import BLOCK_TOKENS, HEADS, NUM_BLOCKS, SOURCE, Cache, Gpu, Vllm
 
@@ -78,7 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.producer = Producer(
             engine_id="p",
             rank=0,
-            engines=Engines({"tcp": self.engine}),
+            engines=Engines({"tcp": self.engine}, never_opened),
             layout=SOURCE,
             memory=cache,
             block_size=BLOCK_TOKENS,
