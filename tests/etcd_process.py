@@ -1,4 +1,4 @@
-"""A real etcd on free ports of the loopback, that can be stopped and started again with or without its data."""
+"""A real etcd on free ports of `host`, that can be stopped and started again with or without its data."""
 
 import shutil
 import signal
@@ -18,16 +18,17 @@ START_S = 20.0
 
 
 class EtcdProcess:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         folder.mkdir(exist_ok=True)
         self._data = folder / "etcd"
         self._log = folder / "etcd.log"
-        self._ports = [_free_port(), _free_port()]
+        self._host = host
+        self._ports = [_free_port(host), _free_port(host)]
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"127.0.0.1:{self._ports[0]}"
+        self.endpoint = f"{host}:{self._ports[0]}"
 
     def start(self) -> None:
-        client, peer = (f"http://127.0.0.1:{port}" for port in self._ports)
+        client, peer = (f"http://{self._host}:{port}" for port in self._ports)
         command = [str(ETCD), "--data-dir", str(self._data), "--unsafe-no-fsync"]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
@@ -67,8 +68,8 @@ class EtcdProcess:
             return False
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -1,68 +1,15 @@
 """Mooncake's real engine over TCP between processes, as the connector drives it."""
 
-import hashlib
-import json
-import os
 import random
 import re
 import signal
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stack.settings import REPOSITORY
 from tests.etcd_process import EtcdProcess
-
-PROGRAM = Path(__file__).with_name("mooncake_rank.py")
-PYTHON = REPOSITORY / ".stack" / "venv" / "vllm" / "bin" / "python"
-MEMORY_BYTES = 32 << 20
-LIMIT_S = 120.0  # for what must end at all
-
-
-class Rank:
-    """A process with engines and 32 MiB of memory."""
-
-    def __init__(self, name: str, etcd: str, transport: str, log: Path) -> None:
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("MC_")}
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [str(PYTHON), str(PROGRAM), name, etcd, transport],
-                env=variables | {"PYTHONPATH": str(REPOSITORY)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
-        self._limit = threading.Timer(LIMIT_S, self.process.kill)  # then `answer` finds the end of the output
-        self._limit.start()
-        self.address = self.answer()
-
-    def ask(self, **request: Any) -> Any:
-        self.tell(**request)
-        return self.answer()
-
-    def tell(self, **request: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-
-    def write(self, peer: "Rank", pieces: list[tuple[int, int, int]]) -> str | None:
-        """The error, if there is one."""
-        error: str | None = self.ask(write=peer.address, pieces=pieces)
-        return error
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else None
-
-    def end(self) -> None:
-        self._limit.cancel()
-        self.process.kill()
-        self.process.communicate()
+from tests.mooncake_ranks import LIMIT_S, MEMORY_BYTES, Rank, sha256_of_filled
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +40,6 @@ def start(etcd: EtcdProcess, log: Path, request: pytest.FixtureRequest) -> Itera
     yield make
     for rank in started:
         rank.end()
-
-
-def sha256_of_filled(pieces: list[tuple[int, int, int]], byte: int) -> str:
-    """Of a peer's memory, zeros before, after these pieces of memory filled with `byte` have arrived."""
-    memory = bytearray(MEMORY_BYTES)
-    for _, target, length in pieces:
-        memory[target : target + length] = bytes([byte]) * length
-    return hashlib.sha256(memory).hexdigest()
 
 
 def many_pieces() -> list[tuple[int, int, int]]:

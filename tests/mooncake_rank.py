@@ -1,4 +1,4 @@
-"""One rank's engines and memory without vLLM, for tests: python mooncake_rank.py NAME ETCD TRANSPORT
+"""One rank's engines and memory without vLLM, for tests: python mooncake_rank.py NAME HOST ETCD TRANSPORT
 
 Prints its address as JSON, then obeys one JSON line after the other:
 {"write": ADDRESS, "pieces": [[from, to, length], ...]} answers null or the error; {"fill": BYTE} and {"sha256": null}
@@ -21,11 +21,11 @@ from connector.revocation import Revocation
 MEMORY_BYTES = 32 << 20
 WRITE_TIMEOUT_S = 5.0  # so that a peer that hangs holds a connection for one second
 
-name, etcd, transport = sys.argv[1:]
+name, host, etcd, transport = sys.argv[1:]
 memory = ctypes.create_string_buffer(MEMORY_BYTES)
 base = ctypes.addressof(memory)
 try:
-    engines = open_engines(name, "127.0.0.1", etcd, transport, "", WRITE_TIMEOUT_S)
+    engines = open_engines(name, host, etcd, transport, "", WRITE_TIMEOUT_S)
 except TransferError as error:
     sys.exit(str(error))
 engines.register(base, MEMORY_BYTES)
