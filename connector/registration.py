@@ -1,8 +1,9 @@
 """Keeps one instance's record in etcd, under a lease that lives only while the instance is healthy.
 
 etcd being away stops nothing that runs: the record is written again, under a new lease, once etcd answers. Should etcd
-have lost its data, Mooncake's descriptions of the instance's memory come back as well. Mooncake writes them once, and
-without them no peer that starts later could write to the instance. They also tell over which transports it is reached.
+have lost its data, Mooncake's descriptions of the instance's memory come back as well. Mooncake writes them when a rank
+opens an engine and never again, and without them no peer that starts later could write to the instance. They also tell
+over which transports it is reached.
 """
 
 import json
@@ -49,7 +50,10 @@ class Registration:
                 log.warning("etcd no longer knows our lease: registering again")
                 self._lease = None
             if self._lease is None:
-                self._keep_segments()
+                for key, value in self._segments.items():
+                    self._client.put_if_not_exists(key, value)
+            self._segments = self._published_segments()
+            if self._lease is None:
                 self._instance = self._instance.model_copy(update={"transports": _transports(self._segments)})
                 lease = self._client.lease(self._ttl).id
                 self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
@@ -79,11 +83,12 @@ class Registration:
         self.lapse()
         self._client.close()
 
-    def _keep_segments(self) -> None:
-        for key, value in self._segments.items():
-            self._client.put_if_not_exists(key, value)
-        for prefix in _segment_prefixes(self._instance.instance_id):
-            self._segments |= {item.key.decode(): value for value, item in self._client.get_prefix(prefix)}
+    def _published_segments(self) -> dict[str, bytes]:
+        return {
+            item.key.decode(): value
+            for prefix in _segment_prefixes(self._instance.instance_id)
+            for value, item in self._client.get_prefix(prefix)
+        }
 
     def _renew(self, lease: int) -> bool:
         return all(answer.TTL > 0 for answer in self._client.refresh_lease(lease))

@@ -106,19 +106,23 @@ def test_an_etcd_that_lost_its_data_gets_the_record_again(
 
 
 def test_an_etcd_that_lost_its_data_gets_mooncakes_segments_again(etcd_server: EtcdProcess, register: Register) -> None:
-    """Mooncake itself writes them only when the server starts."""
-    mine, another = "mooncake/ram/p0-0-tcp", "mooncake/ram/p01-0-tcp"
+    """Mooncake itself writes them only when an engine opens. One may have been closed and another opened meanwhile."""
+    closed, mine, another = "mooncake/ram/p0-0-tcp-0", "mooncake/ram/p0-0-tcp-1", "mooncake/ram/p01-0-tcp-0"
+    newer = "mooncake/rpc_meta/p0-0-tcp-1"
     with etcd.connect(etcd_server.endpoint) as client:
-        for key in (mine, another):
+        for key in (closed, another):
             client.put(key, segment("tcp", MEMORY))
-        client.put("mooncake/rpc_meta/p0-0-tcp", "older")
-    registration = register()
-    registration.keep()
+        registration = register()
+        registration.keep()
+        client.delete(closed)
+        client.put(mine, segment("tcp", MEMORY))
+        client.put(newer, "older")
+        registration.keep()
     etcd_server.stop()
     etcd_server.wipe()
     etcd_server.start()
     with etcd.connect(etcd_server.endpoint) as client:
-        client.put("mooncake/rpc_meta/p0-0-tcp", "newer")
+        client.put(newer, "newer")
 
     def is_back() -> bool:
         registration.keep()
@@ -127,7 +131,7 @@ def test_an_etcd_that_lost_its_data_gets_mooncakes_segments_again(etcd_server: E
     until(is_back)
     with etcd.connect(etcd_server.endpoint) as client:
         found = {item.key.decode(): value.decode() for value, item in client.get_prefix("mooncake/")}
-    assert found == {mine: segment("tcp", MEMORY), "mooncake/rpc_meta/p0-0-tcp": "newer"}
+    assert found == {mine: segment("tcp", MEMORY), newer: "newer"}
 
 
 def test_the_record_names_the_transports_that_mooncake_uses(
