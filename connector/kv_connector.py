@@ -244,7 +244,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             watch=channel.watch,
             timeout=self._options.timeout,
             cancel_timeout=self._options.cancel_timeout,
-            revoked=Revocation(engines).over,
+            revoked=Revocation(engines, self._stats).over,
             stats=self._stats,
         )
 

@@ -21,6 +21,7 @@ COUNTERS = {
     "received_bytes": ("KV cache bytes received from producers", TRANSPORT),
     "received_tokens": ("Prompt tokens whose KV came from a producer, rounded up to whole blocks", TRANSPORT),
     "received_shares": ("Shares of transfers received whole from a producer's rank", TRANSPORT),
+    "revocations": ("Times that this rank took its memory back from peers, by a new engine", TRANSPORT),
     "failed_shares": ("Transfers of which this rank's part did not arrive whole", ("cause", "transport")),
 }
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 
 from connector.engine import TransferError
 from connector.engines import Engines
+from connector.stats import TransferStats
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ REOPEN_PAUSE_S = 5.0  # while etcd is away
 class Revocation:
     """Engines are closed and opened on a thread of its own: registering memory for RDMA may take seconds."""
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Engines, stats: TransferStats) -> None:
         self._engines = engines
+        self._stats = stats
         self._due: set[str] = set()
         self._closed: set[str] = set()  # not yet opened again
         self._news = threading.Condition()
@@ -53,6 +55,7 @@ class Revocation:
             for transport in due:
                 log.warning("peers may no longer write into segment %s", self._engines.segments[transport])
                 self._engines.close(transport)
+                self._stats.revoked(transport)
             self._closed |= due
             for transport in list(self._closed):
                 self._open(transport)

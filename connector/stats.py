@@ -60,6 +60,10 @@ class TransferStats:
             self._count(("received_shares", done.transport, 1), ("received_bytes", done.transport, done.bytes))
         self._count(("received_tokens", done.transport, tokens))
 
+    def revoked(self, transport: str) -> None:
+        """Peers may no longer write into the memory under the name that it had."""
+        self._count(("revocations", transport, 1))
+
     # --- both ---
 
     def failed(self, cause: str, transport: str = "") -> None:

@@ -17,6 +17,7 @@ from connector.engine import TransferError
 from connector.engines import open_engines
 from connector.layout import Piece
 from connector.revocation import Revocation
+from connector.stats import TransferStats
 
 MEMORY_BYTES = 32 << 20
 WRITE_TIMEOUT_S = 5.0  # so that a peer that hangs holds a connection for one second
@@ -29,7 +30,7 @@ try:
 except TransferError as error:
     sys.exit(str(error))
 engines.register(base, MEMORY_BYTES)
-revocation = Revocation(engines)
+revocation = Revocation(engines, TransferStats())
 
 
 def address() -> dict[str, Any]:

@@ -68,6 +68,7 @@ async def test_producer_killed(stack: FailureStack, prompts: Prompts) -> None:
         await streaming_prefill
     found = [await decode for decode in (unregistered_decode, streaming_decode, complete_decode)]
     await until_equal(consumer.failures, failed + Counter({"producer lost": 3}))
+    assert consumer.metric("pd_kv_revocations_total") > 0, "its kernel could have gone on sending"
     for transfer in (unregistered, streaming):
         assert consumer.reports(transfer.id, address, "producer lost")
     assert consumer.reports(complete.id, between.address, "producer lost")

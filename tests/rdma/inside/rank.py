@@ -66,7 +66,7 @@ class Rank:
             tuple(self._base + layer * LAYER_BYTES for layer in range(LAYERS)), PAGE, PAGE, 0, 1, BLOCKS
         )
         self._channel = Channel(options["host"], 0, ControlKey.from_secret("the key of these tests"))
-        self._revocation = Revocation(self._engines)
+        self._revocation = Revocation(self._engines, self._stats)
         self._lost: list[tuple[str, bool]] = []
         self._producer = Producer(
             engine_id=self._name,

@@ -7,6 +7,7 @@ import pytest
 from connector.engine import TransferError
 from connector.engines import Engines
 from connector.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER, Revocation
+from connector.stats import TransferStats
 from tests.unit.connector.fakes import FakeEngine, until
 
 MEMORY = [(4096, 10), (8192, 20)]
@@ -30,12 +31,13 @@ class Rank:
     def __init__(self) -> None:
         self._numbers = count()
         self.etcd_away = False
+        self.stats = TransferStats()
         self.opened = [self._open("rdma"), self._open("tcp")]
         self.engines = Engines(dict(zip(("rdma", "tcp"), self.opened, strict=True)), self._open_engine)
         for address, length in MEMORY:
             self.engines.register(address, length)
         self.told = self.engines.segments  # what peers know
-        self.revocation = Revocation(self.engines)
+        self.revocation = Revocation(self.engines, self.stats)
 
     def _open(self, transport: str) -> Engine:
         return Engine(f"d-{transport}-{next(self._numbers)}")
@@ -66,6 +68,9 @@ def test_a_peer_that_has_ended_costs_only_tcp_and_once(rank: Rank) -> None:
         until(lambda: rank.revocation.over(rank.told, AFTER_A_PEERS_END))
     assert [engine.segment for engine in rank.opened if not engine.closed] == ["d-rdma-0", "d-tcp-2"]
     assert rank.engines.segments == {"rdma": "d-rdma-0", "tcp": "d-tcp-2"}
+    taken = rank.stats.take()
+    assert taken is not None
+    assert taken["counted"] == [["revocations", "tcp", 1]]
 
 
 def test_nothing_is_done_where_nothing_can_come(rank: Rank) -> None:
