@@ -1,18 +1,19 @@
 """The Quart application: which path does what. All state is in the `Gateway` that lives while the app serves.
+Completions pass Quart by: `proxy.completion_connection`.
 
 Every function is a coroutine, also those that never wait: Quart runs a plain function in a thread.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 
 import structlog
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from proxy.completion_connection import CompletionConnection
 from proxy.discovery import Discovery
-from proxy.endpoints import ENDPOINTS, Endpoint
-from proxy.errors import BodyTooLarge, BodyTooSlow, ProxyError, Unauthorized, code, error_body, http_error
-from proxy.exchange import OK, Exchange
+from proxy.endpoints import ENDPOINTS
+from proxy.errors import DEFECT, Unauthorized, error_body, http_error
 from proxy.gateway import Follow, Gateway, open_gateway
 from proxy.request_id import taken_or_made
 from proxy.settings import ProxySettings
@@ -72,46 +73,11 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     @app.errorhandler(Exception)
     async def broken(error: Exception) -> Response:
         log.error("internal error", request_id=g.request_id, path=request.path, exc_info=error)
-        body = error_body(500, "The proxy has a defect; its log has the details.", "internal_error")
+        body = error_body(500, DEFECT, "internal_error")
         return Response(body, 500, mimetype="application/json")
 
-    for endpoint in ENDPOINTS:
-        app.post(endpoint.path, endpoint=endpoint.path)(_completion(endpoint, gateway))
+    app.asgi_http_class = CompletionConnection
+    for endpoint in ENDPOINTS:  # for the 405 of other methods: a POST does not come here
+        app.add_url_rule(endpoint.path, endpoint.path, methods=["POST"])
     app.register_blueprint(status_routes(gateway))
     return app
-
-
-def _completion(endpoint: Endpoint, gateway: Callable[[], Gateway]) -> Callable[[], Awaitable[Response]]:
-    async def complete() -> Response:
-        exchange = Exchange(gateway(), endpoint, g.request_id, request.headers)
-        try:
-            answer = await exchange.answer(_body)
-        except ProxyError as error:
-            refusal = http_error(error)
-            exchange.close(refusal.status, code(error), error)
-            body = endpoint.error_body(refusal.body)
-            response = Response(body, refusal.status, dict(refusal.headers), mimetype="application/json")
-        except Exception:
-            exchange.close(500, "internal_error")
-            raise
-        else:
-            if answer.is_stream:
-                response = Response(exchange.stream(), answer.status, content_type=answer.content_type)
-            else:
-                exchange.close(answer.status, OK)
-                response = Response(answer.first, answer.status, content_type=answer.content_type)
-        response.headers.update(exchange.headers)
-        return response
-
-    return complete
-
-
-async def _body() -> bytes:
-    try:
-        return await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    except HTTPException as error:
-        if error.code == 413:
-            raise BodyTooLarge(f"The body is larger than {request.max_content_length} bytes.") from error
-        raise BodyTooSlow(f"The body did not arrive within {request.body_timeout} s.") from error
-    finally:
-        request.body.clear()  # half a body would be kept until the garbage collector finds the request's cycles

@@ -35,6 +35,7 @@ from stack.instances import Role
 
 # A crashed instance's lease ends, and a restarted one registers, within a few seconds.
 RETRY_AFTER_S = 5
+DEFECT = "The proxy has a defect; its log has the details."
 
 
 class ProxyError(Exception):

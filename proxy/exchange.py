@@ -7,10 +7,9 @@ failed, client gone, proxy stopped), `close` settles both legs, counts it and wr
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import structlog
-from werkzeug.datastructures import Headers
 
 from proxy import usage
 from proxy.admission import Ticket
@@ -35,7 +34,8 @@ log = structlog.get_logger()
 
 
 class Exchange:
-    def __init__(self, gateway: Gateway, endpoint: Endpoint, request_id: str, headers: Headers) -> None:
+    def __init__(self, gateway: Gateway, endpoint: Endpoint, request_id: str, headers: Mapping[str, str]) -> None:
+        """Args: headers: of the client, by their names in small letters."""
         self._gateway = gateway
         self._endpoint = endpoint
         self._request_id = request_id
@@ -73,7 +73,7 @@ class Exchange:
             if self._gateway.draining:
                 raise ShuttingDown
             keys = self._gateway.settings.client_keys
-            self._client = keys.name_of(self._headers.get("Authorization"), self._headers.get("x-api-key")) or ANYONE
+            self._client = keys.name_of(self._headers.get("authorization"), self._headers.get("x-api-key")) or ANYONE
             self._answer = await self._try_routes(await read_body())
         except asyncio.CancelledError:
             if self._abort is None or self._task is None:
@@ -85,7 +85,7 @@ class Exchange:
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """The client's stream; back-pressure is the consumer's, because nothing is read ahead."""
         if self._answer is None:
             raise RuntimeError("stream() comes after answer()")

@@ -16,7 +16,6 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from werkzeug.datastructures import Headers
 
 from proxy.request_facts import RequestFacts
 from proxy.settings import ProxySettings
@@ -43,7 +42,7 @@ class Tracing:
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
             self._tracer = self._provider.get_tracer(SERVICE)
 
-    def start(self, name: str, headers: Headers) -> RequestSpan:
+    def start(self, name: str, headers: Mapping[str, str]) -> RequestSpan:
         given = {name: value for name in PASSED_ON if (value := headers.get(name))}
         if self._provider is None:
             return _Unrecorded(given)

@@ -1,0 +1,157 @@
+"""A completion's way from the server to its `Exchange` and back, past Quart's request and response objects.
+
+Quart makes two tasks, two contexts, a request and a response of each request and runs its hooks: a seventh of the CPU
+time that one took. So a POST to one of ENDPOINTS is answered here, from ASGI's messages, and everything else by Quart.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import aclosing
+
+import structlog
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from quart.asgi import ASGIHTTPConnection
+
+from proxy.endpoints import ENDPOINTS, Endpoint
+from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
+from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
+from proxy.request_id import taken_or_made
+
+JSON = "application/json"
+
+_ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+
+log = structlog.get_logger()
+
+
+class CompletionConnection(ASGIHTTPConnection):
+    """What Quart makes of each request, as its `asgi_http_class`."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        endpoint = _ENDPOINTS.get(self.scope["path"]) if self.scope["method"] == "POST" else None
+        if endpoint is None:
+            await super().__call__(receive, send)
+            return
+        # The first of a name counts, as it does for Quart.
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed([*self.scope["headers"]])
+        }
+        await self._complete(endpoint, headers, receive, send)
+
+    async def _complete(
+        self, endpoint: Endpoint, headers: Mapping[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        request_id = taken_or_made(headers.get("x-request-id", ""))
+        exchange = Exchange(self.app.extensions["gateway"], endpoint, request_id, headers)
+        client = _Client(receive)
+
+        async def whole_body() -> bytes:
+            try:
+                async with asyncio.timeout(self.app.config["BODY_TIMEOUT"]):
+                    body = await _read(receive, headers, self.app.config["MAX_CONTENT_LENGTH"])
+            except TimeoutError as error:
+                raise BodyTooSlow(f"The body did not arrive within {self.app.config['BODY_TIMEOUT']} s.") from error
+            client.watch()
+            return body
+
+        try:
+            try:
+                answer = await exchange.answer(whole_body)
+            except ProxyError as error:
+                refusal = http_error(error)
+                exchange.close(refusal.status, code(error), error)
+                more = {**exchange.headers, **refusal.headers, "X-Request-Id": request_id}
+                await _send_whole(send, refusal.status, JSON, more.items(), endpoint.error_body(refusal.body))
+                return
+            except _ClientLeftEarly:
+                exchange.close(CLIENT_LEFT, LEFT)
+                return
+            except Exception as error:
+                exchange.close(500, "internal_error")
+                log.error("internal error", request_id=request_id, path=endpoint.path, exc_info=error)
+                body = endpoint.error_body(error_body(500, DEFECT, "internal_error"))
+                await _send_whole(send, 500, JSON, [("X-Request-Id", request_id)], body)
+                return
+            shown = {**exchange.headers, "X-Request-Id": request_id}
+            if not answer.is_stream:
+                exchange.close(answer.status, OK)
+                await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
+                return
+            await _send_head(send, answer.status, answer.content_type, shown.items())
+            async with aclosing(exchange.stream()) as stream:
+                async for events in stream:
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not client.left:
+                raise
+            exchange.close(CLIENT_LEFT, LEFT)
+        finally:
+            client.forget()
+
+
+class _ClientLeftEarly(Exception):
+    """In the middle of its body."""
+
+
+class _Client:
+    """Cancels the task that made it when the client leaves; `left` then says why."""
+
+    def __init__(self, receive: ASGIReceiveCallable) -> None:
+        self.left = False
+        self._receive = receive
+        self._answering = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """After the body there is nothing more to receive than its leave."""
+        self._watching = asyncio.create_task(self._wait_for_leave())
+
+    def forget(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _wait_for_leave(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self._answering is not None:
+            self._answering.cancel()
+
+
+async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: int | None) -> bytes:
+    """Raises: BodyTooLarge: before it is read, when it says so itself; _ClientLeftEarly."""
+    declared = headers.get("content-length", "")
+    if most is not None and declared.isdecimal() and int(declared) > most:
+        raise _too_large(most)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _ClientLeftEarly
+        piece = message["body"]
+        if most is not None and len(body) + len(piece) > most:
+            body.clear()  # the error's traceback refers to it
+            raise _too_large(most)
+        if not message["more_body"]:
+            return bytes(body + piece) if body else piece
+        body += piece
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {most} bytes.")
+
+
+async def _send_head(
+    send: ASGISendCallable, status: int, content_type: str, headers: Iterable[tuple[str, str]]
+) -> None:
+    lines = [(b"content-type", content_type.encode("latin-1"))]
+    lines += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": lines, "trailers": False})
+
+
+async def _send_whole(
+    send: ASGISendCallable, status: int, content_type: str, headers: Iterable[tuple[str, str]], body: bytes
+) -> None:
+    await _send_head(send, status, content_type, (("Content-Length", str(len(body))), *headers))
+    await send({"type": "http.response.body", "body": body, "more_body": False})
