@@ -108,14 +108,19 @@ class Admission:
     def queued_requests(self) -> int:
         return len(self._queue)
 
+    def enter_at_once(self, tokens: int) -> "Ticket | None":
+        """None when there is no room, or when others wait for it."""
+        tokens = _capped(tokens, self._limits.running_tokens)
+        return self._start(tokens) if not self._queue and self._has_room_for(tokens) else None
+
     async def enter(self, tokens: int) -> "Ticket":
         """Returns at once, without giving way to other tasks, when there is room and nobody waits.
 
         Raises: TooBusy: the queue is full.
         """
+        if (ticket := self.enter_at_once(tokens)) is not None:
+            return ticket
         tokens = _capped(tokens, self._limits.running_tokens)
-        if not self._queue and self._has_room_for(tokens):
-            return self._start(tokens)
         waiter = self._line_up(tokens)
         try:
             return await waiter.ticket

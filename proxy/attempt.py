@@ -5,8 +5,8 @@ fails the try, because the consumer would wait for blocks that never come.
 """
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,9 +49,10 @@ class Attempt:
 
     def __init__(self, gateway: Gateway, job: Job, route: Route) -> None:
         self.route = route
-        self.transfer_id = uuid.uuid4().hex if route.producer else None
+        self.transfer_id = secrets.token_hex(16) if route.producer else None
         self.failed: set[str] = set()
         self._gateway = gateway
+        self._decided = asyncio.get_running_loop().create_future()
         self.dispatched_at = time.monotonic()
         self.prefilled_at: float | None = None
         self.answered_at: float | None = None
@@ -73,12 +74,9 @@ class Attempt:
         Raises: the failure of either leg.
         """
         try:
-            if self._prefill is not None:
-                await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
-                if not self._decode.done():
-                    self._prefill.result()
-            if not self._decode.done():
-                await asyncio.wait((self._decode,))
+            await self._decided
+            if self._prefill is not None and not self._decode.done():
+                self._prefill.result()
             return self._decode.result()
         except BaseException:
             self.cancel()
@@ -120,7 +118,9 @@ class Attempt:
 
         def ended(task: "asyncio.Task[bytes]") -> None:
             self._gateway.fleet.end(producer, self.route.prefill_tokens)
-            if not self._note_failure(producer, task, vote):
+            if self._note_failure(producer, task, vote):
+                self._decide()
+            else:
                 vote.succeeded()
                 self.prefilled_at = time.monotonic()
 
@@ -149,10 +149,16 @@ class Attempt:
                 self._gateway.fleet.holds(consumer, job.prompt)
 
         task.add_done_callback(answered)
+        task.add_done_callback(lambda _: self._decide())
         # A whole answer does not say when its first token came.
         if consumer.role == "aggregated" and job.request.stream:
             self._count_prefill(consumer, task)
         return task
+
+    def _decide(self) -> None:
+        """The consumer's leg has ended, or the producer's has failed."""
+        if not self._decided.done():  # nor cancelled
+            self._decided.set_result(None)
 
     def _count_prefill(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]") -> None:
         """The prompt is in hand until `task` is done; how fast these are worked off is what TTFT is predicted from."""

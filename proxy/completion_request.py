@@ -8,8 +8,9 @@ One transfer id moves one prompt's KV cache to one sequence. What needs more tha
 the consumer anyway, is `unsplittable`: it goes to the consumer alone, as it is.
 """
 
-import json
 from typing import Any
+
+import orjson
 
 from proxy.endpoints import CHAT, MESSAGES, Endpoint
 from proxy.errors import BadRequest
@@ -61,7 +62,7 @@ class CompletionRequest:
 
     def _with(self, members: dict[str, Any]) -> bytes:
         """The body is an object with at least one member: the model."""
-        return self._raw[:-1] + b", " + json.dumps(members).encode()[1:]
+        return self._raw[:-1] + b", " + orjson.dumps(members)[1:]
 
 
 def _model(body: dict[str, Any]) -> str:

@@ -47,7 +47,9 @@ class Endpoint:
 
         Args: events: whole events; keep-alive comments have no data.
         """
-        for event in events.split(b"\n\n"):
+        rest = events
+        while rest:
+            event, _, rest = rest.partition(b"\n\n")
             lines = event.split(b"\n")
             if any(line.startswith(b"event:") and line[6:].strip() in self.preamble for line in lines):
                 continue

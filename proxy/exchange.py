@@ -127,8 +127,7 @@ class Exchange:
         self._gateway.being_served.discard(self)
         metrics = self._gateway.metrics
         metrics.in_flight.dec()
-        metrics.requests.labels(self._endpoint.path, str(status), outcome, self._client).inc()
-        metrics.duration.labels(self._endpoint.path).observe(time.monotonic() - self._facts.arrived_at)
+        metrics.ended(self._endpoint.path, status, outcome, self._client, time.monotonic() - self._facts.arrived_at)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self._request_id)
         self._log(status, outcome, failure)
 
@@ -165,7 +164,7 @@ class Exchange:
                 gateway.metrics.retries.labels(failure.role).inc()
             self._facts.attempts += 1
             self._facts.attempt = attempt = Attempt(gateway, job, route)
-            gateway.metrics.dispatched.labels(self._facts.path, self._facts.reason).inc()
+            gateway.metrics.chosen(self._facts)
             try:
                 return await attempt.answer()
             except LegFailed as error:
@@ -176,6 +175,8 @@ class Exchange:
                 avoid |= attempt.failed
 
     async def _admitted(self, tokens: int, deadline: Deadline) -> Ticket:
+        if (ticket := self._gateway.admission.enter_at_once(tokens)) is not None:
+            return ticket  # without a timer, which is most of what this costs
         try:
             async with asyncio.timeout_at(deadline.at):
                 return await self._gateway.admission.enter(tokens)
@@ -186,7 +187,7 @@ class Exchange:
         """The answer, or some events of it, with the client's `usage`; what is counted teaches the estimates."""
         self._bytes += len(answer)
         self._events += answer.count(b"\n\n")
-        if usage.counts_cached(answer) and self._facts.path == "disaggregated":
+        if self._facts.path == "disaggregated" and usage.counts_cached(answer):
             prefill = self._facts.attempt.prefill_answer if self._facts.attempt else None
             found = usage.of_prefill(prefill) if prefill is not None else None
             return usage.corrected(answer, found, self._facts.transfer.get("tokens"))

@@ -13,7 +13,7 @@ def configure(level: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_pid,
+        _pid_adder(),
     ]
     structlog.configure(
         # orjson: a line a request is a noticeable part of what a request costs.
@@ -36,9 +36,14 @@ def configure(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _add_pid(
-    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Tells one worker from another."""
-    event["pid"] = os.getpid()
-    return event
+def _pid_adder() -> structlog.typing.Processor:
+    """Tells one worker from another; each configures its own logs, and to ask for a pid is a system call."""
+    pid = os.getpid()
+
+    def add_pid(
+        logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["pid"] = pid
+        return event
+
+    return add_pid

@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,11 +33,13 @@ from stack.instances import Role
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
+Metric = TypeVar("Metric", Counter, Histogram)
+
 
 class Metrics:
     def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
         self._registry = registry = CollectorRegistry()
-        self._known: dict[tuple[Histogram | str, ...], Histogram] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
         registry.register(_FleetCollector(fleet, breakers, admission))
         registry.register(REFUSED)
@@ -102,6 +104,14 @@ class Metrics:
     def leg_failed(self, role: Role, error: BaseException) -> None:
         self.leg_failures.labels(role, _cause(error)).inc()
 
+    def chosen(self, facts: RequestFacts) -> None:
+        """A route, for one more try."""
+        self._series(self.dispatched, facts.path or "none", facts.reason).inc()
+
+    def ended(self, endpoint: str, status: int, outcome: str, client: str, seconds: float) -> None:
+        self._series(self.requests, endpoint, str(status), outcome, client).inc()
+        self._series(self.duration, endpoint).observe(seconds)
+
     def answered(self, facts: RequestFacts, endpoint: str, is_stream: bool) -> None:
         """The first chunk is here, or the whole answer."""
         if facts.path == "disaggregated":
@@ -124,22 +134,23 @@ class Metrics:
         multiprocess.MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
 
-    def _series(self, histogram: Histogram, *labels: str) -> Histogram:
+    def _series(self, metric: Metric, *labels: str) -> Metric:
         """As `labels`, remembered: looking a series up costs as much as counting in it."""
-        known = self._known.get((histogram, *labels))
+        known: Metric | None = self._known.get((metric, *labels))
         if known is None:
-            known = self._known[(histogram, *labels)] = histogram.labels(*labels)
+            known = self._known[(metric, *labels)] = metric.labels(*labels)
         return known
 
     def _moved(self, facts: RequestFacts) -> None:
         if not facts.transfer:
-            self.transfers.labels("unknown").inc()
+            self._series(self.transfers, "unknown").inc()
         elif not facts.transfer["bytes"]:
             self.transfers.labels("recomputed").inc()
         else:
-            self.transfers.labels("moved").inc()
-            self.kv_bytes.labels(facts.transfer["transport"]).inc(facts.transfer["bytes"])
-            self.kv_tokens.labels(facts.transfer["transport"]).inc(facts.transfer["tokens"])
+            transport = facts.transfer["transport"]
+            self._series(self.transfers, "moved").inc()
+            self._series(self.kv_bytes, transport).inc(facts.transfer["bytes"])
+            self._series(self.kv_tokens, transport).inc(facts.transfer["tokens"])
 
 
 def _cause(error: BaseException) -> str:

@@ -7,13 +7,25 @@ transfer    what of the KV transfer was left after the prefill, as the connector
 first_step  the rest: on the consumer, until its first token was here; on the local path the prompt too
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 if TYPE_CHECKING:
     from proxy.attempt import Attempt
+
+_HEADERS = {
+    "path": "X-PD-Path",
+    "reason": "X-PD-Reason",
+    "producer": "X-PD-Producer",
+    "consumer": "X-PD-Consumer",
+    "transfer_id": "X-PD-Transfer-Id",
+    "transport": "X-PD-Transport",
+    "kv_bytes": "X-PD-Kv-Bytes",
+    "kv_tokens": "X-PD-Kv-Tokens",
+}
 
 
 @dataclass
@@ -83,14 +95,14 @@ class RequestFacts:
         return {name: value for name, value in facts.items() if value is not None}
 
     def headers(self) -> dict[str, str]:
-        shown = {f"X-PD-{name.replace('_', '-').title()}": str(value) for name, value in self.dispatch.items()}
+        shown = {_HEADERS[name]: str(value) for name, value in self.dispatch.items()}
         if self.attempt is not None:
             shown["Server-Timing"] = ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in self.phases.items())
         return shown
 
     def comment(self, **more: Any) -> bytes:
         """A server-sent comment, which clients skip: for what was not known when the headers were sent."""
-        return b": pd " + json.dumps(self.dispatch | self.phases_ms() | more).encode() + b"\n\n"
+        return b": pd " + orjson.dumps(self.dispatch | self.phases_ms() | more) + b"\n\n"
 
     def phases_ms(self) -> dict[str, float]:
         return {f"{name}_ms": round(1000 * seconds, 2) for name, seconds in self.phases.items()}

@@ -80,7 +80,7 @@ def test_the_prefill_leg_asks_for_one_token_of_the_same_prompt(
 def test_every_leg_gets_the_clients_own_bytes(raw: bytes) -> None:
     asked = CompletionRequest(raw, COMPLETIONS)
     prefill, decode = asked.prefill_body("t"), asked.decode_body("t", PRODUCER)
-    assert prefill.startswith(raw.rstrip()[:-1] + b', "stream": false')
+    assert prefill.startswith(raw.rstrip()[:-1] + b', "stream":false')
     assert decode.startswith(raw.rstrip()[:-1] + b', "kv_transfer_params"')
     parameters = {"do_remote_prefill": True, "transfer_id": "t", "producer": {"control": "tcp://p0:1"}}
     assert json.loads(decode) == json.loads(raw) | {"kv_transfer_params": parameters}
