@@ -5,6 +5,7 @@ PROXY_WORKERS over 1 as many processes accept on one port: each has its own view
 """
 
 import asyncio
+import gc
 import math
 import multiprocessing
 import os
@@ -70,6 +71,12 @@ def application() -> Quart:
     logs.configure(settings.proxy_log_level)
     sys.set_int_max_str_digits(MAX_DIGITS)
     app = create_app(settings)
+
+    @app.before_serving
+    async def start_without_old_objects() -> None:
+        # What lives as long as the process is not looked through again in every full collection: a pause for all.
+        gc.collect()
+        gc.freeze()
 
     @app.before_serving
     async def drain_on_termination() -> None:
