@@ -65,7 +65,9 @@ def _serve(order: Order) -> None:
     """In the child: become the vLLM server."""
     from vllm.entrypoints.launchers.api_server.entry import main as api_server
 
-    os.setsid()
+    # Not `setsid`, which gives each a scheduling group (autogroup): ranks that spin while they wait for each other
+    # have then kept both cores of a small machine from everybody else for half a minute.
+    os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor, path, flags in (
