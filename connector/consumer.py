@@ -47,8 +47,8 @@ class _Waiting:
 
 class Consumer:
     """Times are in seconds: `timeout` bounds the wait for a transfer, `cancel_timeout` the wait for the producer's word
-    that it has stopped writing. What it may still write to then is taken back through `revoked`,
-    which is `Revocation.over`."""
+    that it has stopped writing. Without it, what may still be written to is taken back first: `revoked` is
+    `Revocation.over`."""
 
     def __init__(
         self,
