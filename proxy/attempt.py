@@ -1,14 +1,15 @@
 """One try at one request: a fresh transfer id, the instances of its route, and their legs dispatched at once.
 
-The consumer's answer decides. The producer is only listened to while the consumer has not answered: its failure then
-fails the try, because the consumer would wait for blocks that never come.
+The consumer's answer decides. Its leg is a part of the request's own task, the producer's is a task beside it, which is
+only listened to while the consumer has not answered: its failure then fails the try, because the consumer would wait
+for blocks that never come.
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from proxy.breaker import Leg
 from proxy.completion_request import CompletionRequest
@@ -18,6 +19,7 @@ from proxy.errors import DeadlinePassed, LegFailed, RejectedByInstance
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Call, Deadline
 from proxy.prompt import Prompt
+from proxy.random_id import random_id
 from stack.instances import Instance
 
 
@@ -31,74 +33,97 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Job:
-    """What every try at one request has in common; `headers` go to both legs."""
+    """What every try at one request has in common; `headers` go to both legs, `task` waits for the answer."""
 
     request: CompletionRequest
     endpoint: Endpoint
     prompt: Prompt
     headers: Mapping[str, str]
     deadlines: Deadlines
+    task: "asyncio.Task[Any]"
 
 
 class Attempt:
-    """Dispatches in its constructor; ends with `finish` or `cancel`, and a failed `answer` has already cancelled.
+    """Dispatches the producer's leg in its constructor and the consumer's in `answer`, which follows at once.
+
+    Ends with `finish` or `cancel`, and a failed `answer` has already cancelled.
 
     `dispatched_at`, `prefilled_at`, `answered_at`: of `time.monotonic`, which is the event loop's clock too, but uvloop
-    rounds that to milliseconds; None for what has not happened.
+    rounds that to milliseconds; None for what has not happened. `prefill_answer`: the producer's, of one token.
     """
 
     def __init__(self, gateway: Gateway, job: Job, route: Route) -> None:
         self.route = route
-        self.transfer_id = secrets.token_hex(16) if route.producer else None
+        self.transfer_id = random_id() if route.producer else None
         self.failed: set[str] = set()
         self._gateway = gateway
-        self._decided = asyncio.get_running_loop().create_future()
+        self._job = job
         self.dispatched_at = time.monotonic()
         self.prefilled_at: float | None = None
         self.answered_at: float | None = None
+        self.prefill_answer: bytes | None = None
         # What the consumer has in hand of this try; an aggregated one the prompt as well, until it has computed it.
         self._in_hand = route.decode_tokens + (0 if route.producer else route.prefill_tokens)
-        self._prefill = self._send_prefill(job)
+        self._waiting = True  # for the consumer's answer
+        self._interruption: BaseException | None = None  # why `answer` was cancelled, if that was done here
+        self._late: DeadlinePassed | None = None  # why the prefill leg was cancelled
+        self._prefill = self._send_prefill()
         self._consumer_vote = self._begin(route.consumer, self._in_hand)
-        self._decode = self._send_decode(job)
         self._consumer_busy = True
-
-    @property
-    def prefill_answer(self) -> bytes | None:
-        """The producer's answer of one token, once it is here."""
-        return self._prefill.result() if self._prefill and self.prefilled_at is not None else None
+        self._timer = self._set_timer()
 
     async def answer(self) -> Answer:
         """The consumer's answer, its first chunk included.
 
         Raises: the failure of either leg.
         """
+        consumer, job = self.route.consumer, self._job
+        if consumer.role == "aggregated":
+            self._gateway.fleet.holds(consumer, job.prompt)
+        # A whole answer does not say when its first token came.
+        computes_prompt = consumer.role == "aggregated" and job.request.stream
+        if computes_prompt:
+            self._gateway.prefills(consumer).begin(self.route.prefill_tokens, self.dispatched_at)
+        answer: Answer | None = None
         try:
-            await self._decided
-            if self._prefill is not None and not self._decode.done():
-                self._prefill.result()
-            return self._decode.result()
-        except BaseException:
-            self.cancel()
+            await asyncio.sleep(0)  # the producer's leg goes first: the consumer can do nothing before its blocks come
+            answer = await self._gateway.legs.decode(self._decode_call())
+        except asyncio.CancelledError:
+            self._consumer_vote.abandoned()
+            # Who else has cancelled the task, like a client that leaves at the same moment, comes first.
+            if self._interruption is None or job.task.uncancel():
+                raise
+            raise self._interruption from None
+        except BaseException as error:
+            self._note_failure(consumer, error, self._consumer_vote)
             raise
+        finally:
+            self._waiting = False
+            if computes_prompt:
+                computed = 0 if answer is None else self.route.prefill_tokens
+                self._gateway.prefills(consumer).end(self.route.prefill_tokens, computed, time.monotonic())
+            if answer is None:
+                self.cancel()
+        self.answered_at = time.monotonic()
+        self._consumer_vote.answered()
+        self._prefilled()
+        # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
+        self._gateway.fleet.holds(consumer, job.prompt)
+        if not self._is_prefilling():
+            self._timer.cancel()
+        return answer
 
     def finish(self) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
         self._consumer_vote.succeeded()
         self._consumer_ended()
 
-    def _consumer_ended(self) -> None:
-        if self._consumer_busy:
-            self._consumer_busy = False
-            self._gateway.fleet.end(self.route.consumer, self._in_hand)
-
     def cancel(self) -> None:
-        """Nobody waits any more: closes both connections, wherever they are."""
+        """Nobody waits any more: the producer's connection is closed; to close the answer is the owner's part."""
+        self._timer.cancel()
         if self._prefill is not None:
             self._prefill.cancel()
-        if not self._decode.cancel() and not self._decode.cancelled() and self._decode.exception() is None:
-            self._decode.result().close()
-            self._consumer_vote.abandoned()
+        self._consumer_vote.abandoned()
         self._consumer_ended()
 
     def broken(self, error: BaseException) -> None:
@@ -107,69 +132,81 @@ class Attempt:
         if isinstance(error, LegFailed):
             self._consumer_vote.failed(time.monotonic())
 
-    def _send_prefill(self, job: Job) -> "asyncio.Task[bytes] | None":
-        producer, transfer_id = self.route.producer, self.transfer_id
+    def _send_prefill(self) -> "asyncio.Task[None] | None":
+        producer, transfer_id, job = self.route.producer, self.transfer_id, self._job
         if producer is None or transfer_id is None:
             return None
-        vote = self._begin(producer, self.route.prefill_tokens)
+        tokens, prefills = self.route.prefill_tokens, self._gateway.prefills(producer)
+        vote = self._begin(producer, tokens)
+        prefills.begin(tokens, self.dispatched_at)
         self._gateway.fleet.holds(producer, job.prompt)
         call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers)
-        task = asyncio.create_task(self._gateway.legs.prefill(call, job.deadlines.first_token))
 
-        def ended(task: "asyncio.Task[bytes]") -> None:
-            self._gateway.fleet.end(producer, self.route.prefill_tokens)
-            if self._note_failure(producer, task, vote):
-                self._decide()
-            else:
+        async def prefill() -> None:
+            self.prefill_answer = await self._gateway.legs.prefill(call)
+            self.prefilled_at = time.monotonic()
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._gateway.fleet.end(producer, tokens)
+            error = self._late if task.cancelled() else task.exception()
+            if self.prefilled_at is not None and error is None:
                 vote.succeeded()
-                self.prefilled_at = time.monotonic()
+                prefills.end(tokens, tokens, self.prefilled_at)
+            else:
+                self._note_failure(producer, error, vote)
+                prefills.end(tokens, 0, time.monotonic())
+            if not self._waiting:
+                self._timer.cancel()
+            elif error is not None:
+                self._interrupt(error)
 
+        task = self._gateway.loop.create_task(prefill())
         task.add_done_callback(ended)
-        self._count_prefill(producer, task)
         return task
 
-    def _send_decode(self, job: Job) -> "asyncio.Task[Answer]":
-        consumer, producer = self.route.consumer, self.route.producer
-        if consumer.role == "aggregated":
-            self._gateway.fleet.holds(consumer, job.prompt)
+    def _decode_call(self) -> Call:
+        consumer, producer, job = self.route.consumer, self.route.producer, self._job
         if producer is None or self.transfer_id is None:
-            call = Call(consumer, job.endpoint, job.request.local_body(), job.headers)
-        else:
-            body = job.request.decode_body(self.transfer_id, producer)
-            call = Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": self.transfer_id})
-        deadline = job.deadlines.first_token if job.request.stream else job.deadlines.total
-        task = asyncio.create_task(self._gateway.legs.decode(call, deadline))
+            return Call(consumer, job.endpoint, job.request.local_body(), job.headers)
+        body = job.request.decode_body(self.transfer_id, producer)
+        return Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": self.transfer_id})
 
-        def answered(task: "asyncio.Task[Answer]") -> None:
-            if not self._note_failure(consumer, task, self._consumer_vote):
-                self._consumer_vote.answered()
-                self.answered_at = time.monotonic()
-                self._prefilled()
-                # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
-                self._gateway.fleet.holds(consumer, job.prompt)
+    def _next_deadline(self) -> Deadline:
+        deadlines = self._job.deadlines
+        if self._job.request.stream:
+            return deadlines.first_token
+        if self._is_prefilling():
+            return min(deadlines.first_token, deadlines.total, key=lambda deadline: deadline.at)
+        return deadlines.total
 
-        task.add_done_callback(answered)
-        task.add_done_callback(lambda _: self._decide())
-        # A whole answer does not say when its first token came.
-        if consumer.role == "aggregated" and job.request.stream:
-            self._count_prefill(consumer, task)
-        return task
+    def _set_timer(self) -> asyncio.TimerHandle:
+        """One for both legs: asyncio.timeout makes one each, and asks for the task and the loop several times."""
+        deadline = self._next_deadline()
+        return self._gateway.loop.call_at(deadline.at, self._is_late, deadline)
 
-    def _decide(self) -> None:
-        """The consumer's leg has ended, or the producer's has failed."""
-        if not self._decided.done():  # nor cancelled
-            self._decided.set_result(None)
+    def _is_late(self, deadline: Deadline) -> None:
+        prefilling, passed = self._is_prefilling(), deadline.passed()
+        if (
+            self._prefill is not None
+            and prefilling
+            and (not self._waiting or deadline is self._job.deadlines.first_token)
+        ):
+            self._late = passed
+            self._prefill.cancel()
+        elif deadline is self._next_deadline():
+            self._note_failure(self.route.consumer, None if prefilling else passed, self._consumer_vote)
+            self._interrupt(passed)
+        else:  # the producer was in time
+            self._timer = self._set_timer()
 
-    def _count_prefill(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]") -> None:
-        """The prompt is in hand until `task` is done; how fast these are worked off is what TTFT is predicted from."""
-        tokens, prefills = self.route.prefill_tokens, self._gateway.prefills(instance)
-        prefills.begin(tokens, self.dispatched_at)
+    def _is_prefilling(self) -> bool:
+        return self._prefill is not None and not self._prefill.done()
 
-        def ended(task: "asyncio.Task[bytes] | asyncio.Task[Answer]") -> None:
-            computed = 0 if task.cancelled() or task.exception() else tokens
-            prefills.end(tokens, computed, time.monotonic())
-
-        task.add_done_callback(ended)
+    def _interrupt(self, error: BaseException) -> None:
+        """`answer` raises this; the first one counts."""
+        if self._waiting and self._interruption is None:
+            self._interruption = error
+            self._job.task.cancel()
 
     def _prefilled(self) -> None:
         """The consumer has computed the prompt, if that was its part."""
@@ -178,29 +215,27 @@ class Attempt:
             self._in_hand -= computed
             self._gateway.fleet.prefilled(self.route.consumer, computed)
 
+    def _consumer_ended(self) -> None:
+        if self._consumer_busy:
+            self._consumer_busy = False
+            self._gateway.fleet.end(self.route.consumer, self._in_hand)
+
     def _begin(self, instance: Instance, tokens: int) -> Leg:
         self._gateway.fleet.begin(instance, tokens)
         return self._gateway.breakers.begin(instance.instance_id, self.dispatched_at)
 
-    def _note_failure(self, instance: Instance, task: "asyncio.Task[bytes] | asyncio.Task[Answer]", vote: Leg) -> bool:
-        """Counts the end of a leg. Returns: whether it failed or was cancelled."""
-        if task.cancelled():
-            vote.abandoned()
-            return True
-        error = task.exception()
+    def _note_failure(self, instance: Instance, error: BaseException | None, vote: Leg) -> None:
+        """Counts the end of a leg that failed; without an error it was cancelled."""
         if error is None:
-            return False
+            vote.abandoned()
+            return
         self._gateway.metrics.leg_failed(instance.role, error)
         if isinstance(error, LegFailed):
             self.failed.add(instance.instance_id)
             vote.failed(time.monotonic())
         elif isinstance(error, RejectedByInstance):
             vote.succeeded()
-        elif isinstance(error, DeadlinePassed) and not self._waits_for_the_producer(instance):
+        elif isinstance(error, DeadlinePassed):
             vote.failed(time.monotonic())
         else:
             vote.abandoned()
-        return True
-
-    def _waits_for_the_producer(self, instance: Instance) -> bool:
-        return instance is self.route.consumer and self._prefill is not None and self.prefilled_at is None

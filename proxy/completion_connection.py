@@ -6,7 +6,7 @@ time that one took. So a POST to one of ENDPOINTS is answered here, from ASGI's 
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import aclosing
+from typing import cast
 
 import structlog
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
@@ -15,6 +15,8 @@ from quart.asgi import ASGIHTTPConnection
 from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
+from proxy.gateway import Gateway
+from proxy.limits import CONNECTION, LimitedProtocol
 from proxy.request_id import taken_or_made
 
 JSON = "application/json"
@@ -41,18 +43,21 @@ class CompletionConnection(ASGIHTTPConnection):
     async def _complete(
         self, endpoint: Endpoint, headers: Mapping[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
+        gateway: Gateway = self.app.extensions["gateway"]
+        connection = cast("LimitedProtocol", (self.scope["extensions"] or {})[CONNECTION])
+        task = asyncio.current_task(gateway.loop)
+        if task is None:
+            raise RuntimeError("a request is answered by a task")
         request_id = taken_or_made(headers.get("x-request-id", ""))
-        exchange = Exchange(self.app.extensions["gateway"], endpoint, request_id, headers)
-        client = _Client(receive)
+        exchange = Exchange(gateway, endpoint, request_id, headers, task)
 
         async def whole_body() -> bytes:
-            try:
-                async with asyncio.timeout(self.app.config["BODY_TIMEOUT"]):
-                    body = await _read(receive, headers, self.app.config["MAX_CONTENT_LENGTH"])
-            except TimeoutError as error:
-                raise BodyTooSlow(f"The body did not arrive within {self.app.config['BODY_TIMEOUT']} s.") from error
-            client.watch()
+            body = await self._body(connection, headers, receive)
+            connection.when_lost = task.cancel
             return body
+
+        async def write(events: bytes, more: bool) -> None:
+            await send({"type": "http.response.body", "body": events, "more_body": more})
 
         try:
             try:
@@ -64,7 +69,6 @@ class CompletionConnection(ASGIHTTPConnection):
                 await _send_whole(send, refusal.status, JSON, more.items(), endpoint.error_body(refusal.body))
                 return
             except _ClientLeftEarly:
-                exchange.close(CLIENT_LEFT, LEFT)
                 return
             except Exception as error:
                 exchange.close(500, "internal_error")
@@ -78,45 +82,29 @@ class CompletionConnection(ASGIHTTPConnection):
                 await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
                 return
             await _send_head(send, answer.status, answer.content_type, shown.items())
-            async with aclosing(exchange.stream()) as stream:
-                async for events in stream:
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await exchange.stream(write)
         except asyncio.CancelledError:
-            if not client.left:
+            if not connection.lost:
                 raise
-            exchange.close(CLIENT_LEFT, LEFT)
         finally:
-            client.forget()
+            connection.when_lost = None
+            exchange.close(CLIENT_LEFT, LEFT)  # however it left, unless the request had its end
+
+    async def _body(
+        self, connection: LimitedProtocol, headers: Mapping[str, str], receive: ASGIReceiveCallable
+    ) -> bytes:
+        most, seconds = self.app.config["MAX_CONTENT_LENGTH"], self.app.config["BODY_TIMEOUT"]
+        if not connection.in_body:
+            return await _read(receive, headers, most)  # without a timer, which is most of what this costs
+        try:
+            async with asyncio.timeout(seconds):
+                return await _read(receive, headers, most)
+        except TimeoutError as error:
+            raise BodyTooSlow(f"The body did not arrive within {seconds} s.") from error
 
 
 class _ClientLeftEarly(Exception):
     """In the middle of its body."""
-
-
-class _Client:
-    """Cancels the task that made it when the client leaves; `left` then says why."""
-
-    def __init__(self, receive: ASGIReceiveCallable) -> None:
-        self.left = False
-        self._receive = receive
-        self._answering = asyncio.current_task()
-        self._watching: asyncio.Task[None] | None = None
-
-    def watch(self) -> None:
-        """After the body there is nothing more to receive than its leave."""
-        self._watching = asyncio.create_task(self._wait_for_leave())
-
-    def forget(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def _wait_for_leave(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.left = True
-        if self._answering is not None:
-            self._answering.cancel()
 
 
 async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: int | None) -> bytes:

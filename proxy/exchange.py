@@ -7,7 +7,8 @@ failed, client gone, proxy stopped), `close` settles both legs, counts it and wr
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import structlog
 
@@ -34,14 +35,23 @@ log = structlog.get_logger()
 
 
 class Exchange:
-    def __init__(self, gateway: Gateway, endpoint: Endpoint, request_id: str, headers: Mapping[str, str]) -> None:
-        """Args: headers: of the client, by their names in small letters."""
+    def __init__(
+        self,
+        gateway: Gateway,
+        endpoint: Endpoint,
+        request_id: str,
+        headers: Mapping[str, str],
+        task: "asyncio.Task[Any]",
+    ) -> None:
+        """Args: headers: of the client, by their names in small letters; task: the one that calls this, and `close`."""
         self._gateway = gateway
+        self._task = task
         self._endpoint = endpoint
         self._request_id = request_id
         self._headers = headers
         self._span = gateway.tracing.start(f"POST {endpoint.path}", headers)
         self._facts = RequestFacts(time.monotonic())
+        self._deadlines = _deadlines(gateway, self._facts.arrived_at)
         self._client = ANYONE
         self._model: str | None = None
         self._prompt: Prompt | None = None
@@ -53,11 +63,6 @@ class Exchange:
         self._open = True
         gateway.metrics.in_flight.inc()
         gateway.being_served.add(self)
-        # The client can leave at any await between here and the first byte of the answer, when no generator has
-        # started whose `finally` would run. The request's task always ends.
-        self._task = asyncio.current_task()
-        if self._task is not None:
-            self._task.add_done_callback(lambda _: self._client_left())
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,34 +81,41 @@ class Exchange:
             self._client = keys.name_of(self._headers.get("authorization"), self._headers.get("x-api-key")) or ANYONE
             self._answer = await self._try_routes(await read_body())
         except asyncio.CancelledError:
-            if self._abort is None or self._task is None:
+            if self._abort is None or self._task.uncancel():
                 raise
-            self._task.uncancel()
             raise self._abort from None
         self._facts.transfer = self._answer.transfer_facts or {}
         self._answer.first = self._counted(self._answer.first)
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The client's stream; back-pressure is the consumer's, because nothing is read ahead."""
+    async def stream(self, write: Callable[[bytes, bool], Awaitable[None]]) -> None:
+        """Writes the client's stream; back-pressure is the consumer's, because nothing is read ahead.
+
+        Args: write: takes some whole events, and whether more follow.
+        """
         if self._answer is None:
             raise RuntimeError("stream() comes after answer()")
         status, outcome, failure = self._answer.status, LEFT, None
-        self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines().total)
+        self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines.total)
+        unwritten = self._answer.first
         try:
-            events = self._answer.first
-            while events:
-                yield events
-                events = self._counted(await self._answer.next_events())
-            outcome = OK
-            yield self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
-        except ProxyError as error:
-            failure = self._abort or error
-            outcome = code(failure)
-            if self._facts.attempt is not None and failure is error:
-                self._facts.attempt.broken(error)
-            yield self._endpoint.failed(http_error(failure).body)
+            try:
+                while unwritten and not self._answer.at_end:
+                    await write(unwritten, True)
+                    unwritten = b""
+                    unwritten = self._counted(await self._answer.next_events())
+                if unwritten:
+                    await self._answer.next_events()
+                outcome = OK
+                last = self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
+            except ProxyError as error:
+                failure = self._abort or error
+                outcome = code(failure)
+                if self._facts.attempt is not None and failure is error:
+                    self._facts.attempt.broken(error)
+                last = self._endpoint.failed(http_error(failure).body)
+            await write(unwritten + last, False)
         finally:
             if outcome == LEFT and self._abort is not None:  # cut off while the client did not read
                 outcome = code(self._abort)
@@ -136,7 +148,7 @@ class Exchange:
         self._abort = error
         if self._answer is not None:
             self._answer.close()
-        elif self._task is not None:
+        else:
             self._task.cancel()
 
     async def _try_routes(self, raw: bytes) -> Answer:
@@ -151,7 +163,7 @@ class Exchange:
         splittable = request.unsplittable is None and self._endpoint.both_legs
         demand = Demand(request.model, prompt, output, splittable)
         headers = {**self._span.headers, "X-Request-Id": self._request_id}
-        job = Job(request, self._endpoint, prompt, headers, self._deadlines())
+        job = Job(request, self._endpoint, prompt, headers, self._deadlines, self._task)
         self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()
         failure: LegFailed | None = None
@@ -186,7 +198,7 @@ class Exchange:
     def _counted(self, answer: bytes) -> bytes:
         """The answer, or some events of it, with the client's `usage`; what is counted teaches the estimates."""
         self._bytes += len(answer)
-        self._events += answer.count(b"\n\n")
+        self._events += answer.count(b"data: ")
         if self._facts.path == "disaggregated" and usage.counts_cached(answer):
             prefill = self._facts.attempt.prefill_answer if self._facts.attempt else None
             found = usage.of_prefill(prefill) if prefill is not None else None
@@ -202,17 +214,6 @@ class Exchange:
         output_tokens = self._events if self._answer.is_stream else usage.tokens(whole, "completion_tokens")
         if prompt_tokens is not None and output_tokens is not None:
             self._gateway.estimate.learn(self._model, self._prompt, prompt_tokens, output_tokens)
-
-    def _deadlines(self) -> Deadlines:
-        settings = self._gateway.settings
-        first, total = settings.proxy_first_token_timeout_s, settings.proxy_request_timeout_s
-        return Deadlines(
-            Deadline(self._facts.arrived_at + first, first, "The first token"),
-            Deadline(self._facts.arrived_at + total, total, "The request"),
-        )
-
-    def _client_left(self) -> None:
-        self.close(CLIENT_LEFT, LEFT)
 
     def _duration_ms(self) -> float:
         return round(1000 * (time.monotonic() - self._facts.arrived_at), 1)
@@ -235,3 +236,10 @@ class Exchange:
             duration_ms=self._duration_ms(),
             bytes=self._bytes,
         )
+
+
+def _deadlines(gateway: Gateway, arrived_at: float) -> Deadlines:
+    first, total = gateway.settings.proxy_first_token_timeout_s, gateway.settings.proxy_request_timeout_s
+    return Deadlines(
+        Deadline(arrived_at + first, first, "The first token"), Deadline(arrived_at + total, total, "The request")
+    )

@@ -28,6 +28,7 @@ class Gateway:
 
     def __init__(self, settings: ProxySettings) -> None:
         self.settings = settings
+        self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         self.fleet = Fleet(Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer))
         self.breakers = Breakers(BreakerLimits(settings.proxy_breaker_failures, settings.proxy_breaker_cooldown_s))
         self.admission = Admission(
@@ -55,14 +56,17 @@ class Gateway:
             self._prefills.pop(name, None)
 
     def prefills(self, instance: Instance) -> Prefills:
-        return self._prefills.setdefault(instance.instance_id, Prefills())
+        prefills = self._prefills.get(instance.instance_id)
+        if prefills is None:
+            prefills = self._prefills[instance.instance_id] = Prefills()
+        return prefills
 
     def route(self, demand: Demand, avoid: set[str]) -> Route:
         """Which instances take a request, without those whose circuit is open.
 
         Raises: ModelNotFound; NoInstance: says when the first open circuit is tried again; SloUnreachable.
         """
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         blocked = self.breakers.blocked(now)
         try:
             route = self.fleet.route(demand, avoid | blocked)

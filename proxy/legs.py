@@ -61,7 +61,14 @@ class Call:
 class Answer:
     """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events."""
 
-    def __init__(self, call: Call, response: aiohttp.ClientResponse, first: bytes, boundary: sse.EventBoundary) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        call: Call,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        boundary: sse.EventBoundary,
+    ) -> None:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "application/json")
         self.is_stream = response.content_type == EVENT_STREAM
@@ -70,7 +77,7 @@ class Answer:
         self._call = call
         self._response = response
         self._boundary = boundary
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._cut: ProxyError | None = None
@@ -95,6 +102,11 @@ class Answer:
         instance, silence = self._call.instance, f"has sent no token for {between_tokens_s:g} s"
         self._cut = total.passed() if total.at <= now else AnswerStalled(instance.role, instance.instance_id, silence)
         self.close()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all of it has arrived and been taken: `next_events` then says at once whether it is whole."""
+        return self._response.content.at_eof()
 
     async def next_events(self) -> bytes:
         """The whole events that have arrived after the last call; empty at the end of the stream.
@@ -130,6 +142,7 @@ class Legs:
 
     def __init__(self, settings: ProxySettings) -> None:
         key = settings.openai_api_key
+        self._loop = asyncio.get_running_loop()
         self._session = aiohttp.ClientSession(
             # Unbounded: waiting for a connection here would be a queue that nobody sees.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
@@ -146,57 +159,55 @@ class Legs:
     async def close(self) -> None:
         await self._session.close()
 
-    async def prefill(self, call: Call, deadline: Deadline) -> bytes:
+    async def prefill(self, call: Call) -> bytes:
         """Returns when the producer has done its part, with its answer of one token."""
         try:
-            async with asyncio.timeout_at(deadline.at), self._post(call) as response:
+            response = await self._post(call)
+            try:
                 body = await response.read()
-                _check_status(call, response.status, body, response.headers.get("Retry-After"))
-                return body
+            except BaseException:
+                response.close()
+                raise
         except aiohttp.ClientError as error:
             raise _failure(call, error) from error
-        except TimeoutError as error:
-            raise deadline.passed() from error
+        _check_status(call, response.status, body, response.headers.get("Retry-After"))
+        return body
 
-    async def decode(self, call: Call, deadline: Deadline) -> Answer:
+    async def decode(self, call: Call) -> Answer:
         """Returns with the first token of a stream, or with a whole answer; the caller closes it."""
         try:
-            async with asyncio.timeout_at(deadline.at):
-                response = await self._post(call)
-                try:
-                    return await _first_chunk(call, response)
-                except BaseException:
-                    response.close()
-                    raise
+            response = await self._post(call)
+            try:
+                return await self._first_chunk(call, response)
+            except BaseException:
+                response.close()
+                raise
         except aiohttp.ClientError as error:
             raise _failure(call, error) from error
-        except TimeoutError as error:
-            raise deadline.passed() from error
 
     def _post(self, call: Call) -> "aiohttp.client._RequestContextManager":
         return self._session.post(
             call.instance.url + call.endpoint.path, data=call.body, headers=call.headers, allow_redirects=False
         )
 
-
-async def _first_chunk(call: Call, response: aiohttp.ClientResponse) -> Answer:
-    boundary = sse.EventBoundary()
-    if response.status != 200 or response.content_type != EVENT_STREAM:
-        body = await response.read()
-        _check_status(call, response.status, body, response.headers.get("Retry-After"))
-        return Answer(call, response, body, boundary)
-    seen = b""
-    while chunk := await response.content.readany():
-        seen += boundary.whole_events(chunk)
-        data = call.endpoint.first_data(seen)
-        if data is None:
-            continue  # nothing yet, or only comments and what precedes the first token
-        if (error := sse.error_in(data)) is not None:
-            code = error.get("code")
-            status = code if isinstance(code, int) and 400 <= code < 600 else 500
-            _check_status(call, status, json.dumps({"error": error}).encode(), None)
-        return Answer(call, response, seen, boundary)
-    raise AnswerBroken(call.instance.role, call.instance.instance_id, "ended its stream before the first token")
+    async def _first_chunk(self, call: Call, response: aiohttp.ClientResponse) -> Answer:
+        boundary = sse.EventBoundary()
+        if response.status != 200 or response.content_type != EVENT_STREAM:
+            body = await response.read()
+            _check_status(call, response.status, body, response.headers.get("Retry-After"))
+            return Answer(self._loop, call, response, body, boundary)
+        seen = b""
+        while chunk := await response.content.readany():
+            seen += boundary.whole_events(chunk)
+            data = call.endpoint.first_data(seen)
+            if data is None:
+                continue  # nothing yet, or only comments and what precedes the first token
+            if (error := sse.error_in(data)) is not None:
+                code = error.get("code")
+                status = code if isinstance(code, int) and 400 <= code < 600 else 500
+                _check_status(call, status, json.dumps({"error": error}).encode(), None)
+            return Answer(self._loop, call, response, seen, boundary)
+        raise AnswerBroken(call.instance.role, call.instance.instance_id, "ended its stream before the first token")
 
 
 def _check_status(call: Call, status: int, body: bytes, retry_after: str | None) -> None:

@@ -13,9 +13,9 @@
 
 import asyncio
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -23,6 +23,7 @@ import structlog
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from proxy.answer_side import AnswerSide
 from proxy.errors import (
     RETRY_AFTER_S,
     BadRequest,
@@ -38,6 +39,9 @@ from proxy.request_id import taken_or_made
 
 # A client that is still sending can read why it is refused before the connection is reset under its hands.
 LINGER_S = 1.0
+
+# Under this name of the ASGI scope's extensions the application finds the `LimitedProtocol` that a request came over.
+CONNECTION = "pd_proxy.connection"
 
 OWN_FILES = 128  # etcd's channel, threads' pipes, logs, and connections that are just being closed
 
@@ -90,26 +94,27 @@ def limited_protocol(limits: SocketLimits) -> Any:
 
 
 class LimitedProtocol(HttpToolsProtocol):
+    """in_body: the newest request's is still to come. when_lost: called when the client has left, until it is unset."""
+
     def __init__(self, sockets: Sockets, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
+        self.lost = False
+        self.in_body = False
+        self.when_lost: Callable[[], object] | None = None
         self._sockets = sockets
         self._limits = sockets.limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_began = False
         self._head_bytes = 0
-        self._in_body = False
         self._steps = 0  # heads, pieces of bodies and messages that have come to an end
         self._stepless_bytes = 0
         self._buffered_bytes = 0
         self._upgrading = False
         self._deaf = False  # what the client sends from now on counts for nothing
-        self._answer_side: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._answer_side = SimpleNamespace(
-            write=transport.write, is_closing=transport.is_closing, close=self._close_after_answer
-        )
+        self._answer_side = AnswerSide(transport, self._close_after_answer)
         if len(self.connections) > self._limits.connections:
             if not self._sockets.incomplete:
                 self._deaf = True
@@ -127,11 +132,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._sockets.incomplete.pop(self, None)
         self._release_body()
+        self.lost = True
+        if self.when_lost is not None:
+            self.when_lost()
 
     def make_room(self) -> None:
         """Another connection needs this one's place."""
         self._sockets.incomplete.pop(self, None)
-        if self._head_began or self._in_body:
+        if self._head_began or self.in_body:
             self._refuse(TooManyConnections())
         self.transport.close()
 
@@ -153,7 +161,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._stepless_bytes > self._limits.head_bytes:
                 self._refuse(HeadTooLarge(self._limits.head_bytes))
                 return
-        if self._in_body or self._is_answering():
+        if self.in_body or self._is_answering():
             self._stop_head_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_too_slow)
@@ -179,10 +187,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 raise BadRequest("CONNECT is not supported.")
             self._upgrading = True
             return
+        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         super().on_headers_complete()
-        self.cycle.transport = self._answer_side
+        self.cycle.transport = self._answer_side  # type: ignore[assignment]
         self._head_began = False
-        self._in_body = True
+        self.in_body = True
         self._steps += 1
 
     def on_body(self, body: bytes) -> None:
@@ -201,17 +210,18 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._upgrading:
             return
         super().on_message_complete()
-        self._in_body = False
+        self.in_body = False
         self._steps += 1
         self._sockets.incomplete.pop(self, None)
 
     def on_response_complete(self) -> None:
+        self._answer_side.completed()
         super().on_response_complete()
         self._release_body()
         if self.transport.is_closing() or not self.cycle.response_complete:  # another has been sent ahead
             return
         self._sockets.incomplete[self] = None
-        if self._in_body or self._deaf:
+        if self.in_body or self._deaf:
             self._deaf = True
             self._close_soon()
 
@@ -247,7 +257,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Whether an answer is under way, or to come, that an error must not be written into."""
         if self.cycle is None or self.cycle.response_complete:
             return False
-        return not self._in_body or self.cycle.response_started or bool(self.pipeline)
+        return not self.in_body or self.cycle.response_started or bool(self.pipeline)
 
     def _refuse(self, error: ProxyError) -> None:
         """Answers in place of the application, and closes; where that is about to answer, closes after it has."""
@@ -258,7 +268,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_answering():
             self.cycle.keep_alive = False
             return
-        if self._in_body:  # the application waits for the rest
+        if self.in_body:  # the application waits for the rest
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._release_body()
@@ -267,7 +277,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _answer(self, error: ProxyError) -> None:
         REFUSED.labels(code(error)).inc()
-        given = dict(self.headers).get(b"x-request-id", b"") if self._head_began or self._in_body else b""
+        given = dict(self.headers).get(b"x-request-id", b"") if self._head_began or self.in_body else b""
         request_id = taken_or_made(given.decode("latin-1"))
         log.info("refused at the socket", request_id=request_id, client=self.client, code=code(error), error=str(error))
         refusal = http_error(error)
@@ -277,7 +287,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
 
     def _close_after_answer(self) -> None:
-        if self._in_body and not self.pipeline:
+        if self.in_body and not self.pipeline:
             self._deaf = True
             self._close_soon()
         else:

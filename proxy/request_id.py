@@ -1,6 +1,6 @@
 """The id under which a request is found again: in its answer, in the logs, and at the instances."""
 
-import secrets
+from proxy.random_id import random_id
 
 MAX_CHARACTERS = 128
 
@@ -8,4 +8,4 @@ MAX_CHARACTERS = 128
 def taken_or_made(given: str) -> str:
     """The client's own, unless that could not be a part of log lines and of vLLM's request ids."""
     fits = given.isascii() and given.isprintable() and 0 < len(given) <= MAX_CHARACTERS
-    return given if fits else secrets.token_hex(16)
+    return given if fits else random_id()

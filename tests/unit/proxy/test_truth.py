@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, without_comment
+from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually, without_comment
 from tests.unit.proxy.scripted import DONE, MODEL, Script, error, prefilled, replies, streams, token
 
 STREAM = {"model": MODEL, "prompt": "San Francisco is a", "stream": True}
@@ -36,9 +36,20 @@ def told(script: Script, facts: dict[str, Any]) -> Script:
     return with_facts
 
 
+async def start_pair(start_stack: StartStack, **settings: Any) -> Stack:
+    """A pair whose consumer answers once the producer has, as real ones do."""
+
+    async def consumer(request: web.Request) -> web.StreamResponse:
+        await eventually(lambda: stack.proxy.gateway.fleet.outstanding("p0") == 0)
+        return await told(streams(), FACTS)(request)
+
+    stack = await start_stack([prefilled()], [consumer], **settings)
+    return stack
+
+
 @pytest.mark.parametrize("body", [STREAM, WHOLE], ids=["stream", "whole"])
 async def test_the_headers_say_who_served_and_what_moved(body: dict[str, Any], start_stack: StartStack) -> None:
-    stack = await start_stack([prefilled()], [told(streams(), FACTS)])
+    stack = await start_pair(start_stack)
     async with stack.proxy.post("/v1/completions", json=body) as answer:
         await answer.read()
     shown = {
@@ -60,7 +71,7 @@ async def test_the_headers_say_who_served_and_what_moved(body: dict[str, Any], s
 
 
 async def test_a_streams_last_comment_has_it_all(start_stack: StartStack) -> None:
-    stack = await start_stack([prefilled()], [told(streams(), FACTS)])
+    stack = await start_pair(start_stack)
     async with stack.proxy.post("/v1/completions", json=STREAM, headers={"X-Request-Id": "mine"}) as answer:
         stream = await answer.read()
     assert without_comment(stream) == token(" city") + DONE
@@ -88,7 +99,7 @@ async def test_a_cache_that_did_not_arrive_is_said_so(start_stack: StartStack) -
 async def test_the_consumer_alone(
     body: dict[str, Any], settings: dict[str, Any], reason: str, start_stack: StartStack
 ) -> None:
-    stack = await start_stack([prefilled()], [told(streams(), FACTS)], **settings)
+    stack = await start_pair(start_stack, **settings)
     async with stack.proxy.post("/v1/completions", json=body) as answer:
         assert (answer.headers["X-PD-Path"], answer.headers["X-PD-Reason"]) == ("local", reason)
         assert "X-PD-Producer" not in answer.headers
@@ -119,7 +130,7 @@ async def test_usage_has_the_cached_tokens_of_one_server(start_stack: StartStack
 
 
 async def test_a_wrong_key_is_401_and_the_name_of_a_right_one_is_counted(start_stack: StartStack) -> None:
-    stack = await start_stack([prefilled()], [told(streams(), FACTS)], proxy_api_keys="alice:a1,bob:b2")
+    stack = await start_pair(start_stack, proxy_api_keys="alice:a1,bob:b2")
     for headers in ({}, {"Authorization": "Bearer a2"}):
         async with stack.proxy.post("/v1/completions", json=WHOLE, headers=headers) as answer:
             assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -193,9 +204,7 @@ async def test_spans_go_to_the_collector_and_on_to_the_legs(
     host, port = runner.addresses[0][:2]
     try:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
-        stack: Stack = await start_stack(
-            [prefilled()], [told(streams(), FACTS)], otel_exporter_otlp_endpoint=f"http://{host}:{port}"
-        )
+        stack: Stack = await start_pair(start_stack, otel_exporter_otlp_endpoint=f"http://{host}:{port}")
         trace = "0af7651916cd43dd8448eb211c80319c"
         headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
         assert await stack.proxy.status("/v1/completions", json=STREAM, headers=headers) == 200
