@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 
 import orjson
 import structlog
@@ -10,14 +11,8 @@ import structlog
 
 def configure(level: str) -> None:
     """level: debug, info, warning or error."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _pid_adder(),
-    ]
     structlog.configure(
-        # orjson: a line a request is a noticeable part of what a request costs.
-        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(orjson.dumps)],
+        processors=[_line_renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
@@ -25,7 +20,12 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _add_pid,
+                structlog.stdlib.add_logger_name,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -36,14 +36,24 @@ def configure(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _pid_adder() -> structlog.typing.Processor:
-    """Tells one worker from another; each configures its own logs, and to ask for a pid is a system call."""
-    pid = os.getpid()
+def _line_renderer() -> structlog.typing.Processor:
+    """All that a line needs in one step: a line a request is a noticeable part of what a request costs."""
+    pid = os.getpid()  # once: to ask for it is a system call, and each worker configures its own logs
 
-    def add_pid(
-        logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
+    def render(logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict) -> bytes:
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(logger, method, event)
+        event["level"] = method
+        event["timestamp"] = datetime.now(UTC)
         event["pid"] = pid
-        return event
+        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z)
 
-    return add_pid
+    return render
+
+
+def _add_pid(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Tells one worker from another."""
+    event["pid"] = os.getpid()
+    return event

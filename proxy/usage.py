@@ -37,7 +37,10 @@ def of_prefill(answer: bytes) -> PromptCache | None:
 
 def counts_cached(answer: bytes) -> bool:
     """Whether a whole answer, or some events of one, may hold such a count: not if this is False."""
-    return b'"cached_tokens"' in answer or b'"cache_read_input_tokens"' in answer
+    start = answer.rfind(_USAGE)
+    return start >= 0 and any(
+        answer.find(name, start) >= 0 for name in (b'"cached_tokens"', b'"cache_read_input_tokens"')
+    )
 
 
 def tokens(answer: bytes, name: str) -> int | None:
