@@ -12,9 +12,7 @@
 """
 
 import asyncio
-import resource
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +34,7 @@ from proxy.errors import (
     http_error,
 )
 from proxy.request_id import taken_or_made
+from proxy.socket_limits import SocketLimits
 
 # A client that is still sending can read why it is refused before the connection is reset under its hands.
 LINGER_S = 1.0
@@ -43,40 +42,10 @@ LINGER_S = 1.0
 # Under this name of the ASGI scope's extensions the application finds the `LimitedProtocol` that a request came over.
 CONNECTION = "pd_proxy.connection"
 
-OWN_FILES = 128  # etcd's channel, threads' pipes, logs, and connections that are just being closed
-
 # Of the process, like the sockets: uvicorn makes the protocols, for whatever application there is.
 REFUSED = Counter("pd_proxy_refused_at_the_socket", "Requests that no handler saw", ("code",), registry=None)
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class SocketLimits:
-    """head_bytes: request line and headers; buffered_bytes: bodies of all requests being received or served."""
-
-    connections: int
-    head_bytes: int
-    head_timeout_s: float
-    buffered_bytes: int
-
-
-def within_open_files(limits: SocketLimits, running_requests: int) -> SocketLimits:
-    """The limits with no more connections than this process may have files for; raises that bound as far as it may.
-
-    A running request has a connection from its client and two to instances. To run out of files is not an option: gRPC,
-    which etcd is watched with, then ends the process.
-    """
-    needed = OWN_FILES + limits.connections + 2 * min(running_requests, limits.connections)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = max(soft, needed if hard == resource.RLIM_INFINITY else min(needed, hard))
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if soft == resource.RLIM_INFINITY or allowed >= needed:
-        return limits
-    fitting = min(limits.connections, max(1, (allowed - OWN_FILES) // 3))
-    log.warning("fewer connections than configured", connections=fitting, open_files=allowed, needed=needed)
-    return replace(limits, connections=fitting)
 
 
 class Sockets:

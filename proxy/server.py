@@ -25,8 +25,9 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from proxy import logs
 from proxy.app import create_app
 from proxy.gateway import Gateway
-from proxy.limits import SocketLimits, limited_protocol, within_open_files
+from proxy.limits import limited_protocol
 from proxy.settings import ProxySettings
+from proxy.socket_limits import SocketLimits, within_open_files
 from stack.environment import ConfigError, load_or_exit
 from stack.parent_death import end_with_parent
 

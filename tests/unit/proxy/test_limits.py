@@ -19,9 +19,10 @@ from quart import Response, request
 
 from proxy.app import create_app
 from proxy.fleet import View
-from proxy.limits import OWN_FILES, REFUSED, SocketLimits, within_open_files
+from proxy.limits import REFUSED
 from proxy.server import uvicorn_config
 from proxy.settings import ProxySettings
+from proxy.socket_limits import OWN_FILES, SocketLimits, within_open_files
 from stack.environment import load
 from tests.unit.proxy.conftest import PATIENCE_S, GivenView, eventually
 
