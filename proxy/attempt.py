@@ -8,8 +8,7 @@ for blocks that never come.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.breaker import Leg
 from proxy.completion_request import CompletionRequest
@@ -23,16 +22,14 @@ from proxy.random_id import random_id
 from stack.instances import Instance
 
 
-@dataclass(frozen=True)
-class Deadlines:
+class Deadlines(NamedTuple):
     """first_token: when the producer must be done and a stream must have begun; total: when everything must be over."""
 
     first_token: Deadline
     total: Deadline
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What every try at one request has in common; `headers` go to both legs, `task` waits for the answer."""
 
     request: CompletionRequest

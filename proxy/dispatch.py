@@ -25,7 +25,7 @@ which the consumer has so little to compute that a transfer would take longer go
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.prefix_cache import PrefixCache
@@ -38,8 +38,7 @@ NoProducer = Literal["refuse", "local"]
 PAIR: tuple[Role, ...] = ("prefill", "decode")
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """What one instance has in hand; `last_used` is the number of the dispatch that used it last."""
 
     outstanding: int = 0

@@ -47,10 +47,11 @@ class Endpoint:
 
         Args: events: whole events; keep-alive comments have no data.
         """
-        rest = events
-        while rest:
-            event, _, rest = rest.partition(b"\n\n")
-            lines = event.split(b"\n")
+        begin = 0
+        while begin < len(events):
+            end = events.find(b"\n\n", begin)
+            lines = events[begin : end if end >= 0 else None].split(b"\n")
+            begin = end + 2 if end >= 0 else len(events)
             if any(line.startswith(b"event:") and line[6:].strip() in self.preamble for line in lines):
                 continue
             data = [line[5:].lstrip() for line in lines if line.startswith(b"data:")]

@@ -84,7 +84,7 @@ class Exchange:
             if self._abort is None or self._task.uncancel():
                 raise
             raise self._abort from None
-        self._facts.transfer = self._answer.transfer_facts or {}
+        self._facts.moved(self._answer.transfer_facts or {})
         self._answer.first = self._counted(self._answer.first)
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
@@ -97,7 +97,8 @@ class Exchange:
         if self._answer is None:
             raise RuntimeError("stream() comes after answer()")
         status, outcome, failure = self._answer.status, LEFT, None
-        self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines.total)
+        if not self._answer.at_end:
+            self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines.total)
         unwritten = self._answer.first
         try:
             try:
@@ -174,8 +175,8 @@ class Exchange:
                 raise (failure or nobody) from None
             if failure is not None:
                 gateway.metrics.retries.labels(failure.role).inc()
-            self._facts.attempts += 1
-            self._facts.attempt = attempt = Attempt(gateway, job, route)
+            attempt = Attempt(gateway, job, route)
+            self._facts.tried(attempt)
             gateway.metrics.chosen(self._facts)
             try:
                 return await attempt.answer()

@@ -7,8 +7,7 @@ answer, closes the connection, which is how vLLM learns that nobody waits any mo
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -36,8 +35,7 @@ EVENT_STREAM = "text/event-stream"
 OUR_FAULT = frozenset({401, 403, 407})
 
 
-@dataclass(frozen=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A point in the running loop's time, and how to name it when it has passed."""
 
     at: float
@@ -48,8 +46,7 @@ class Deadline:
         return DeadlinePassed(self.what, self.limit_s)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What is posted where."""
 
     instance: Instance
@@ -134,7 +131,8 @@ class Answer:
         """The last thing to be done with any answer."""
         if self._timer is not None:
             self._timer.cancel()
-        self._response.close()
+        if not self._response.closed:  # at its end it is
+            self._response.close()
 
 
 class Legs:

@@ -1,9 +1,13 @@
 """Logs are JSON, one line an event, on stdout; what libraries log goes the same way."""
 
+import asyncio
+import atexit
 import logging
 import os
 import sys
+import threading
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 import orjson
 import structlog
@@ -14,7 +18,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[_line_renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=lambda *_: _Lines(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -34,6 +38,34 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _Lines:
+    """Writes what is logged in one turn of the event loop together, and at once where there is no loop."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()  # for what threads log
+        self._unwritten: list[bytes] = []
+        atexit.register(self._write)
+
+    def line(self, line: bytes) -> None:
+        with self._lock:
+            self._unwritten += (line, b"\n")
+            if len(self._unwritten) > 2:
+                return
+        try:
+            asyncio.get_running_loop().call_soon(self._write)
+        except RuntimeError:
+            self._write()
+
+    debug = info = warning = error = critical = exception = line
+
+    def _write(self) -> None:
+        with self._lock:
+            lines, self._unwritten = b"".join(self._unwritten), []
+        self._stream.write(lines)
+        self._stream.flush()
 
 
 def _line_renderer() -> structlog.typing.Processor:

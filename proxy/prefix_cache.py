@@ -29,7 +29,9 @@ class PrefixCache:
         """A prompt was sent here; the least recently used blocks make room for its own."""
         held = self._held
         for block in reversed(blocks[: self._capacity]):
-            held[block] = None
-            held.move_to_end(block)
+            if block in held:
+                held.move_to_end(block)
+            else:
+                held[block] = None
         while len(held) > self._capacity:
             held.popitem(last=False)

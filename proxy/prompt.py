@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-Block = bytes
+Block = bytes | int
 
 BLOCK_BYTES = 512  # about 128 tokens of text, and exactly 128 token ids
 DIGEST_BYTES = 8
@@ -132,9 +132,9 @@ def _cache_of(body: Mapping[str, Any]) -> bytes:
 
 
 def _digests(start: bytes, data: bytes) -> Sequence[Block]:
-    digest, blocks = hashlib.blake2b(start, digest_size=DIGEST_BYTES), []
-    view = memoryview(data)[: MAX_BLOCKS * BLOCK_BYTES]
-    for end in range(BLOCK_BYTES, len(view) + 1, BLOCK_BYTES):
-        digest.update(view[end - BLOCK_BYTES : end])
-        blocks.append(digest.digest())
+    """Python's own hash, keyed anew in each process: far quicker than a cryptographic one, and nobody can aim at it."""
+    digest, blocks = hash(start), []
+    for end in range(BLOCK_BYTES, min(len(data), MAX_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
+        digest = hash((digest, data[end - BLOCK_BYTES : end]))
+        blocks.append(digest)
     return blocks

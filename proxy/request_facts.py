@@ -40,6 +40,18 @@ class RequestFacts:
     attempts: int = 0
     parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
+    _dispatch: dict[str, Any] | None = None  # it is shown three times
+    _phases_ms: dict[str, float] | None = None
+
+    def tried(self, attempt: "Attempt") -> None:
+        self.attempts += 1
+        self.attempt = attempt
+        self._dispatch = None
+
+    def moved(self, transfer: Mapping[str, Any]) -> None:
+        """What the consumer's connector says of the transfer; empty when it says nothing."""
+        self.transfer = transfer
+        self._dispatch = None
 
     @property
     def path(self) -> str | None:
@@ -81,18 +93,20 @@ class RequestFacts:
         """Which instances had the last try, why, and what moved between them."""
         if self.attempt is None:
             return {}
-        route = self.attempt.route
-        facts = {
-            "path": self.path,
-            "reason": self.reason,
-            "producer": route.producer.instance_id if route.producer else None,
-            "consumer": route.consumer.instance_id,
-            "transfer_id": self.attempt.transfer_id,
-            "transport": self.transfer.get("transport"),
-            "kv_bytes": self.transfer.get("bytes"),
-            "kv_tokens": self.transfer.get("tokens"),
-        }
-        return {name: value for name, value in facts.items() if value is not None}
+        if self._dispatch is None:
+            route = self.attempt.route
+            facts = {
+                "path": self.path,
+                "reason": self.reason,
+                "producer": route.producer.instance_id if route.producer else None,
+                "consumer": route.consumer.instance_id,
+                "transfer_id": self.attempt.transfer_id,
+                "transport": self.transfer.get("transport"),
+                "kv_bytes": self.transfer.get("bytes"),
+                "kv_tokens": self.transfer.get("tokens"),
+            }
+            self._dispatch = {name: value for name, value in facts.items() if value is not None}
+        return self._dispatch
 
     def headers(self) -> dict[str, str]:
         shown = {_HEADERS[name]: str(value) for name, value in self.dispatch.items()}
@@ -102,7 +116,11 @@ class RequestFacts:
 
     def comment(self, **more: Any) -> bytes:
         """A server-sent comment, which clients skip: for what was not known when the headers were sent."""
-        return b": pd " + orjson.dumps(self.dispatch | self.phases_ms() | more) + b"\n\n"
+        self._phases_ms = self.phases_ms()
+        return b": pd " + orjson.dumps(self.dispatch | self._phases_ms | more) + b"\n\n"
 
     def phases_ms(self) -> dict[str, float]:
+        """Once they were in a comment, the same."""
+        if self._phases_ms is not None:
+            return self._phases_ms
         return {f"{name}_ms": round(1000 * seconds, 2) for name, seconds in self.phases.items()}

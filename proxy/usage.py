@@ -13,6 +13,7 @@ from typing import Any
 
 _USAGE = b'"usage":'
 _MOVED = re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"tokens":\s*(\d+)')
+_COUNTED = {name: re.compile(rb'"%s":\s*(\d+)' % name.encode()) for name in ("prompt_tokens", "completion_tokens")}
 _DECODER = json.JSONDecoder()
 
 
@@ -45,7 +46,8 @@ def counts_cached(answer: bytes) -> bool:
 
 def tokens(answer: bytes, name: str) -> int | None:
     """What a whole answer says of its `prompt_tokens` or `completion_tokens`, None when it says nothing."""
-    found = re.search(rb'"%s":\s*(\d+)' % name.encode(), answer[answer.rfind(_USAGE) :])
+    start = answer.rfind(_USAGE)
+    found = _COUNTED[name].search(answer, start) if start >= 0 else None
     return int(found[1]) if found else None
 
 

@@ -36,7 +36,7 @@ def test_a_prompt_larger_than_the_cache_leaves_its_beginning() -> None:
     assert cache.matched(blocks("a", 9)) == 4
 
 
-CONVERSATIONS = [
+CONVERSATIONS: list[list[Block]] = [
     [b"s", b"a1", b"a2", b"a3"],
     [b"s", b"a1", b"b2"],
     [b"s", b"c1"],
