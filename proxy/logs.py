@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import json
 import logging
 import os
 import sys
@@ -78,7 +79,11 @@ def _line_renderer() -> structlog.typing.Processor:
         event["level"] = method
         event["timestamp"] = datetime.now(UTC)
         event["pid"] = pid
-        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z)
+        try:
+            return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z)
+        except TypeError:  # half of a surrogate pair, as a client may have put into a name, or a very large number
+            event["timestamp"] = f"{event['timestamp'].replace(tzinfo=None).isoformat()}Z"
+            return json.dumps(event, default=repr).encode()
 
     return render
 

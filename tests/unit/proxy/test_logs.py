@@ -30,7 +30,7 @@ async def main():
 
 log.info("before")
 asyncio.run(main())
-log.info("after")
+log.info("after", model="half of a pair: \\ud800", tokens=2**70)
 """
 
 
@@ -42,6 +42,7 @@ def test_every_line_is_written_in_order() -> None:
     assert {line["pid"] for line in lines} != {os.getpid()}
     assert lines[1]["answer"] == 42
     assert "ValueError: what was wrong" in lines[4]["exception"]
+    assert (lines[5]["model"], lines[5]["tokens"]) == ("half of a pair: \ud800", 2**70)
     for line in lines:
         assert line["timestamp"].endswith("Z")
         assert abs(datetime.fromisoformat(line["timestamp"]) - datetime.now(UTC)) < timedelta(hours=1)

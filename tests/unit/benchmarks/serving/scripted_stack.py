@@ -1,6 +1,7 @@
 """Stands in for the stack, the load test, vLLM's launcher and vllm-router, and writes down what it is asked for.
 
-`up` leaves a server behind that knows of two instances, as the stack's proxy does; `down` ends it. The load test writes
+`up` leaves a server behind that knows of instances, as the stack's proxy does: two of its own, or of the launchers that
+have begun where the stack has none; `down` ends it. The load test writes
 the files of a run, unless SCRIPTED_FAILS names its point's rate. The router listens, and nothing more.
 """
 
@@ -31,11 +32,13 @@ MANIFEST = {
 }
 
 
-class TwoInstances(BaseHTTPRequestHandler):
+class Instances(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        begun = Path(os.environ["SCRIPTED_LOG"]).read_text().count("server ")
+        number = 2 if "prefill" in os.environ["STACK_SERVICES"] else begun
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"instances": [{}, {}]}).encode())
+        self.wfile.write(json.dumps({"instances": [{}] * number}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -85,7 +88,7 @@ def server() -> None:
 def router(words: list[str]) -> None:
     given = {name: words[words.index(name) + 1 :] for name in ("--port", "--prefill", "--decode")}
     log(f"router {given['--prefill'][0] != given['--decode'][0]} {given['--prefill'][1].isdecimal()}")
-    HTTPServer(("127.0.0.1", int(given["--port"][0])), TwoInstances).serve_forever()
+    HTTPServer(("127.0.0.1", int(given["--port"][0])), Instances).serve_forever()
 
 
 if __name__ == "__main__":
@@ -93,7 +96,7 @@ if __name__ == "__main__":
         case ["-m", "stack", verb]:
             stack(verb)
         case ["serve", port]:
-            HTTPServer(("127.0.0.1", int(port)), TwoInstances).serve_forever()
+            HTTPServer(("127.0.0.1", int(port)), Instances).serve_forever()
         case ["-m", "connector.launcher"]:
             server()
         case [*words] if "--vllm-pd-disaggregation" in words:
