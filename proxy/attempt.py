@@ -182,6 +182,8 @@ class Attempt:
         return self._gateway.loop.call_at(deadline.at, self._is_late, deadline)
 
     def _is_late(self, deadline: Deadline) -> None:
+        if self._interruption is not None:
+            return  # it is over, in this very turn of the loop, and not for being late
         prefilling, passed = self._is_prefilling(), deadline.passed()
         if (
             self._prefill is not None

@@ -179,6 +179,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._upgrading:
             return
         super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()  # a long body has paused it, and only who is read from is seen to leave
         self.in_body = False
         self._steps += 1
         self._sockets.incomplete.pop(self, None)

@@ -52,6 +52,22 @@ async def test_a_client_that_leaves_before_the_first_chunk(
     await settled(stack, 499)
 
 
+async def test_a_client_with_a_long_prompt_that_leaves(start_stack: StartStack) -> None:
+    stack = await start_stack([hangs()], [hangs()])
+    host, port = stack.proxy.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    content = json.dumps(STREAM | {"prompt": "word " * 40_000}).encode()  # more than uvicorn reads ahead
+    writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+    await eventually(lambda: len(stack.proxy.gateway.being_served) == 1)  # it waits for the body
+    writer.write(content)
+    for server in (stack.producers[0], stack.consumers[0]):
+        await asyncio.wait_for(server.arrived.wait(), PATIENCE_S)
+    writer.transport.abort()
+    for server in (stack.producers[0], stack.consumers[0]):
+        await asyncio.wait_for(server.cancelled.wait(), PATIENCE_S)
+    await settled(stack, 499)
+
+
 async def test_a_client_that_leaves_in_the_middle_of_its_stream(start_stack: StartStack) -> None:
     stack = await start_stack([hangs()], [streams(token(" city"), end=hangs())])
     async with raw_client(stack, STREAM) as reader:
