@@ -82,7 +82,12 @@ class CompletionConnection(ASGIHTTPConnection):
                 await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
                 return
             await _send_head(send, answer.status, answer.content_type, shown.items())
-            await exchange.stream(write)
+            end = None if answer.at_end else gateway.loop.call_at(exchange.ends_by, connection.transport.abort)
+            try:
+                await exchange.stream(write)
+            finally:
+                if end is not None:
+                    end.cancel()
         except asyncio.CancelledError:
             if not connection.lost:
                 raise

@@ -30,6 +30,7 @@ CLIENT_LEFT = 499  # nginx's status for a client that closed the connection firs
 OK = "ok"
 LEFT = "client_left"
 ANYONE = ""  # the client's name where no keys are configured
+LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
 
 log = structlog.get_logger()
 
@@ -68,6 +69,11 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """What is known so far; empty while there was no try."""
         return self._facts.headers()
+
+    @property
+    def ends_by(self) -> float:
+        """In the running loop's time: a client that has not taken its answer until then is left."""
+        return self._deadlines.total.at + LAST_WORDS_S
 
     async def answer(self, read_body: Callable[[], Awaitable[bytes]]) -> Answer:
         """Both legs for the client's body; returns when the consumer's first chunk is here.
@@ -118,8 +124,8 @@ class Exchange:
                 last = self._endpoint.failed(http_error(failure).body)
             await write(unwritten + last, False)
         finally:
-            if outcome == LEFT and self._abort is not None:  # cut off while the client did not read
-                outcome = code(self._abort)
+            if outcome == LEFT and (cut := self._abort or self._answer.cut) is not None:  # while it did not read
+                outcome = code(cut)
             self.close(status, outcome, failure)
 
     def close(self, status: int, outcome: str, failure: ProxyError | None = None) -> None:

@@ -56,7 +56,10 @@ class Call(NamedTuple):
 
 
 class Answer:
-    """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events."""
+    """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events.
+
+    cut: why it was ended here before its own end.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Answer:
         self._loop = loop
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._cut: ProxyError | None = None
+        self.cut: ProxyError | None = None
 
     @property
     def transfer_facts(self) -> dict[str, Any] | None:
@@ -97,7 +100,7 @@ class Answer:
             self._timer = self._loop.call_at(due, self.limit, between_tokens_s, total)
             return
         instance, silence = self._call.instance, f"has sent no token for {between_tokens_s:g} s"
-        self._cut = total.passed() if total.at <= now else AnswerStalled(instance.role, instance.instance_id, silence)
+        self.cut = total.passed() if total.at <= now else AnswerStalled(instance.role, instance.instance_id, silence)
         self.close()
 
     @property
@@ -118,8 +121,8 @@ class Answer:
                     self._last = events
                     return events
         except aiohttp.ClientError as error:
-            if self._cut is not None:
-                raise self._cut from error
+            if self.cut is not None:
+                raise self.cut from error
             raise _failure(self._call, error) from error
         finally:
             self._waiting_since = None

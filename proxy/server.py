@@ -24,6 +24,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy import logs
 from proxy.app import create_app
+from proxy.exchange import LAST_WORDS_S
 from proxy.gateway import Gateway
 from proxy.limits import limited_protocol
 from proxy.settings import ProxySettings
@@ -32,7 +33,6 @@ from stack.environment import ConfigError, load_or_exit
 from stack.parent_death import end_with_parent
 
 MAX_DIGITS = 640  # of an integer in a body; the time to read one grows with its square, and 640 is Python's least bound
-LAST_WORDS_S = 2  # to write the error event of a stream that was cut, and to close
 BACKLOG = 1024
 # New objects that start a garbage collection. Nearly all go without one, at the end of their request, so Python's 700
 # only looks through those of the running requests again and again: 7 % of the CPU time of a busy proxy.

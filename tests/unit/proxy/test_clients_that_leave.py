@@ -145,6 +145,17 @@ async def test_a_slow_reader_holds_the_consumer_back(start_stack: StartStack) ->
         assert received > flood.written >= 64 * MEBIBYTE
 
 
+async def test_a_client_that_never_reads_is_left_at_the_deadline(start_stack: StartStack) -> None:
+    flood = Flood(1024 * MEBIBYTE)
+    stack = await start_stack([hangs()], [flood], proxy_request_timeout_s=1.0)
+    async with raw_client(stack, STREAM):
+        for server in (stack.producers[0], stack.consumers[0]):
+            await asyncio.wait_for(server.cancelled.wait(), PATIENCE_S)
+        await eventually(lambda: not stack.proxy.gateway.being_served)
+        name = 'pd_proxy_requests_total{client="",endpoint="/v1/completions",outcome="deadline_passed",status="200"}'
+        assert await stack.proxy.metric(name) == 1
+
+
 async def test_a_client_that_leaves_while_it_is_not_reading(start_stack: StartStack) -> None:
     flood = Flood(1024 * MEBIBYTE)
     stack = await start_stack([hangs()], [flood])
