@@ -32,8 +32,8 @@ _CPU_SLO = Slo(ttft=5.0, tpot=0.25, itl=0.5)
 PROFILES = {
     "quick": Profile(("128/32@0.8", "64/64+1000/8:0.15@0.6"), 40.0, 5.0, _CPU_SLO),
     "cpu": Profile(("128/64@0.5,1", "512/64@0.5,1", "64/96+1500/8:0.15@0.5,1"), 75.0, 10.0, _CPU_SLO),
-    # A prompt of 8,000 stops an aggregated server's streams for about 0.2 s, of some 160 gaps a second: at 1.5 a second on
-    # each of two servers that is more than one gap in a hundred, which a P99 sees; at the lower rate it is not.
+    # A prompt of 8,000 stops an aggregated server's streams, which have some 160 gaps a second, for about 0.2 s. At 1.5
+    # a second on each of two servers that is more than one gap in a hundred, which a P99 sees; at the lower rate less.
     "gpu": Profile(
         ("2000/200@4,8", "64/400+8000/16:0.3@6,10"),
         60.0,
