@@ -22,6 +22,10 @@ def hardware() -> dict[str, str]:
     if gpus := _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
         names = gpus.splitlines()
         facts["GPU"] = f"{len(names)} × {names[0]}"
+        # CUDA's Multi-Process Service gives a process this share of a GPU's multiprocessors: a run is no longer one of
+        # whole GPUs. The variable counts in every process that inherits it.
+        if share := os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"):
+            facts["GPU"] += f"; of its multiprocessors {share} % for each process (CUDA MPS)"
     return facts
 
 
