@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Documents:
         measurements = [measurement for measurement in plan.measurements() if runs.run(measurement)]
         rows = [row for measurement in measurements for row in runs.rows(measurement)]
         manifests = list(runs.manifests(measurements))
+        servers = read_servers(self._work)
         return {
             **program.about("benchmarks.serving", TITLE),
             "started": started,
@@ -60,9 +61,9 @@ class Documents:
             "html_file": f"{self._name}.html",
             "machine": self._machine,
             "versions": {**self._versions, **_server_versions([manifest for _, manifest in manifests])},
-            "conditions": _conditions(plan, manifests, rows),
+            "conditions": _conditions(plan, manifests, rows, servers),
             "plan": plan.document(),
-            "servers": read_servers(self._work),
+            "servers": servers,
             "measurements": rows,
         }
 
@@ -84,15 +85,17 @@ def _server_versions(manifests: list[Manifest]) -> dict[str, str]:
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
-def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]], rows: list[Row]) -> Mapping[str, str]:
+def _conditions(
+    plan: Plan, manifests: list[tuple[str, Manifest]], rows: list[Row], servers: Mapping[str, list[list[str]]]
+) -> Mapping[str, str]:
     """What both sides have in common, and where they differ each side's own; what ran, not what was asked for."""
-    instances = {side: _roles(manifest) for side, manifest in manifests}
+    roles = {side: instances(manifest, servers.get(side, [])) for side, manifest in manifests}
     models = {model for _, manifest in manifests for model in manifest.models}
     transports = {transport for row in rows for transport in row["transports"]}
     commits = {manifest.versions.get("commit", "") for _, manifest in manifests}
     return {
         "model": ", ".join(sorted(models)),
-        "instances": "; ".join(f"{side}: {roles}" for side, roles in instances.items()),
+        "instances": "; ".join(f"{side}: {told}" for side, told in roles.items()),
         "KV cache went over": ", ".join(sorted(transports)) or "nothing",
         "SLO of goodput": str(plan.slo),
         "a point": f"{plan.seconds:g} s after {plan.warmup:g} s of warm-up, {plan.repeats} × a side, seed {plan.seed}",
@@ -102,7 +105,10 @@ def _conditions(plan: Plan, manifests: list[tuple[str, Manifest]], rows: list[Ro
     }
 
 
-def _roles(manifest: Manifest) -> str:
+def instances(manifest: Manifest, servers: Sequence[Sequence[str]]) -> str:
+    """`1 decode, 1 prefill`. A router of others' names none; then `servers`, a command line each, are counted."""
+    if not manifest.instances:
+        return f"{len(servers)} servers"
     counts: dict[str, int] = {}
     for instance in manifest.instances:
         role = str(instance.get("role", "unknown"))
