@@ -60,6 +60,11 @@ class Part:
         self._clock = RunClock(0.0)
 
     @property
+    def seconds(self) -> float:
+        """No request is begun so long after the zero, or later."""
+        return self._share.seconds
+
+    @property
     def is_closed_loop(self) -> bool:
         return self.settings.loadtest_arrivals == "closed"
 

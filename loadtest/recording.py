@@ -8,6 +8,7 @@ measured since its last report; a killed master loses nothing that has reached i
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class WorkerRecording:
         environment.events.report_to_master.add_listener(self._report)
         self._runner.register_message(_SEND, self._send)
 
-    def begin(self, settings: LoadTestSettings, zero: float) -> None:
+    def begin(self, settings: LoadTestSettings, zero: float, seconds: float) -> None:
         self._cpu.begin()
 
     def _report(self, data: dict[str, Any], **_: Any) -> None:
@@ -89,6 +90,7 @@ class RunRecording:
         self.folder: Path | None = None
         self.run: Run | None = None
         self.zero = 0.0
+        self._seconds = math.inf
         self._environment = environment
         self._cpu = CpuShare()
         self._cpu_of_workers: dict[str, float] = {}
@@ -113,8 +115,11 @@ class RunRecording:
         """Of one core, of the busiest process that makes requests."""
         return max(self._cpu_of_workers.values(), default=self._cpu.mean)
 
-    def begin(self, settings: LoadTestSettings, zero: float) -> None:
-        """Returns at once: the load begins in half a second. Raises: ConfigError: the folder cannot be written."""
+    def begin(self, settings: LoadTestSettings, zero: float, seconds: float) -> None:
+        """Returns at once: the load begins in half a second. Raises: ConfigError: the folder cannot be written.
+
+        Args: zero: of the schedule, Unix seconds; seconds: after it the load is over, may be inf.
+        """
         self._finish()
         folder = run_folder.new_folder(settings.loadtest_run_dir, settings.runs_dir)
         if self._file is not None:
@@ -125,7 +130,7 @@ class RunRecording:
         self.collector.begin()
         run = Run(manifest=manifest(settings), settings=plain_settings(settings))
         run.write(folder)
-        self.folder, self.run, self.zero = folder, run, zero
+        self.folder, self.run, self.zero, self._seconds = folder, run, zero, seconds
         self._has_news = True
         self._asking = gevent.spawn(self._ask, settings, run.manifest)
         logger.info("this run's files: %s", folder)
@@ -147,7 +152,8 @@ class RunRecording:
 
     def _load_ends(self, **_: Any) -> None:
         if self._has_news and self.run is not None and self.run.manifest.load_s is None:
-            self.run.manifest.load_s = round(max(0.0, time.time() - self.zero), 3)
+            # A test that came to its end has waited for its last answers, and offered nothing meanwhile.
+            self.run.manifest.load_s = round(max(0.0, min(time.time() - self.zero, self._seconds)), 3)
             self._fetch()
 
     def _fetch(self) -> None:

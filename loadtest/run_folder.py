@@ -100,13 +100,10 @@ def analyse(folder: Path, run: Run) -> tuple[Run, Columns, str | None]:
 
 
 def _load_end(columns: Columns, run: Run) -> float | None:
-    """The test was stopped when the last answer had come; the load may have ended before: with the stages, or with the
-    last request. Of a schedule of n requests that is one mean distance after the last."""
+    """A schedule of n requests ends one mean distance after the last, which may be before the test's own end."""
     load_s, settings = run.manifest.load_s, run.settings
     if load_s is None:
         return None
-    if text := settings.get("LOADTEST_STAGES"):
-        load_s = min(load_s, stages.parse(text).seconds)
     is_finite = settings.get("LOADTEST_REQUESTS") or settings.get("LOADTEST_WORKLOAD") in ("trace", "prompts")
     if is_finite and len(columns) > 1:
         scheduled = columns["scheduled"]

@@ -28,7 +28,8 @@ from stack.environment import ConfigError, load
 logger = logging.getLogger(__name__)
 
 _SHARE, _PREPARED, _ZERO, _OVER = "loadtest_share", "loadtest_prepared", "loadtest_zero", "loadtest_over"
-Beginning = Callable[[LoadTestSettings, float], None]  # the settings of a test, and its zero in Unix seconds
+# The settings of a test, its zero in Unix seconds, and how many seconds after that no request is begun any more.
+Beginning = Callable[[LoadTestSettings, float, float], None]
 
 _LEAD_S = 0.5  # from the naming of the zero to the zero: all workers have heard of it by then
 
@@ -44,7 +45,7 @@ class _Member:
 class Team:
     """On the master, or in the only process: deals the shares and watches who makes them.
 
-    Args: begin: called with settings and zero once there is one; what it raises as ConfigError stops the test.
+    Args: begin: called once there is a zero; what it raises as ConfigError stops the test.
     zero: of the schedule, of `time.time()`; None before it begins. problem: why the test cannot begin.
     """
 
@@ -52,6 +53,7 @@ class Team:
         self._environment = environment
         self._begin = begin
         self._members: dict[str, _Member] = {}
+        self._seconds = math.inf
         self._test = 0
         self._watches = False
         self.settings: LoadTestSettings | None = None
@@ -103,8 +105,9 @@ class Team:
         clients = self._clients()
         if self.settings.loadtest_arrivals == "closed":  # a worker without a user would never come to its end
             clients = clients[: math.ceil(profile.highest) if profile else given["num_users"] or 1]
-        seconds = min(given["run_time"] or math.inf, profile.seconds if profile else math.inf)
-        self._members = {client: _Member(Share(number, len(clients), seconds)) for number, client in enumerate(clients)}
+        self._seconds = min(given["run_time"] or math.inf, profile.seconds if profile else math.inf)
+        shares = (Share(number, len(clients), self._seconds) for number in range(len(clients)))
+        self._members = {client: _Member(share) for client, share in zip(clients, shares, strict=True)}
         for client, member in self._members.items():
             self._runner.send_message(_SHARE, {"test": self._test, **asdict(member.share)}, client)
 
@@ -131,7 +134,7 @@ class Team:
         assert self.settings is not None
         self.zero = time.time() + _LEAD_S
         try:
-            self._begin(self.settings, self.zero)
+            self._begin(self.settings, self.zero, self._seconds)
         except ConfigError as error:
             self._cannot_begin(str(error))
         else:
@@ -173,7 +176,7 @@ class Team:
 class Participant:
     """On a worker, or in the only process: makes the share that it is given.
 
-    Args: receive: gets every exchange; begin: called with settings and zero when a test begins.
+    Args: receive: gets every exchange; begin: called when a test begins.
     part: of the test that runs, or ran last; None before the first, and for a test that began without this process.
     """
 
@@ -224,7 +227,7 @@ class Participant:
     def _on_zero(self, msg: Message, **_: Any) -> None:
         if self.part is not None and msg.data["test"] == self._test:
             if isinstance(self._runner, WorkerRunner):  # the only process of a test has heard it as its team
-                self._begin(self.part.settings, msg.data["zero"])
+                self._begin(self.part.settings, msg.data["zero"], self.part.seconds)
             self.part.begin(msg.data["zero"])
 
     def _stop(self, environment: Environment, **_: Any) -> None:

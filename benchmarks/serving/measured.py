@@ -74,7 +74,7 @@ class MeasuredRuns:
         if measurement.point.shape.prompts:
             records = SavedRequests(self.folder(measurement) / requests_file.NAME)
             for kind, some in _by_kind(records, measurement.point.shape).items():
-                part = summarize(some, run.slo, warmup_s=run.manifest.warmup_s, until_s=run.manifest.load_s)
+                part = summarize(some, run.slo, warmup_s=run.summary.from_s, until_s=run.summary.until_s)
                 limits = {name: getattr(run.summary, name) for name in ("saturation", "generator_limit")}
                 rows.append({**about, "requests": kind, **_figures(part.model_copy(update=limits))})
         return rows

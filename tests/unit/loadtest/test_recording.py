@@ -11,7 +11,7 @@ import pytest
 from loadtest.report.__main__ import main as make_reports
 from loadtest.run_folder import FILES, Run
 from tests.unit.loadtest.locust_process import start_headless
-from tests.unit.loadtest.scripted_server import MODEL, Script, ScriptedServer, Step, completion, text
+from tests.unit.loadtest.scripted_server import MODEL, Script, ScriptedServer, Step, after, completion, text
 
 LIMIT_S = 60
 
@@ -56,6 +56,21 @@ def test_a_run_leaves_its_files(tmp_path: Path) -> None:
     assert (told.target, told.models, told.workers, told.seed) == (server.url, [MODEL], 2, 3)
     assert told.ended_at is not None
     assert run.settings["LOADTEST_RATE"] == 10.0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_load_is_over_before_its_answers(tmp_path: Path, workers: str) -> None:
+    """Rates are of the time in which load was offered; its length is known and does not depend on the answers."""
+    folder = tmp_path / "run"
+    with ScriptedServer(lambda _: completion(3, after(0.0), after(1.0))).running() as server:
+        options = ("--arrivals", "constant", "--rate", "10", "-t", "2s")
+        finished = start_headless(server.url, folder, *options, LOADTEST_WORKERS=workers).wait()
+    assert finished.exit_code == 0, finished.log
+    run = Run.read(folder)
+    assert run.summary is not None
+    assert (run.manifest.load_s, run.summary.until_s) == (2.0, 2.0)
+    assert run.summary.requests == 20
+    assert run.summary.offered_per_s == 10.0
 
 
 def test_a_second_run_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -121,7 +121,6 @@ def test_one_stage_is_the_whole_run(tmp_path: Path) -> None:
     ("settings", "until_s"),
     [
         ({}, 60.0),  # it was stopped
-        ({"LOADTEST_STAGES": "40:1"}, 40.0),  # and waited then for its answers
         ({"LOADTEST_REQUESTS": 21}, 21.0),  # 21 requests, a second from one to the next
         ({"LOADTEST_WORKLOAD": "trace"}, 21.0),
     ],

@@ -19,7 +19,7 @@ TIMES = ("ttft_s", "itl_s", "tpot_s")
 OTHER_DISTRIBUTIONS = ("end_to_end_s", "start_delay_s", "worst_gaps_s", "input_tokens", "output_tokens")
 COUNTS = ("errors", "phases_s", "paths", "transports", "unexpected_lengths")
 SUMMARY = {
-    **{"from_s": 0.0, "until_s": 60.0, "requests": 3, "outcomes": {"completed": 3}, "cached_share": 0.0},
+    **{"from_s": 0.0, "until_s": 40.0, "requests": 3, "outcomes": {"completed": 3}, "cached_share": 0.0},
     **dict.fromkeys(RATES, 1.0),
     **{name: {"count": 3, "p50": 0.5, "p99": 0.75} for name in TIMES},
     **{name: {"count": 0} for name in OTHER_DISTRIBUTIONS},
@@ -28,7 +28,7 @@ SUMMARY = {
 MANIFEST = {
     **{"target": "http://127.0.0.1", "models": ["m"], "instances": [{"role": "prefill"}, {"role": "decode"}]},
     **{"servers": {"vLLM": ["0.32.0"]}, "seed": 0, "warmup_s": 0.0, "command": "", "versions": {}, "hardware": {}},
-    **{"started_at": "2026-01-01", "load_s": 60.0},
+    **{"started_at": "2026-01-01", "load_s": 60.0},  # the schedule ended before
 }
 
 

@@ -242,8 +242,10 @@ def test_the_kinds_of_a_mixture_have_rows_of_their_own(tmp_path: Path) -> None:
         )
         file.append([record])
     file.close()
-    found = {row["requests"]: row["ttft_p50_s"] for row in runs.rows(MIXTURE)}
-    assert found == {"all": 0.5, STREAMS: 0.1, PROMPTS: 5.0}
+    rows = {row["requests"]: row for row in runs.rows(MIXTURE)}
+    assert {kind: row["ttft_p50_s"] for kind, row in rows.items()} == {"all": 0.5, STREAMS: 0.1, PROMPTS: 5.0}
+    # One span for all: the parts' rates add up to the whole's.
+    assert rows[STREAMS]["offered_per_s"] == rows[PROMPTS]["offered_per_s"] == 1 / 40
 
 
 def test_the_rest_is_estimated_from_what_was_seen() -> None:
