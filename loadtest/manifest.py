@@ -27,8 +27,8 @@ class Manifest(BaseModel):
     """load_s: when no more load was offered, in seconds since the schedule's zero; None: the run was killed.
 
     instances: what the stack's proxy tells of its vLLM servers; empty with other targets. servers: their versions.
-    cpu_share: mean share of one core of the load generator's busiest process. problems: of the test itself, like a
-    worker that was lost.
+    cpu_share: of one core, of the load generator's busiest process in its busiest 5 s. problems: of the test itself,
+    like a worker that was lost.
     """
 
     target: str

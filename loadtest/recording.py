@@ -22,6 +22,7 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from loadtest import run_folder
 from loadtest.collector import Collector, Outbox
+from loadtest.cpu_share import CpuShare
 from loadtest.manifest import Manifest, ask_target, manifest, now, plain_settings
 from loadtest.record import RequestRecord
 from loadtest.requests_file import NAME, RequestsFile
@@ -32,23 +33,6 @@ logger = logging.getLogger(__name__)
 
 _SEND, _SENT = "loadtest_send_records", "loadtest_records_sent"  # master to worker, and its answer
 _PATIENCE_S = 5.0  # for the answer; a worker that is lost gives none
-
-
-class CpuShare:
-    """CPU use of this process since `begin`, as a share of one core.
-
-    Not from Locust's monitor: it looks every five seconds, and the first value that psutil gives it is always 0.
-    """
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self._cpu_s, self._began = time.process_time(), time.perf_counter()
-
-    @property
-    def mean(self) -> float:
-        return round((time.process_time() - self._cpu_s) / max(time.perf_counter() - self._began, 1e-9), 3)
 
 
 class WorkerRecording:
@@ -62,13 +46,17 @@ class WorkerRecording:
         self.collector: Collector = self._outbox
         self._cpu = CpuShare()
         environment.events.report_to_master.add_listener(self._report)
+        environment.events.test_stopping.add_listener(self._load_ends)
         self._runner.register_message(_SEND, self._send)
 
     def begin(self, settings: LoadTestSettings, zero: float, seconds: float) -> None:
-        self._cpu.begin()
+        self._cpu.begin(zero + settings.loadtest_warmup_s - time.time())
+
+    def _load_ends(self, **_: Any) -> None:
+        self._cpu.end()
 
     def _report(self, data: dict[str, Any], **_: Any) -> None:
-        data["records"], data["cpu_share"] = self._outbox.empty(), self._cpu.mean
+        data["records"], data["cpu_share"] = self._outbox.empty(), self._cpu.busiest
 
     def _send(self, **_: Any) -> None:
         data: dict[str, Any] = {}
@@ -112,8 +100,8 @@ class RunRecording:
 
     @property
     def cpu_share(self) -> float:
-        """Of one core, of the busiest process that makes requests."""
-        return max(self._cpu_of_workers.values(), default=self._cpu.mean)
+        """Of one core, of the busiest process that makes requests, in its busiest seconds."""
+        return max(self._cpu_of_workers.values(), default=self._cpu.busiest)
 
     def begin(self, settings: LoadTestSettings, zero: float, seconds: float) -> None:
         """Returns at once: the load begins in half a second. Raises: ConfigError: the folder cannot be written.
@@ -125,7 +113,7 @@ class RunRecording:
         if self._file is not None:
             self._file.close()
         self._file = RequestsFile(folder / NAME)
-        self._cpu.begin()
+        self._cpu.begin(zero + settings.loadtest_warmup_s - time.time())
         self._cpu_of_workers.clear()
         self.collector.begin()
         run = Run(manifest=manifest(settings), settings=plain_settings(settings))
@@ -151,6 +139,7 @@ class RunRecording:
         self.collector.receive(data.pop("records", ()))
 
     def _load_ends(self, **_: Any) -> None:
+        self._cpu.end()
         if self._has_news and self.run is not None and self.run.manifest.load_s is None:
             # A test that came to its end has waited for its last answers, and offered nothing meanwhile.
             self.run.manifest.load_s = round(max(0.0, min(time.time() - self.zero, self._seconds)), 3)
