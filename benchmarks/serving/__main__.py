@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import program
+from benchmarks import program, results
 from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
 from benchmarks.ports import free_ports
@@ -86,9 +86,8 @@ def _begun(file: Path, plan: Plan, options: Options) -> tuple[str, str]:
     if not file.exists():
         name = program.name(("serving", options.profile))
         started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        file.write_text(
-            json.dumps({"name": name, "started": started, "conditions": plan.conditions()}, indent=1) + "\n"
-        )
+        begun = {"name": name, "started": started, "conditions": plan.conditions()}
+        results.replace(file, json.dumps(begun, indent=1) + "\n")
     begun = json.loads(file.read_text())
     return begun["name"], begun["started"]
 

@@ -121,6 +121,25 @@ def test_an_interrupted_run_is_ended_told_of_and_made_again(
 
 
 @pytest.mark.timeout(60)
+def test_killed_while_it_writes_down_its_beginning_it_begins_anew(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = Path.write_text
+
+    def half(file: Path, text: str) -> int:
+        if file.name.startswith("begun"):
+            writes(file, text[: len(text) // 2])
+            raise SystemExit(137)
+        return writes(file, text)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "write_text", half)
+        with pytest.raises(SystemExit):
+            comparison.run()
+    assert comparison.run("--time-limit", "1") == (0, [])
+
+
+@pytest.mark.timeout(60)
 def test_without_time_for_a_point_none_is_begun(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
     assert comparison.run("--time-limit", "1") == (0, [])
     assert "leaves no room for the next point; the same command goes on" in capsys.readouterr().err
