@@ -97,7 +97,10 @@ def parse(arguments: Sequence[str]) -> Options:
     if UPSTREAM in options.sides and not options.vllm_router.is_file():
         parser.error(f"--vllm-router={str(options.vllm_router)!r}: expected the program, for --versus {options.versus}")
     variables = {**options.variables, **os.environ}
-    context = int(variables.get(CONTEXT) or DEFAULT_CONTEXT)
+    given_context = variables.get(CONTEXT) or str(DEFAULT_CONTEXT)
+    if not given_context.isdecimal():
+        parser.error(f"{CONTEXT}={given_context!r}: expected a number of tokens, e.g. {DEFAULT_CONTEXT}")
+    context = int(given_context)
     for point in options.points:
         if point.shape.longest > context:
             parser.error(f"--points: {point}: {point.shape.longest} tokens, expected at most {CONTEXT}={context}")
@@ -105,9 +108,12 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
     return number
 
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 _LENGTHS = r"(\d+)/(\d+)"
+_RATE = r"(?:\d+\.?\d*|\.\d+)"
 _SHAPE = re.compile(rf"{_LENGTHS}(?:\+{_LENGTHS}:(0?\.\d+))?")
 STREAMS, PROMPTS = "streams", "long prompts"
 
@@ -64,7 +65,7 @@ def points(text: str) -> tuple[Point, ...]:
     """Of a shape and its rates, e.g. `512/128@0.2,0.4`. Raises: ValueError: with what would be right."""
     shape_text, _, rates = text.partition("@")
     shape = parse_shape(shape_text)
-    if not re.fullmatch(r"[\d.]+(,[\d.]+)*", rates) or not all(float(rate) > 0 for rate in rates.split(",")):
+    if not re.fullmatch(rf"{_RATE}(,{_RATE})*", rates) or not all(float(rate) > 0 for rate in rates.split(",")):
         raise ValueError(f"{text!r}: expected requests a second after @, with commas, e.g. 512/128@0.2,0.4")
     return tuple(Point(shape, float(rate)) for rate in rates.split(","))
 

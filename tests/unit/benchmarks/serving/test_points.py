@@ -40,6 +40,8 @@ def test_a_point_is_written_as_it_is_read(text: str) -> None:
         ("512/64", "'512/64': expected requests a second after @"),
         ("512/64@0", "'512/64@0': expected requests a second after @"),
         ("512/64@fast", "expected requests a second after @"),
+        ("512/64@1.2.3", "'512/64@1.2.3': expected requests a second after @"),
+        ("512/64@.", "'512/64@.': expected requests a second after @"),
         ("64/9+64/9:0.5@1", "expected two different kinds"),
     ],
 )
@@ -48,6 +50,24 @@ def test_what_is_no_point_is_one_line(text: str, line: str, capsys: pytest.Captu
         parse(["--points", text])
     assert exit_.value.code == 2
     assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["long", "0", "inf"])
+def test_what_is_no_time_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--seconds", text])
+    assert exit_.value.code == 2
+    assert f"argument --seconds: '{text}': expected a number above 0" in capsys.readouterr().err
+
+
+def test_a_context_that_is_no_number_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MAX_MODEL_LEN", "4k")
+    with pytest.raises(SystemExit) as exit_:
+        parse([])
+    assert exit_.value.code == 2
+    assert "MAX_MODEL_LEN='4k': expected a number of tokens, e.g. 4096" in capsys.readouterr().err
 
 
 def test_a_request_that_the_model_cannot_hold_is_refused(
