@@ -15,13 +15,15 @@ from benchmarks.tables import Row, groups
 Verdict = Literal["wins", "loses", "even", "unclear", "few", ""]
 # Fewer values than this have no 99th percentile: it is their maximum, or nearly so.
 FEWEST_FOR_P99 = 100
+# A median of fewer is at the mercy of one or two requests, and so is a count of the good ones among them.
+FEWEST = 10
 # Where no control has been measured: what two runs of the same thing may differ by.
 TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`key`: of a row. `count`: the row's number of values behind it."""
+    """`key`: of a row. `count`: the row's number of values behind it, or its numbers by kind."""
 
     name: str
     key: str
@@ -32,13 +34,18 @@ class Figure:
     def is_p99(self) -> bool:
         return "_p99_" in self.key
 
+    def values(self, row: Row) -> int:
+        count = row[self.count]
+        return sum(count.values()) if isinstance(count, dict) else int(count)
+
 
 TTFT_P50 = Figure("TTFT P50", "ttft_p50_s", "ttft_n")
 TTFT_P99 = Figure("TTFT P99", "ttft_p99_s", "ttft_n")
 ITL_P50 = Figure("ITL P50", "itl_p50_s", "itl_n")
 ITL_P99 = Figure("ITL P99", "itl_p99_s", "itl_n")
 TPOT_P50 = Figure("TPOT P50", "tpot_p50_s", "tpot_n")
-GOODPUT = Figure("goodput", "goodput_per_s", "ttft_n", "higher")
+# Of all requests: a side that answers hardly any has few first tokens, and loses by that.
+GOODPUT = Figure("goodput", "goodput_per_s", "outcomes", "higher")
 FIGURES = (TTFT_P50, TTFT_P99, ITL_P50, ITL_P99, TPOT_P50, GOODPUT)
 
 
@@ -115,7 +122,7 @@ def _ratio(figure: Figure, pairs: Sequence[tuple[Row, Row]], noise: float | None
     known = [quotient for quotient in found if quotient is not None]
     if not known:
         return None
-    values = min(row[figure.count] for pair in pairs for row in pair)
+    values = min(figure.values(row) for pair in pairs for row in pair)
     ratio = Ratio(statistics.median(known), min(known), max(known), values)
     return replace(ratio, verdict=_verdict(figure, ratio, max(TOLERANCE, noise or 0.0)))
 
@@ -127,7 +134,7 @@ def _quotient(one: float | None, other: float | None) -> float | None:
 
 
 def _verdict(figure: Figure, ratio: Ratio, tolerance: float) -> Verdict:
-    if figure.is_p99 and ratio.values < FEWEST_FOR_P99:
+    if ratio.values < (FEWEST_FOR_P99 if figure.is_p99 else FEWEST):
         return "few"
     low, high = 1 / (1 + tolerance), 1 + tolerance
     if low <= ratio.low and ratio.high <= high:

@@ -9,7 +9,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
-from benchmarks.serving.comparison import FIGURES, GOODPUT, ITL_P99, TTFT_P50, Comparison, Figure
+from benchmarks.serving.comparison import (
+    FEWEST,
+    FEWEST_FOR_P99,
+    FIGURES,
+    GOODPUT,
+    ITL_P99,
+    TTFT_P50,
+    Comparison,
+    Figure,
+    Verdict,
+)
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.serving.points import STREAMS, parse_shape
@@ -111,10 +121,24 @@ def _scope(whole: Sequence[Comparison], counting: Sequence[Comparison]) -> list[
     sentences = []
     if len(counting) < len(whole):
         sentences.append(f"{len(counting)} of {len(whole)} points count; the table says why the others do not.")
-    few = [figure.name for figure in FIGURES if any(comparison.verdict(figure) == "few" for comparison in counting)]
-    if few:
-        sentences.append(f"{' and '.join(few)} is not judged where fewer than 100 values are behind it.")
+    few = _judged(counting, "few")
+    for figures, fewest in (
+        ([figure.name for figure in few if figure.is_p99], FEWEST_FOR_P99),
+        ([figure.name for figure in few if not figure.is_p99], FEWEST),
+    ):
+        if figures:
+            sentences.append(f"{_and(figures)}: not judged where fewer than {fewest} values are behind it.")
+    if unclear := _judged(counting, "unclear"):
+        sentences.append(f"The repeats disagree on {_and([figure.name for figure in unclear])} at some of the points.")
     return sentences
+
+
+def _judged(comparisons: Sequence[Comparison], verdict: Verdict) -> list[Figure]:
+    return [figure for figure in FIGURES if any(comparison.verdict(figure) == verdict for comparison in comparisons)]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _by_shape(comparisons: Iterable[Comparison], evidence: Callable[[Sequence[Comparison]], str] | None = None) -> str:

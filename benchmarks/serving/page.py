@@ -14,9 +14,9 @@ from benchmarks.tables import Row, groups, ms
 
 LEGEND = (
     "Disaggregated divided by aggregated; below 1 disaggregation is better, with goodput above 1. "
-    "**Bold: disaggregation loses.** In brackets: a P99 of fewer than 100 values, hardly more than their maximum and "
-    "not judged. n: the fewest requests behind a ratio. Points that are left out stand here too, and count for nothing "
-    "above."
+    "**Bold: disaggregation loses.** In brackets, and not judged: a P99 of fewer than 100 values, hardly more than their "
+    "maximum, and anything else of fewer than 10. n: the fewest requests behind a ratio. Points that are left out stand "
+    "here too, and count for nothing above."
 )
 UPSTREAM_LEGEND = (
     "The stack divided by the same vLLM servers with MooncakeConnector, which is vLLM's own, behind vllm-router: below "
@@ -128,6 +128,9 @@ def _verdict(at: Comparison, requests: int) -> str:
     parts = [f"{verb} {', '.join(names)}" for verb in ("wins", "loses") if (names := at.figures(verb))]
     if unclear := at.figures("unclear"):
         parts.append(f"repeats disagree on {', '.join(unclear)}")
+    few = at.figures("few")
+    if names := [figure.name for figure in FIGURES if figure.name in few and not figure.is_p99]:
+        parts.append(f"too few values to judge {', '.join(names)}")
     if at.requests == ALL and requests < FEW_FOR_SATURATION:
         parts.append("too few requests to see saturation")
     return "; ".join(parts) or "even"

@@ -152,5 +152,27 @@ def test_without_a_point_that_counts_nothing_is_concluded() -> None:
 
 def test_what_has_too_few_values_is_named() -> None:
     assert told([{**row, "ttft_n": 30} for row in pair()]).endswith(
-        "TTFT P99 is not judged where fewer than 100 values are behind it."
+        "TTFT P99: not judged where fewer than 100 values are behind it."
     )
+
+
+def test_a_handful_of_requests_decides_nothing() -> None:
+    counts = {"ttft_n": 9, "itl_n": 90, "tpot_n": 9, "outcomes": {"completed": 9}}
+    text = told([{**row, **counts} for row in pair(ttft_p50_s=5.0, goodput_per_s=0.5)])
+    assert text.startswith("Nothing here speaks for or against disaggregation")
+    assert text.endswith(
+        "TTFT P99 and ITL P99: not judged where fewer than 100 values are behind it. "
+        "TTFT P50, TPOT P50 and goodput: not judged where fewer than 10 values are behind it."
+    )
+    assert told([{**row, "ttft_n": 10} for row in pair(ttft_p50_s=5.0)]).startswith("**Do not disaggregate here**")
+
+
+def test_a_side_that_answers_a_handful_of_many_requests_loses() -> None:
+    outcomes = {"completed": 5, "failed": 195}
+    failing = row(DISAGGREGATED, ttft_n=5, goodput_per_s=0.01, outcomes=outcomes)
+    assert told([failing, row(AGGREGATED)]).startswith("**Do not disaggregate here**")
+
+
+def test_repeats_that_disagree_are_told_of() -> None:
+    text = told(pair(ttft_p50_s=0.5), pair(repeat=1, ttft_p50_s=2.0))
+    assert text.endswith("The repeats disagree on TTFT P50 at some of the points.")

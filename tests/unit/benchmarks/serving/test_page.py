@@ -5,10 +5,11 @@ import pytest
 from benchmarks.serving import command_lines, page
 from benchmarks.serving.charts import charts
 from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
+from benchmarks.serving.points import PROMPTS
 from benchmarks.serving.sections import Section, as_html, as_markdown
 from benchmarks.tables import Row
 from stack.settings import REPOSITORY
-from tests.unit.benchmarks.serving.figures import HEAD, pair, row
+from tests.unit.benchmarks.serving.figures import HEAD, MIXTURE, pair, row
 
 
 def markdown(rows: list[Row], **more: object) -> str:
@@ -44,6 +45,13 @@ def test_few_requests_are_told() -> None:
     line = cells(markdown(rows), "Ratios", "512/64", "0.5", "all")
     assert line[4] == "(3.00)"
     assert line[-2:] == ["20", "too few requests to see saturation"]
+
+
+def test_what_a_handful_of_requests_shows_is_not_called_even() -> None:
+    rows = [{**row, "ttft_n": 3} for row in pair(MIXTURE, PROMPTS, ttft_p50_s=3.0)]
+    line = cells(markdown(rows), "Ratios", MIXTURE.partition("@")[0], "2", PROMPTS)
+    assert line[3] == "(3.00)"
+    assert line[-2:] == ["3", "too few values to judge TTFT P50"]
 
 
 def test_several_repeats_have_a_range() -> None:
