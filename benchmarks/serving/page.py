@@ -14,9 +14,9 @@ from benchmarks.tables import Row, groups, ms
 
 LEGEND = (
     "Disaggregated divided by aggregated; below 1 disaggregation is better, with goodput above 1. "
-    "**Bold: disaggregation loses.** In brackets, and not judged: a P99 of fewer than 100 values, hardly more than their "
-    "maximum, and anything else of fewer than 10. n: the fewest requests behind a ratio. Points that are left out stand "
-    "here too, and count for nothing above."
+    "**Bold: disaggregation loses.** In brackets, and not judged: a P99 of fewer than 100 values, hardly more than "
+    "their maximum, and anything else of fewer than 10. n: the fewest requests behind a ratio. Points that are left "
+    "out stand here too, and count for nothing above."
 )
 UPSTREAM_LEGEND = (
     "The stack divided by the same vLLM servers with MooncakeConnector, which is vLLM's own, behind vllm-router: below "
