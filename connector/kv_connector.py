@@ -6,8 +6,7 @@ exists before its KV cache is allocated. What each hook promises is vLLM's `kv_c
 
 import logging
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,18 +20,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from connector.channel import Channel
-from connector.checksum import HostMemory
 from connector.consumer import Consumer
-from connector.device_memory import DeviceMemory, StagedEngine, on_gpu, pinned
-from connector.engines import Engines, open_engines
-from connector.fences import DeviceFences, HostFences
-from connector.layout import KVLayout
 from connector.messages import Done, Message
 from connector.metrics import StepStats, TransferMetrics
 from connector.options import ConnectorOptions
 from connector.parallel import heads_of_rank
 from connector.producer import Producer
-from connector.revocation import Revocation
+from connector.rank import Rank, gather
 from connector.scheduler import ConsumerScheduler, ProducerScheduler
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, ProducerStep, RankAddress
@@ -97,10 +91,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._total_heads = separable_heads(vllm_config)
         self._fingerprint = cache_facts(vllm_config, kv_cache_config, self._options, self._total_heads)
         self._stats = TransferStats()
-        self._worker: Producer | Consumer | None = None
-        self._address: RankAddress | None = None
-        self._channel: Channel | None = None
-        self._engines: Engines | None = None  # a consumer's too must live on, or its memory is unregistered
+        self._rank: Rank | None = None
+        self._channel: Channel | None = None  # of a consumer's scheduler
         self._layers: dict[str, int] = {}
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
@@ -169,101 +161,34 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         self._layers = {name: index for index, name in enumerate(kv_caches)}
-        rank = get_tensor_model_parallel_rank()
-        layout = layout_of(
-            kv_caches, self._kv_cache_config.num_blocks, heads_of_rank(rank, self._ranks, self._total_heads)
+        number, engine_id = get_tensor_model_parallel_rank(), self._kv_transfer_config.engine_id or ""
+        heads = heads_of_rank(number, self._ranks, self._total_heads)
+        layout = layout_of(kv_caches, self._kv_cache_config.num_blocks, heads)
+        parts = gather(
+            number,
+            engine_id,
+            self._options,
+            kv_caches,
+            layout,
+            block_tokens=self._block_size,
+            fingerprint=self._fingerprint,
+            stats=self._stats,
         )
-        engines = self._engines = self._open_engines(rank)
-        storages = {cache.untyped_storage().data_ptr(): cache.untyped_storage() for cache in kv_caches.values()}
-        for address, storage in storages.items():
-            engines.register(address, storage.nbytes())
-        device = next(iter(kv_caches.values())).device
-        memory: HostMemory | DeviceMemory = HostMemory()
-        if device.type == "cuda":
-            memory = device_memory = on_gpu(list(storages.values()), device)
-            engines.replace("tcp", lambda tcp: StagedEngine(tcp, device_memory, pinned(self._options.sender_threads)))
-        channel = self._channel = self._options.open_channel(self._options.control_port + rank)
-        self._address = RankAddress(channel.address, engines.segments, engines.host_identity, layout)
-        self._worker = (
-            self._make_producer(rank, engines, layout, memory, channel, device)
-            if self._produces
-            else self._make_consumer(rank, engines, layout, memory, channel)
-        )
-        channel.serve(self._worker.on_message, self._worker.on_tick, self._worker.on_peer_lost)
+        self._rank = Rank(parts, parts.producer() if self._produces else parts.consumer())
         log.info(
             "KV transfer: %s rank %d at %s, %d layers, %d blocks of %d tokens, %d bytes a block and layer, over %s",
             self._kv_transfer_config.kv_role,
-            rank,
-            channel.address,
+            number,
+            self._rank.address.control,
             len(kv_caches),
             layout.num_blocks,
             self._block_size,
             layout.page,
-            ", ".join(engines.segments),
-        )
-
-    def _make_producer(
-        self,
-        rank: int,
-        engines: Engines,
-        layout: KVLayout,
-        memory: HostMemory | DeviceMemory,
-        channel: Channel,
-        device: torch.device,
-    ) -> Producer:
-        return Producer(
-            engine_id=self._kv_transfer_config.engine_id or "",
-            rank=rank,
-            engines=engines,
-            layout=layout,
-            memory=memory,
-            block_size=self._block_size,
-            fingerprint=self._fingerprint,
-            send=channel.send,
-            watch=channel.watch,
-            fences=DeviceFences(device) if device.type == "cuda" else HostFences(),
-            patience=self._options.patience,
-            min_stream_tokens=engines.min_stream_tokens
-            if self._options.min_stream_tokens is None
-            else self._options.min_stream_tokens,
-            sender_threads=self._options.sender_threads,
-            write_timeout=self._options.write_timeout,
-            stats=self._stats,
-        )
-
-    def _make_consumer(
-        self, rank: int, engines: Engines, layout: KVLayout, memory: HostMemory | DeviceMemory, channel: Channel
-    ) -> Consumer:
-        return Consumer(
-            rank=rank,
-            block_tokens=self._block_size,
-            layout=layout,
-            memory=memory,
-            address=channel.address,
-            send=channel.send,
-            watch=channel.watch,
-            timeout=self._options.timeout,
-            cancel_timeout=self._options.cancel_timeout,
-            revoked=Revocation(engines, self._stats).over,
-            stats=self._stats,
-        )
-
-    def _open_engines(self, rank: int) -> Engines:
-        options = self._options
-        switch = os.environ.get("CONNECTOR_DROP_WRITES_FILE")
-        return open_engines(
-            # A segment's name must be new at every start: the launcher makes the engine id so.
-            name=f"{self._kv_transfer_config.engine_id}-{rank}",
-            host=options.host,
-            metadata_server=options.metadata_server,
-            setting=options.transport,
-            device_name=options.device_name,
-            write_timeout=options.write_timeout,
-            drop_switch=Path(switch) if switch else None,
+            ", ".join(self._rank.address.segments),
         )
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
-        return RankMetadata(self._address) if self._address is not None else None
+        return RankMetadata(self._rank.address) if self._rank is not None else None
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         assert isinstance(kv_connector_metadata, StepMetadata)
@@ -301,15 +226,10 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return self._worker.take_invalid_blocks() if isinstance(self._worker, Consumer) else set()
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        if not isinstance(self._worker, Consumer):
+        if self._rank is None or not isinstance(self._worker, Consumer):
             return None
-        assert self._address is not None
-        assert self._engines is not None
         done = {request_id: [facts] for request_id, facts in self._worker.take_done().items()}
-        renamed: dict[int, dict[str, str]] = {}
-        if self._engines.segments != self._address.segments:
-            self._address = replace(self._address, segments=self._engines.segments)
-            renamed = {get_tensor_model_parallel_rank(): self._address.segments}
+        renamed = self._rank.take_renamed()
         return Received(done, renamed) if done or renamed else None
 
     def get_kv_connector_stats(self) -> StepStats | None:
@@ -320,10 +240,13 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         return StepStats(data=data) if data is not None else None
 
     def shutdown(self) -> None:
-        if isinstance(self._worker, Producer):
-            self._worker.close()  # first: its senders still answer
-        if self._channel is not None:
-            self._channel.close()
+        for part in (self._rank, self._channel):
+            if part is not None:
+                part.close()
+
+    @property
+    def _worker(self) -> Producer | Consumer | None:
+        return self._rank.worker if self._rank is not None else None
 
     def _step(self) -> ProducerStep | ConsumerStep:
         metadata = self._get_connector_metadata()

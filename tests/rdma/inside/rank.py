@@ -1,6 +1,6 @@
 """One rank, producer and consumer at once, on plain memory and without vLLM: python rank.py OPTIONS (a JSON object)
 
-Engines, control channel and transfer state machine are the connector's own, put together as `kv_connector.py` does.
+Engines, control channel and transfer state machine are the connector's own, put together as its `rank.py` does.
 Prints its address as JSON, then obeys one JSON line after the other and answers each with one; `Rank` of `ranks.py` is
 the other end. What cannot start is one line on stderr and exit status 1.
 """

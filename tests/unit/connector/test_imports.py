@@ -9,7 +9,7 @@ import pytest
 import connector
 
 # These are vLLM's side: only an engine process imports them.
-WITH_VLLM = {"kv_connector", "vllm_cache", "metrics", "fences"}
+WITH_VLLM = {"kv_connector", "rank", "vllm_cache", "metrics", "fences"}
 MODULES = sorted({file.stem for file in Path(connector.__file__).parent.glob("*.py")} - WITH_VLLM - {"__init__"})
 PROGRAM = """
 import sys, importlib
