@@ -132,6 +132,9 @@ class Team:
 
     def _name_the_zero(self) -> None:
         assert self.settings is not None
+        if (warmup := self.settings.loadtest_warmup_s) >= self._seconds:
+            self._cannot_begin(f"LOADTEST_WARMUP_S={warmup:g}: expected less than the test's {self._seconds:g} s")
+            return
         self.zero = time.time() + _LEAD_S
         try:
             self._begin(self.settings, self.zero, self._seconds)

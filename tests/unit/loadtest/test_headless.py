@@ -94,6 +94,14 @@ def test_run_without_an_answer_is_no_success() -> None:
     assert "no request was answered during the test" in run.log
 
 
+def test_a_warm_up_as_long_as_the_test_is_named() -> None:
+    with ScriptedServer(lambda _: completion(1)).running() as server:
+        run = headless(server.url, "-t", "2s", "--warmup", "2")
+    assert run.exit_code == 1, run.log
+    assert "LOADTEST_WARMUP_S=2: expected less than the test's 2 s" in run.log
+    assert not server.bodies
+
+
 def test_open_streams_are_waited_for() -> None:
     with ScriptedServer(lambda _: completion(1, first=after(5))).running() as server:
         run = headless(server.url, "-t", "3s")
