@@ -111,9 +111,9 @@ def _capacity(whole: Sequence[Comparison]) -> list[str]:
     sentences = []
     for side, other in ((DISAGGREGATED, AGGREGATED), (AGGREGATED, DISAGGREGATED)):
         if alone := [comparison for comparison in whole if comparison.saturated == (side,)]:
-            sentences.append(f"Only the {side} side was overloaded ({other} was not) for {_by_shape(alone)}.")
+            sentences.append(f"Only the {side} side did not keep up ({other} did) for {_by_shape(alone)}.")
     if both := [comparison for comparison in whole if len(comparison.saturated) > 1]:
-        sentences.append(f"Both were overloaded for {_by_shape(both)}.")
+        sentences.append(f"Neither kept up for {_by_shape(both)}.")
     return sentences
 
 

@@ -34,10 +34,18 @@ PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
 
 @dataclass(frozen=True)
 class Target:
-    """`url`: base URL of the API to measure. `tokenizer`: of a server that counts its tokens; empty: it does itself."""
+    """`url`: base URL of the API to measure. `instances`: so many vLLM servers are behind it.
+
+    `tokenizer`: of our proxy, which counts its tokens, where another one serves it; empty: it does itself.
+    """
 
     url: str
+    instances: int
     tokenizer: str = ""
+
+    def check(self) -> None:
+        """Raises: CannotStart: servers are missing, and have not come back in time."""
+        wait_for_instances(self.tokenizer or self.url, self.instances, REGISTRATION_LIMIT_S)
 
 
 class StackSide:
@@ -82,8 +90,9 @@ class StackSide:
         try:
             self._call("up", variables, self._users.stack_start_timeout_s + SET_UP_S)
             url = f"http://{self._users.client_host}:{variables['PROXY_PORT']}"
-            wait_for_instances(url, wanted, REGISTRATION_LIMIT_S)
-            yield Target(url)
+            target = Target(url, wanted)
+            target.check()
+            yield target
         finally:
             with _undisturbed():
                 self._call("down", variables, END_LIMIT_S)

@@ -89,6 +89,7 @@ class Sweep:
         began = time.monotonic()
         folder = self._runs.clear(measurement)
         self._run(measurement.point, folder, target, self._plan.seconds, self._plan.warmup, measurement.seed)
+        target.check()  # a server that died has spoiled the point: the same command makes it again
         took_s = time.monotonic() - began
         self._runs.mark(measurement, took_s)
         what = f"{measurement.side}, {measurement.point}: {_short(self._runs.rows(measurement)[0])}"

@@ -90,7 +90,7 @@ class UpstreamSide:
                 self._processes.start([self._launch_router(port, servers, variables)])
                 started.append(ROUTER)
                 self._wait_for_router(port)
-                yield Target(f"http://127.0.0.1:{port}", tokenizer=target.url)
+                yield Target(f"http://127.0.0.1:{port}", len(servers), tokenizer=target.url)
             finally:
                 self._processes.end(started)
 

@@ -1,8 +1,8 @@
 """Stands in for the stack, the load test, vLLM's launcher and vllm-router, and writes down what it is asked for.
 
 `up` leaves a server behind that knows of instances, as the stack's proxy does: two of its own, or of the launchers that
-have begun where the stack has none; `down` ends it. The load test writes
-the files of a run, unless SCRIPTED_FAILS names its point's rate. The router listens, and nothing more.
+have begun where the stack has none; `down` ends it. The load test writes the files of a run, unless SCRIPTED_FAILS
+names its point's rate; at SCRIPTED_LOSES it loses the stack an instance. The router listens, and nothing more.
 """
 
 import json
@@ -36,6 +36,8 @@ class Instances(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         begun = Path(os.environ["SCRIPTED_LOG"]).read_text().count("server ")
         number = 2 if "prefill" in os.environ["STACK_SERVICES"] else begun
+        if Path(f"{os.environ['SCRIPTED_LOG']}.died").exists():
+            number -= 1
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps({"instances": [{}] * number}).encode())
@@ -70,6 +72,8 @@ def load_test() -> int:
     folder = Path(os.environ["LOADTEST_RUN_DIR"])
     counted_elsewhere = os.environ["LOADTEST_TOKENIZER"] not in ("", os.environ["LOADTEST_TARGET"])
     log(f"load {rate} {os.environ['LOADTEST_SEED']}" + (" tokens counted elsewhere" if counted_elsewhere else ""))
+    if rate == os.environ.get("SCRIPTED_LOSES"):
+        Path(f"{os.environ['SCRIPTED_LOG']}.died").touch()
     if rate == os.environ.get("SCRIPTED_FAILS"):
         print("no model is served")
         return 2

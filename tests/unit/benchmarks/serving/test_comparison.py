@@ -139,7 +139,7 @@ def test_points_at_a_limit_decide_nothing_and_are_told_of() -> None:
     text = told(pair(POINT, itl_p99_s=0.2), overloaded)
     assert "50.00" not in text
     assert (
-        "Only the disaggregated side was overloaded (aggregated was not) for 512 tokens in, 64 out, at 9 requests/s."
+        "Only the disaggregated side did not keep up (aggregated did) for 512 tokens in, 64 out, at 9 requests/s."
         in text
     )
     assert "1 of 2 points count" in text
@@ -147,7 +147,8 @@ def test_points_at_a_limit_decide_nothing_and_are_told_of() -> None:
 
 def test_without_a_point_that_counts_nothing_is_concluded() -> None:
     overloaded = [{**row, "saturation": "TTFT grew"} for row in pair()]
-    assert told(overloaded).startswith("Nothing can be concluded: no point counts, and the table says why. Both were")
+    text = told(overloaded)
+    assert text.startswith("Nothing can be concluded: no point counts, and the table says why. Neither kept up")
 
 
 def test_what_has_too_few_values_is_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.processes import Processes
 from benchmarks.serving import __main__ as program
-from benchmarks.serving import document, generator
+from benchmarks.serving import document, generator, stack_side
 from benchmarks.serving.measured import MARK, MeasuredRuns
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, points
@@ -96,6 +96,21 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(
     assert "ended: complete" in comparison.page()  # in the same file
     assert comparison.run() == (0, [])
     assert len(comparison.run("--fresh")[1]) == 8
+
+
+@pytest.mark.timeout(60)
+def test_a_point_that_lost_a_server_is_measured_again(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack_side, "REGISTRATION_LIMIT_S", 2.0)
+    monkeypatch.setenv("SCRIPTED_LOSES", "2")
+    status, asked = comparison.run()
+    assert status == 1
+    assert asked == ["up compose.yaml", "load 0.5 0", "load 2 1", "down"]
+    assert "knows of 1 instances after 2 s, not 2" in capsys.readouterr().err
+    (comparison.folder / "log.died").unlink()
+    monkeypatch.delenv("SCRIPTED_LOSES")
+    assert comparison.run()[1][:3] == ["up compose.yaml", "load 2 1", "down"]
 
 
 @pytest.mark.timeout(60)
