@@ -247,6 +247,6 @@ class Exchange:
 
 def _deadlines(gateway: Gateway, arrived_at: float) -> Deadlines:
     first, total = gateway.settings.proxy_first_token_timeout_s, gateway.settings.proxy_request_timeout_s
-    return Deadlines(
-        Deadline(arrived_at + first, first, "The first token"), Deadline(arrived_at + total, total, "The request")
-    )
+    whole = Deadline(arrived_at + total, total, "The request")
+    # No first token is waited for beyond the end of the whole request.
+    return Deadlines(Deadline(arrived_at + first, first, "The first token") if first < total else whole, whole)

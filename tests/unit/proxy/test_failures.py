@@ -213,8 +213,14 @@ async def test_a_failure_after_the_first_chunk_is_an_event(
         (hangs(), hangs(), WHOLE, "proxy_first_token_timeout_s"),  # the producer's part takes no longer than that
         (prefilled(), streams(b": ping\n\n", end=hangs()), STREAM, "proxy_first_token_timeout_s"),
         (prefilled(), hangs(), WHOLE, "proxy_request_timeout_s"),
+        (hangs(), hangs(), STREAM, "proxy_request_timeout_s"),
+        (prefilled(), hangs(), STREAM, "proxy_request_timeout_s"),
+        (hangs(), hangs(), WHOLE, "proxy_request_timeout_s"),
     ],
-    ids=["stream", "whole, no prefill", "only comments", "whole, no decode"],
+    ids=[
+        *("stream", "whole, no prefill", "only comments", "whole, no decode"),
+        *("stream, whole request", "stream, no decode, whole request", "whole, no prefill, whole request"),
+    ],
 )
 async def test_silence_is_504(
     producer: Script, consumer: Script, body: dict[str, Any], limit: str, start_stack: StartStack
