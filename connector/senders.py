@@ -13,6 +13,7 @@ from connector.engines import Engines
 from connector.held import Held, HeldShare
 from connector.layout import KVLayout, Piece
 from connector.stats import TransferStats
+from connector.transfer import Run
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,8 @@ class Senders:
                 early = held.prefill_end == 0.0
             started = time.monotonic()
             share.first_write = share.first_write or started
-            pieces = share.pieces(runs, self._layout, block_ids)
+            pieces, cause, unended = self._move(held.transfer_id, share, runs, block_ids)
             size = sum(piece.length for piece in pieces)
-            cause, unended = self._write(share, pieces)
-            if not cause:
-                share.add_to_checksums(runs, self._layout, block_ids, self._memory)
             seconds = time.monotonic() - started
             log.debug(
                 "transfer %s: layers %d to %d, %d bytes in %d pieces, from %.6f for %.6f s%s",
@@ -108,6 +106,22 @@ class Senders:
                     share.state.landed()
                 self.enqueue(held)
                 self._returned(held)
+
+    def _move(
+        self, transfer_id: str, share: HeldShare, runs: list[Run], block_ids: list[int]
+    ) -> tuple[list[Piece], str, bool]:
+        """Returns: the writes, and the rest as `_write`. Whatever else goes wrong, like a copy from the GPU, is told to
+        the consumer too: a thread that ended by it would leave the share in flight, and its blocks held, for ever."""
+        pieces: list[Piece] = []
+        try:
+            pieces = share.pieces(runs, self._layout, block_ids)
+            cause, unended = self._write(share, pieces)
+            if not cause:
+                share.add_to_checksums(runs, self._layout, block_ids, self._memory)
+        except Exception as error:
+            log.exception("transfer %s to %s", transfer_id, share.reply_to)
+            return pieces, f"write failed: {error!r}", True  # perhaps in the middle of it
+        return pieces, cause, unended
 
     def _write(self, share: HeldShare, pieces: list[Piece]) -> tuple[str, bool]:
         """Twice if need be: a connection may break while both ends live, and the same bytes may go to the same place

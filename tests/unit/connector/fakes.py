@@ -54,6 +54,7 @@ class FakeEngine:
         self.broken: set[str] = set()
         self.broken_once: set[str] = set()
         self.without_end: set[str] = set()
+        self.faulty: set[str] = set()
         self.wanted: list[bool] = []  # by write, when it returned
         self._lock = threading.Lock()
 
@@ -83,6 +84,8 @@ class FakeEngine:
             if segment in self.broken | self.broken_once:
                 self.broken_once.discard(segment)
                 raise TransferError(f"writing {len(pieces)} pieces to {segment} failed: code -1")
+            if segment in self.faulty:
+                raise RuntimeError("CUDA error: out of memory")
             if segment in self.without_end:
                 raise UnendedWriteError(f"writing {len(pieces)} pieces to {segment}: {len(pieces)} did not end")
             target = self.target(segment)

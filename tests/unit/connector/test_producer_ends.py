@@ -207,6 +207,24 @@ def test_a_lost_write_ends_the_transfer_with_what_had_arrived(new_rank: NewRank)
     rank.assert_nothing_left()
 
 
+def test_an_error_that_nobody_foresaw_is_told_too_and_harms_no_other_transfer(new_rank: NewRank) -> None:
+    rank = new_rank(senders=1)
+    rank.engine.faulty.add("segment1")
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE, PROMPT)
+    rank.release(1)
+    failed = rank.outbox.take_next()
+    assert isinstance(failed, Failed)
+    assert failed.cause == "write failed: RuntimeError('CUDA error: out of memory')"
+    assert failed.unended
+    rank.register(2, THERE)
+    rank.chunk(2, PROMPT, HERE, PROMPT)
+    rank.release(2)
+    assert isinstance(rank.outbox.take_next(), Done)
+    rank.until_released("r1", "r2")
+    rank.assert_nothing_left()
+
+
 @pytest.mark.parametrize("first_to_end", [1, 2])
 def test_two_requests_of_one_transfer_are_both_released(new_rank: NewRank, first_to_end: int) -> None:
     """With n > 1 vLLM makes several requests of one; the first to be computed owns the transfer."""
