@@ -157,7 +157,10 @@ class Channel:
             except msgspec.DecodeError as error:
                 log.warning("control channel: dropped %d bytes that are no message: %s", len(frames[-1]), error)
                 continue
-            on_message(message)
+            try:
+                on_message(message)
+            except Exception:  # the rank must go on hearing; what waits for this message's effect has its own deadline
+                log.exception("control channel: %s of transfer %s", type(message).__name__, message.transfer_id)
 
     def _log_refusal(self) -> None:
         recv_monitor_message(self._refusals)

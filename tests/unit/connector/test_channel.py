@@ -90,6 +90,29 @@ def test_many_threads_may_send(listen: Listen) -> None:
     until(lambda: len(two.received) == 200)
 
 
+def test_a_message_that_cannot_be_handled_is_logged_and_the_next_one_heard(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Message] = []
+
+    def hear(message: Message) -> None:
+        heard.append(message)
+        if len(heard) == 1:
+            raise RuntimeError("out of memory")
+
+    failing = Channel("127.0.0.1", 0, KEY)
+    try:
+        failing.serve(hear, lambda: None, lambda *_: None)
+        one = listen()
+        for message in numbered(2):
+            one.channel.send(failing.address, message)
+        until(lambda: heard == numbered(2))
+    finally:
+        failing.close()
+    assert "control channel: Cancelled of transfer t0" in caplog.text
+    assert "RuntimeError: out of memory" in caplog.text
+
+
 def test_a_message_may_be_answered_from_the_callback(listen: Listen) -> None:
     """Producer and consumer do so with their lock held: `send` must not wait for the channel's thread."""
     answering = Channel("127.0.0.1", 0, KEY)
