@@ -202,12 +202,13 @@ class Consumer:
     def _answered(self, answer: Outcome) -> None:
         """The first answer of a rank counts; the last rank's ends the transfer."""
         waiting = self._waiting[answer.transfer_id]
-        address = waiting.missing.pop(answer.rank, None)
+        address = waiting.missing.get(answer.rank)
         if address is None:
             return
         if isinstance(answer, Done) and not self._proves(waiting.load, answer):
             cause = f"checksum: what arrived from {address} is not what it sent"
             answer = Failed(answer.transfer_id, answer.rank, 0, cause)
+        del waiting.missing[answer.rank]  # only now: an answer that could not be proven has not come
         if not isinstance(answer, Done) and answer.unended:
             waiting.open_to |= BY_A_SILENT_PEER
         waiting.answers.append(answer)

@@ -372,3 +372,24 @@ def test_a_checksum_that_does_not_hold_makes_every_block_invalid(flipped: bool, 
     assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.consumer.take_invalid_blocks() == (set(BLOCKS) if flipped else set())
     assert rank.failures() == ({"checksum": 1} if flipped else {})
+
+
+def test_an_answer_that_cannot_be_proven_has_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rank's answer must not stand for both; the transfer ends by its deadline."""
+
+    def read(memory: ArrayMemory, address: int, length: int) -> memoryview:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(ArrayMemory, "read", read)
+    rank = Rank(timeout=0.0, cancel_timeout=0.0)
+    rank.load(sources=TWO_TO_ONE)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        rank.consumer.on_message(msgspec.structs.replace(DONE, checksum=1))
+    rank.consumer.on_message(msgspec.structs.replace(DONE, rank=1))
+    assert rank.consumer.take_finished(0.0) == set()
+    until(lambda: rank.tick() and bool(rank.access.asked))
+    rank.revoked()
+    assert rank.consumer.take_finished(0.0) == {"r1"}
+    assert rank.consumer.take_invalid_blocks() == set(BLOCKS)
+    assert rank.consumer.take_done() == {}
+    rank.assert_nothing_left()
