@@ -58,10 +58,13 @@ class StreamObserver:
             chunk, end = _DECODE(event.data)
             if event.data[end:].strip():
                 raise ValueError("more than one JSON value")
-            if event.type == "error" or "error" in chunk:
+            # Some servers put `"error": null` into every chunk; OpenAI's own client looks whether it is true, too.
+            if event.type == "error" or chunk.get("error"):
                 raise ErrorInStream(openai_message(event.data))
             self._usage = chunk.get("usage") or self._usage
-            for choice in chunk["choices"]:
+            # The chunk with the usage has an empty list with OpenAI, null or none at all with others.
+            choices = chunk.get("choices") if "usage" in chunk else chunk["choices"]
+            for choice in choices or ():
                 self._receive_choice(arrived_at, choice)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnexpectedAnswer(f"no completion chunk: {event.data[:100]}") from error

@@ -64,10 +64,12 @@ class LoadTestSettings(Settings):
     @field_validator("loadtest_target", "loadtest_tokenizer")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            _HTTP_URL.validate_python(value)
-            return value.rstrip("/")
-        return value
+        if value is None:
+            return None
+        url = _HTTP_URL.validate_python(value)
+        if url.query is not None or url.fragment is not None:
+            raise ValueError("expected a base URL, without a query and a fragment")
+        return value.rstrip("/").removesuffix("/v1").rstrip("/")  # OpenAI's clients are given it with /v1
 
     @field_validator("loadtest_input_tokens", "loadtest_output_tokens", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from locust.rpc.protocol import Message
 from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
 from loadtest import options
+from loadtest.clock import RoundTrip
 from loadtest.errors import RequestFailed
 from loadtest.part import Part, Receiver, Share
 from loadtest.settings import LoadTestSettings
@@ -37,6 +38,8 @@ _LEAD_S = 0.5  # from the naming of the zero to the zero: all workers have heard
 @dataclass
 class _Member:
     share: Share
+    asked: float = 0.0  # when it said that it is prepared, by its own clock, and when that was heard here
+    heard: float = 0.0
     is_prepared: bool = False
     is_over: bool = False
     is_lost: bool = False
@@ -126,7 +129,7 @@ class Team:
             return
         if (problem := msg.data["problem"]) and self.problem is None:
             self._cannot_begin(problem)
-        member.is_prepared = True
+        member.asked, member.heard, member.is_prepared = msg.data["asked"], time.time(), True
         if self.problem is None and all(one.is_prepared for one in self._members.values()):
             self._name_the_zero()
 
@@ -141,8 +144,9 @@ class Team:
         except ConfigError as error:
             self._cannot_begin(str(error))
         else:
-            for client in self._members:
-                self._runner.send_message(_ZERO, {"test": self._test, "zero": self.zero}, client)
+            for client, member in self._members.items():
+                trip = {"asked": member.asked, "heard": member.heard, "answered": time.time()}
+                self._runner.send_message(_ZERO, {"test": self._test, "zero": self.zero, "trip": trip}, client)
 
     def _cannot_begin(self, problem: str) -> None:
         self.problem = problem
@@ -222,16 +226,27 @@ class Participant:
             part.prepare()
         except (RequestFailed, ValueError) as error:
             problem = f"{part.settings.target}: {error!r}" if isinstance(error, RequestFailed) else str(error)
-        self._runner.send_message(_PREPARED, {"test": self._test, "problem": problem})
+        self._runner.send_message(_PREPARED, {"test": self._test, "problem": problem, "asked": time.time()})
         part.over.wait()
         self._flush()
         self._runner.send_message(_OVER, {"test": self._test})
 
     def _on_zero(self, msg: Message, **_: Any) -> None:
         if self.part is not None and msg.data["test"] == self._test:
+            zero = self._by_this_clock(msg.data["zero"], RoundTrip(**msg.data["trip"], received=time.time()))
             if isinstance(self._runner, WorkerRunner):  # the only process of a test has heard it as its team
-                self._begin(self.part.settings, msg.data["zero"], self.part.seconds)
-            self.part.begin(msg.data["zero"])
+                self._begin(self.part.settings, zero, self.part.seconds)
+            self.part.begin(zero)
+
+    def _by_this_clock(self, zero: float, trip: RoundTrip) -> float:
+        if trip.ahead:
+            logger.warning(
+                "this machine's clock is %.3f s %s the master's, known to %.3f s: the schedule follows the master's",
+                abs(trip.ahead),
+                "behind" if trip.ahead > 0 else "ahead of",
+                trip.uncertainty,
+            )
+        return zero - trip.ahead
 
     def _stop(self, environment: Environment, **_: Any) -> None:
         """Here the open requests are waited for, not by Locust, which would do it user by user."""

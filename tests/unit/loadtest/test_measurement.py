@@ -119,6 +119,21 @@ def test_what_else_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param({"usage": {"completion_tokens": 2}}, id="no choices"),
+        pytest.param({"choices": None, "usage": {"completion_tokens": 2}}, id="null"),
+        pytest.param({"choices": [], "usage": {"completion_tokens": 2}, "error": None}, id="OpenAI's, and no error"),
+    ],
+)
+def test_usage_comes_in_the_forms_of_other_servers(last: dict[str, Any]) -> None:
+    no_error = {"choices": [{"text": "b", "finish_reason": "stop"}], "error": None}
+    measured = measure((1, text("a")), (2, event(no_error)), (3, event(last)), (4, DONE))
+    assert measured.content_at == [1, 2]
+    assert measured.fields["output_tokens"] == 2
+
+
+@pytest.mark.parametrize(
     ("arrived", "failure", "message"),
     [
         pytest.param((), StreamCutOff, "ended before a finish_reason", id="nothing"),

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from loadtest.arrivals import schedule
 from loadtest.settings import LoadTestSettings
 from stack.environment import load
-from tests.unit.loadtest.locust_process import COMMAND, environment, headless, start_headless
+from tests.unit.loadtest.locust_process import environment, headless, start_headless
 from tests.unit.loadtest.scripted_server import Script, ScriptedServer, Step, completion, text
 
 LIMIT_S = 60
@@ -104,9 +106,7 @@ def test_late_worker_changes_nothing(tmp_path: Path) -> None:
         asked.set()
         return completion(1)
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
+    port = free_port()
     options = ("--arrivals", "constant", "--rate", "5", "--requests", "40")
     here = ("--master-bind-host", "127.0.0.1", "--master-bind-port", port)
     with ScriptedServer(answer).running() as server, contextlib.ExitStack() as running:
@@ -120,15 +120,59 @@ def test_late_worker_changes_nothing(tmp_path: Path) -> None:
     assert [record.index for record in finished.records] == list(range(40))
 
 
+def test_workers_whose_clocks_differ_keep_the_masters_schedule(tmp_path: Path) -> None:
+    """One would otherwise make its requests half a minute late, the other all of them at once."""
+    arrived: list[float] = []
+
+    def answer(body: dict[str, Any]) -> Script:
+        arrived.append(time.monotonic())
+        return completion(1)
+
+    port = free_port()
+    options = ("--arrivals", "constant", "--rate", "5", "--requests", "20")
+    here = ("--master-bind-host", "127.0.0.1", "--master-bind-port", port)
+    logs = {ahead: tmp_path / f"worker{ahead}.log" for ahead in (-30, 30)}
+    with ScriptedServer(answer).running() as server, contextlib.ExitStack() as running:
+        run = start_headless(server.url, tmp_path / "run", "--master", "--expect-workers", "2", *here, *options)
+        for ahead, log in logs.items():
+            running.enter_context(worker(server.url, port, ahead=ahead, log=log))
+        finished = run.wait()
+    assert finished.exit_code == 0, finished.log
+    assert [record.index for record in finished.records] == list(range(20))
+    assert all(record.started - record.scheduled < 15 for record in finished.records)
+    assert arrived[-1] - arrived[0] < 20
+    assert " s behind the master's" in logs[-30].read_text()
+    assert " s ahead of the master's" in logs[30].read_text()
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+# The wall clock of a process, that of Locust included, before anything else reads it.
+WITH_CLOCK_AHEAD = """
+import runpy, sys, time
+real, ahead = time.time, float(sys.argv.pop(1))
+time.time = lambda: real() + ahead
+runpy.run_module("loadtest", run_name="__main__", alter_sys=True)
+"""
+
+
 @contextlib.contextmanager
-def worker(target: str, port: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [*COMMAND, "--worker", "--master-host", "127.0.0.1", "--master-port", port],
-        env=environment(LOADTEST_TARGET=target),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def worker(target: str, port: str, ahead: float = 0, log: Path = Path(os.devnull)) -> Iterator[None]:
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", WITH_CLOCK_AHEAD, str(ahead)),
+                *("--worker", "--master-host", "127.0.0.1", "--master-port", port),
+            ],
+            env=environment(LOADTEST_TARGET=target),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
         yield
         process.wait(LIMIT_S)

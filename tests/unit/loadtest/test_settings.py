@@ -17,6 +17,10 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PROXY_PORT": "9000"}, "http://127.0.0.1:9000"),
         ({"LOADTEST_TARGET": "http://proxy:8000/", "PROXY_PORT": "9000"}, "http://proxy:8000"),
         ({"LOADTEST_TARGET": ""}, "http://127.0.0.1:8000"),
+        ({"LOADTEST_TARGET": "http://proxy:8000/v1"}, "http://proxy:8000"),
+        ({"LOADTEST_TARGET": "http://proxy:8000/v1/"}, "http://proxy:8000"),
+        ({"LOADTEST_TARGET": "http://proxy:8000/team/v1"}, "http://proxy:8000/team"),
+        ({"LOADTEST_TARGET": "http://proxy:8000/team-v1"}, "http://proxy:8000/team-v1"),
     ],
 )
 def test_target(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], target: str) -> None:
@@ -43,6 +47,7 @@ def test_web_host(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ho
     ("name", "value"),
     [
         ("LOADTEST_TARGET", "proxy:8000"),
+        ("LOADTEST_TARGET", "http://proxy:8000/v1?key=1"),
         ("LOADTEST_WORKLOAD", "sharegpt"),
         ("LOADTEST_INPUT_TOKENS", "0"),
         ("LOADTEST_OUTPUT_TOKENS", "many"),

@@ -70,3 +70,42 @@ def test_a_bad_line_is_named(make: Make, tmp_path: Path, line: Any, said: str) -
     with pytest.raises(ConfigError) as raised:
         make("prompts", prompts_file=path)
     assert raised.value.lines == [f"LOADTEST_PROMPTS_FILE={str(path)!r}, line 2: {said}"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b'\xef\xbb\xbf{"prompt":"a"}\n{"prompt":"b"}\n', id="byte order mark"),
+        pytest.param(b'{"prompt":"a"}\r\n{"prompt":"b"}\r\n', id="lines end as on Windows"),
+        pytest.param(b'\xef\xbb\xbf\r\n{"prompt":"a"}\r\n\r\n{"prompt":"b"}', id="both, and empty lines"),
+    ],
+)
+def test_files_are_read_as_editors_write_them(make: Make, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(content)
+    workload = make("prompts", prompts_file=path)
+    assert [workload.request(index).body["prompt"] for index in range(workload.requests or 0)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32"), ("utf-32-be", "UTF-32")]
+)
+def test_another_encoding_is_named(make: Make, tmp_path: Path, encoding: str, name: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"  # Python's codecs without a byte order write one
+    path.write_bytes((mark + '{"prompt":"a"}').encode(encoding))
+    with pytest.raises(ConfigError) as raised:
+        make("prompts", prompts_file=path)
+    assert raised.value.lines == [f"LOADTEST_PROMPTS_FILE={str(path)!r}: found {name}; expected UTF-8"]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"prompt":"\\ud83d"}', b'{"messages":[{"role":"user","content":"\\ud83d"}]}', b'{"prompt":"\xff"}']
+)
+def test_half_a_character_is_named_by_its_line(make: Make, tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'{"prompt":"a"}\n' + line + b"\n")
+    with pytest.raises(ConfigError) as raised:
+        make("prompts", prompts_file=path)
+    (said,) = raised.value.lines
+    assert said.startswith(f"LOADTEST_PROMPTS_FILE={str(path)!r}, line 2: Invalid JSON: ")
