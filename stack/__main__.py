@@ -33,8 +33,17 @@ Try it:
     "prompt": "San Francisco is a",
     "max_tokens": 1000
   }}'
-
+{split}
 Look at it with `make status` and `make logs`, stop it with `make down`."""
+
+# The prompt above is shorter than what is worth a transfer: by itself it would show an ordinary server.
+SPLIT = """
+So short a prompt the decode instance computes itself. This one is split, and the headers say so: x-pd-path tells the
+way, x-pd-kv-bytes how much of the KV cache came from the prefill instance, server-timing where the time went.
+
+  curl -s -D- {api}/v1/completions -H "Content-Type: application/json" -d '{{
+    "model": "{model}", "prompt": "'"$(seq -s ' ' 1 300)"'", "max_tokens": 8}}'
+"""
 
 # Without the proxy there is no API on this machine to try.
 PART_READY = """\
@@ -63,7 +72,8 @@ def farewell(settings: StackSettings, elapsed_s: float) -> str:
     if "proxy" not in settings.stack_services:
         return PART_READY.format(elapsed=elapsed_s, services=", ".join(settings.stack_services))
     api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
-    return READY.format(elapsed=elapsed_s, api=api, locust=locust, model=settings.model_name)
+    split = "" if settings.is_baseline else SPLIT.format(api=api, model=settings.model_name)
+    return READY.format(elapsed=elapsed_s, api=api, locust=locust, model=settings.model_name, split=split)
 
 
 def _up_with_docker(settings: StackSettings) -> int:

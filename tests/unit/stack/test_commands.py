@@ -1,5 +1,6 @@
 """The command line of `python -m stack`: which way it chooses, what it prints, what it removes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -106,6 +107,30 @@ def test_the_last_words_of_up_are_the_seed_documents_curl() -> None:
     )
     assert "http://localhost:8089" in text
     assert "make down" in text
+
+
+def test_up_shows_a_prompt_that_is_split_and_where_to_see_it() -> None:
+    text = commands.farewell(StackSettings(model="M"), 1)
+
+    curl = text[text.index("  curl -s -D-") :]
+    assert curl.startswith('  curl -s -D- http://localhost:8000/v1/completions -H "Content-Type: application/json" -d')
+    printed = subprocess.run(
+        ["bash", "-c", curl[: curl.index("\n\n")].replace("curl", "printf '%s\\n'", 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    body = json.loads("\n".join(printed[printed.index("-d") + 1 :]))
+    assert body == {"model": "M", "prompt": " ".join(map(str, range(1, 301))), "max_tokens": 8}
+    for header in ("x-pd-path", "x-pd-kv-bytes", "server-timing"):
+        assert header in text
+
+
+def test_a_baseline_promises_no_split() -> None:
+    text = commands.farewell(StackSettings(compose_file="compose.yaml:compose.baseline.yaml"), 1)
+
+    assert "San Francisco" in text
+    assert "split" not in text
 
 
 def test_a_host_without_the_proxy_promises_no_api() -> None:
