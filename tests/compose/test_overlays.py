@@ -10,6 +10,7 @@ import pytest
 from stack.settings import REPOSITORY
 
 GPU = "compose.gpu.yaml"
+CDI = "compose.cdi.yaml"
 RDMA = "compose.rdma.yaml"
 BASELINE = "compose.baseline.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
@@ -30,7 +31,11 @@ def merged(*overlays: str) -> dict[str, Any]:
     return services
 
 
-@pytest.mark.parametrize("overlays", [(), (GPU,), (RDMA,), (GPU, RDMA), (BASELINE,), (GPU, BASELINE)], ids="+".join)
+@pytest.mark.parametrize(
+    "overlays",
+    [(), (GPU,), (GPU, CDI), (RDMA,), (GPU, RDMA), (GPU, CDI, RDMA), (BASELINE,), (GPU, BASELINE)],
+    ids="+".join,
+)
 def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) -> None:
     for service in merged(*overlays).values():
         assert service["user"] == "10001:10001"
@@ -40,7 +45,7 @@ def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) 
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-@pytest.mark.parametrize("overlays", [(), (GPU,)], ids="+".join)
+@pytest.mark.parametrize("overlays", [(), (GPU,), (GPU, CDI)], ids="+".join)
 def test_the_baseline_differs_by_the_role_alone(overlays: tuple[str, ...]) -> None:
     usual, baseline = merged(*overlays), merged(*overlays, BASELINE)
     for name in ("prefill", "decode"):
@@ -60,7 +65,22 @@ def test_each_role_gets_its_gpus_by_index(overlays: tuple[str, ...]) -> None:
         assert device == {"driver": "nvidia", "device_ids": [index], "capabilities": ["gpu"]}
         assert services[name]["image"] == services["prepare"]["image"]
     assert services["prepare"]["build"]["target"] == "gpu"
-    assert services["decode"]["pid"] == "service:prefill"
+
+
+@pytest.mark.parametrize("overlays", [(GPU, CDI), (GPU, CDI, RDMA), (GPU, CDI, BASELINE)], ids="+".join)
+def test_without_nvidias_toolkit_each_role_gets_its_gpu_by_its_cdi_name(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays)
+    for name, index in (("prefill", "2"), ("decode", "3")):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "cdi", "device_ids": [f"nvidia.com/gpu={index}"], "capabilities": ["gpu"]}
+
+
+@pytest.mark.parametrize("overlays", [(GPU,), (GPU, CDI), (GPU, RDMA), (GPU, BASELINE)], ids="+".join)
+def test_on_gpus_both_roles_share_a_pid_namespace_that_neither_holds(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays)
+    assert services["prefill"]["pid"] == services["decode"]["pid"] == "service:processes"
+    assert "pid" not in services["processes"]
+    assert services["processes"]["network_mode"] == "none"
 
 
 @pytest.mark.parametrize("overlays", [(RDMA,), (GPU, RDMA)], ids="+".join)

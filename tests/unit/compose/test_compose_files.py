@@ -13,16 +13,21 @@ from proxy.settings import ProxySettings
 from stack.environment import Settings
 from stack.settings import REPOSITORY
 
-FILES = ("compose.yaml", "compose.gpu.yaml", "compose.rdma.yaml", "compose.baseline.yaml")
+FILES = ("compose.yaml", "compose.gpu.yaml", "compose.cdi.yaml", "compose.rdma.yaml", "compose.baseline.yaml")
 SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest", "loadtest-worker")
 LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
+ON_GPUS = "processes"  # what compose.gpu.yaml adds
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """YAML with compose's own tags; `!reset` takes away what an earlier file said, so it stands for nothing."""
+    """YAML with compose's own tags.
+
+    `!reset` takes away what an earlier file said, so it stands for nothing; `!override` puts a list in its place.
+    """
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+ComposeLoader.add_constructor("!override", yaml.SafeLoader.construct_sequence)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -31,7 +36,8 @@ def load(name: str) -> dict[str, Any]:
 
 
 def service(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = load("compose.yaml")["services"][name]
+    file = "compose.gpu.yaml" if name == ON_GPUS else "compose.yaml"
+    found: dict[str, Any] = load(file)["services"][name]
     return found
 
 
@@ -41,10 +47,11 @@ def test_the_services_are_those_of_the_readme() -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_overlays_only_change_services_of_the_stack(file: str) -> None:
-    assert set(load(file)["services"]) <= set(SERVICES)
+    added = {ON_GPUS} if file == "compose.gpu.yaml" else set()
+    assert set(load(file)["services"]) - set(SERVICES) == added
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*SERVICES, ON_GPUS])
 def test_every_service_is_confined_and_bounded(name: str) -> None:
     found = service(name)
     assert found["user"] == "10001:10001"
@@ -128,6 +135,24 @@ def test_every_variable_of_a_program_reaches_its_container(name: str, settings: 
     decided_by_compose |= {"AGGREGATED_PORT"}
     expected = {field.upper() for field in settings.model_fields} - decided_by_compose
     assert expected - set(service(name)["environment"]) == set()
+
+
+def test_the_cdi_overlay_changes_by_which_name_a_role_asks_for_its_gpu_and_nothing_else() -> None:
+    cdi, gpu = load("compose.cdi.yaml"), load("compose.gpu.yaml")
+    assert set(cdi) == {"services"}
+    assert set(cdi["services"]) == {"prefill", "decode"}
+    for name, found in cdi["services"].items():
+        (usual,) = gpu["services"][name]["deploy"]["resources"]["reservations"]["devices"]
+        index = usual["device_ids"][0]
+        device = {**usual, "driver": "cdi", "device_ids": [f"nvidia.com/gpu={index}"]}
+        assert found == {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
+
+
+def test_both_roles_on_gpus_live_in_the_pid_namespace_of_a_service_that_does_nothing_else() -> None:
+    for name in ("prefill", "decode"):
+        assert load("compose.gpu.yaml")["services"][name]["pid"] == f"service:{ON_GPUS}"
+    assert service(ON_GPUS)["command"] == ["sleep", "infinity"]
+    assert service(ON_GPUS)["network_mode"] == "none"
 
 
 def test_the_baseline_changes_the_role_and_nothing_else() -> None:
