@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +27,11 @@ def free_port() -> int:
 
 @dataclass
 class Project:
-    """Runs `docker compose` for compose.yaml alone."""
+    """Runs `docker compose`, for compose.yaml alone unless told otherwise."""
 
+    files: Sequence[str] = ("compose.yaml",)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    build: bool = True  # False: the images are there, as on a machine that cannot build
     name: str = field(default_factory=lambda: f"pd-stack-test-{secrets.token_hex(4)}")
     proxy_port: int = field(default_factory=free_port)
     locust_port: int = field(default_factory=free_port)
@@ -42,12 +46,14 @@ class Project:
 
     def compose(self, *arguments: str, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Standard output of `docker compose ARGUMENTS`; stderr passes through, so that pytest shows it on failure."""
-        command = ["docker", "compose", "--project-name", self.name, "--file", "compose.yaml", "--env-file", os.devnull]
+        files = [part for file in self.files for part in ("--file", file)]
+        command = ["docker", "compose", "--project-name", self.name, *files, "--env-file", os.devnull]
         return self._run([*command, *arguments], limit_s)
 
     def up(self, *arguments: str) -> None:
-        """Build, start and wait until every service is healthy."""
-        self.compose("up", "--build", "--wait", *arguments, limit_s=BUILD_AND_START_LIMIT_S)
+        """Build where wanted, start and wait until every service is healthy."""
+        build = "--build" if self.build else "--no-build"
+        self.compose("up", build, "--wait", *arguments, limit_s=BUILD_AND_START_LIMIT_S)
 
     def container_ids(self, *services: str) -> list[str]:
         return self.compose("ps", "--all", "--quiet", *services).split()
@@ -83,7 +89,8 @@ class Project:
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         self._environment = {
             **inherited,
-            **build_inputs(),
+            **(build_inputs() if self.build else {}),
+            **self.variables,
             "PROXY_PORT": str(self.proxy_port),
             "LOCUST_PORT": str(self.locust_port),
         }
