@@ -27,7 +27,7 @@ class ComposeLoader(yaml.SafeLoader):
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: None)
-ComposeLoader.add_constructor("!override", yaml.SafeLoader.construct_sequence)
+ComposeLoader.add_constructor("!override", yaml.SafeLoader.yaml_constructors["tag:yaml.org,2002:seq"])
 
 
 def load(name: str) -> dict[str, Any]:
@@ -174,6 +174,12 @@ def test_one_pinned_base_image_everywhere() -> None:
     for name in SERVICES:
         if "build" in service(name):
             assert service(name)["build"]["args"]["BASE_IMAGE"] == f"${{BASE_IMAGE:-{pin}}}"
+
+
+def test_lent_wheels_reach_the_cpu_build_alone() -> None:
+    """To an installer a lent torch 2.13.0+cpu is the GPU lock's torch 2.13.0, with a hash that is not locked."""
+    stages = (REPOSITORY / "images/vllm/Dockerfile").read_text().split("\nFROM ")
+    assert [stage.splitlines()[0] for stage in stages if "from=wheels" in stage] == ["builder AS builder-cpu"]
 
 
 def _pinned(dockerfile: Path) -> str:
