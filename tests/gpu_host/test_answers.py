@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 
 from tests.compose.project import Project
+from tests.compose.test_confinement import service
 from tests.compose.test_stack import (
     test_a_streamed_chat_comes_in_pieces,
-    test_every_service_is_healthy_and_prepare_has_ended,
     test_locusts_page_answers,
 )
 from tests.gpu_host.stacks import AGGREGATED, COUNTING, DISAGGREGATED, Kind, Stacks, complete
 
 __all__ = [
     "test_a_streamed_chat_comes_in_pieces",
-    "test_every_service_is_healthy_and_prepare_has_ended",
     "test_locusts_page_answers",
 ]
 
@@ -45,6 +44,17 @@ def texts(number: int) -> list[str]:
     )
     chosen = random.Random(22)
     return [" ".join(chosen.choices(words, k=150 * (1 + index % 12))) + "." for index in range(number)]
+
+
+@pytest.mark.parametrize("kind", [*DISAGGREGATED, AGGREGATED], ids=str)
+def test_every_service_is_healthy_and_none_was_started_twice(stacks: Stacks, kind: Kind) -> None:
+    states = {service(each): each["State"] for each in stacks[kind].inspect()}
+    assert states.pop("prepare")["ExitCode"] == 0
+    assert states.pop("processes")["Running"]
+    assert {name: state["Health"]["Status"] for name, state in states.items()} == dict.fromkeys(
+        ("etcd", "prefill", "decode", "proxy", "loadtest", "loadtest-worker"), "healthy"
+    )
+    assert {each["RestartCount"] for each in stacks[kind].inspect()} == {0}
 
 
 def test_the_short_prompt_of_the_readme_is_answered_by_the_consumer_alone(project: Project) -> None:

@@ -21,7 +21,8 @@ def test_two_minutes_of_load_without_an_error_and_within_every_limit(project: Pr
     statistics = {entry["name"]: entry for entry in json.loads(printed)}
     requests = statistics["/v1/completions"]
     for name, entry in sorted(statistics.items()):
-        print(name, entry["num_requests"], {key: value for key, value in entry.items() if "percentile" in key})
+        mean = entry["total_response_time"] / max(1, entry["num_requests"])
+        print(f"{name}: {entry['num_requests']} values, {mean:.1f} ms on average, {entry['num_failures']} failures")
     assert requests["num_requests"] > 100
     assert requests["num_failures"] == 0
     for name in ("prefill", "decode"):
