@@ -95,7 +95,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         wants_gpu=settings.uses_gpu,
         wants_rdma=wants_rdma,
         env_path=str(env_file.path()),
-        env_entries=tuple(env_file.entries(env_file.path())),
+        env_entries=env_file.applied(),
         known_variables=env_file.known_names(),
         bad_settings=bad_settings(),
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,

@@ -10,6 +10,7 @@ from typing import Literal
 
 from connector.settings import WITHOUT_EFFECT
 from stack import rdma_findings, system_libraries
+from stack.env_file import Entry
 from stack.environments import LOCKED_PYTHON
 from stack.facts import Facts
 from stack.finding import Finding
@@ -125,12 +126,32 @@ def rdma(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def env_lines(facts: Facts) -> Iterator[Finding]:
+    yield from bad_lines(facts.env_entries, facts.env_path)
+    for entry in facts.env_entries:
+        for name in entry.unset:
+            fix = f"write $${name} for a dollar sign and these letters, or put the value in single quotes"
+            found, needed = (
+                f"${name} in {facts.env_path}:{entry.line}",
+                f"a variable that is set: {name} becomes nothing",
+            )
+            yield Finding("warning", str(entry.name), found, needed, fix)
+
+
+def bad_lines(entries: Sequence[Entry], file: str) -> Iterator[Finding]:
+    """One for each part of `.env` that compose would refuse, and with it the whole file."""
+    for entry in entries:
+        if entry.problem:
+            needed = entry.problem.removeprefix("expected ")
+            yield Finding("error", f"{file}:{entry.line}", entry.shown, needed, "correct or remove the line")
+
+
 def env_names(facts: Facts) -> Iterator[Finding]:
     for entry in facts.env_entries:
         where = f"{facts.env_path}:{entry.line}"
         if entry.name is None:
-            yield Finding("error", where, repr(entry.text), "NAME=value", "correct or remove the line")
-        elif entry.name in WITHOUT_EFFECT:
+            continue
+        if entry.name in WITHOUT_EFFECT:
             needed = "nothing: the process group that it configured no longer exists"
             yield Finding("warning", entry.name, "set, without effect", needed, f"remove it from {where}")
         elif entry.name not in facts.known_variables:
@@ -162,6 +183,7 @@ def _parts(line: str) -> tuple[str, str, str]:
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     python_version,
+    env_lines,
     env_names,
     env_values,
     overlays,

@@ -134,8 +134,17 @@ CASES = {
         "longer exists; fix: remove it from .env:2",
     ),
     "no assignment": (
-        replace(WELL, env_entries=(Entry(9, None, "what is this?"),)),
+        replace(WELL, env_entries=(Entry(9, None, "what is this?", problem="expected NAME=value"),)),
         "error: .env:9: found 'what is this?'; needed NAME=value; fix: correct or remove the line",
+    ),
+    "value that compose refuses": (
+        replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL='x", problem="expected another ' at the end"),)),
+        "error: .env:9: found MODEL; needed another ' at the end; fix: correct or remove the line",
+    ),
+    "dollar sign that was meant as such": (
+        replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL=a$b", "a", unset=("b",)),)),
+        "warning: MODEL: found $b in .env:9; needed a variable that is set: b becomes nothing; "
+        "fix: write $$b for a dollar sign and these letters, or put the value in single quotes",
     ),
     "impossible value": (
         replace(WELL, bad_settings=("MOONCAKE_PROTOCOL='rmda': Input should be 'tcp', 'rdma' or 'nvlink_intra'",)),
