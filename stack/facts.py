@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from connector.settings import LauncherSettings
-from stack import compose, env_file, environments, install, rdma_facts, system_libraries
+from stack import cgroup, compose, env_file, environments, install, rdma_facts, system_libraries
 from stack.environment import ConfigError, Settings, load
 from stack.processes import Processes
 from stack.services import Service, services
@@ -40,6 +40,7 @@ class Facts:
     python: tuple[int, int]
     memory_total: int
     memory_available: int
+    memory_limited: bool  # by a control group, to less than the machine has
     disk_folder: str
     disk_free: int
     disk_needed: int
@@ -67,6 +68,8 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
     processes = Processes(settings)
     running = processes.is_up() or (with_docker and compose.Compose(settings).is_up())
     memory = psutil.virtual_memory()
+    # Containers are in the groups of their engine, not in those of the shell that asks for them.
+    limits = cgroup.limits_of_everything() if with_docker else cgroup.limits()
     needed = environments.needed_by(settings.stack_services, settings)
     outdated = [environment for environment in needed if not install.is_current(environment, settings)]
     folder = _existing(settings.stack_dir)
@@ -76,8 +79,9 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
     return Facts(
         with_docker=with_docker,
         python=sys.version_info[:2],
-        memory_total=memory.total >> 20,
-        memory_available=memory.available >> 20,
+        memory_total=int(min(memory.total, limits.memory)) >> 20,
+        memory_available=int(min(memory.available, limits.memory_available)) >> 20,
+        memory_limited=limits.memory < memory.total,
         disk_folder=str(folder),
         disk_free=shutil.disk_usage(folder).free >> 20,
         disk_needed=0 if with_docker else sum(environment.disk_mib for environment in outdated),

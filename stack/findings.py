@@ -55,9 +55,11 @@ def memory(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "error" if facts.memory_total < needed else "warning",
         "memory",
-        f"{facts.memory_available} MiB available of {facts.memory_total}",
+        f"{facts.memory_available} MiB available of {facts.memory_total}"
+        f"{', the limit of a control group (cgroup)' if facts.memory_limited else ''}",
         f"about {needed} MiB for {facts.instances} instances of {model}",
-        "end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+        f"{'raise that limit' if facts.memory_limited else 'end other programs'}, "
+        "or lower PREFILL_REPLICAS or DECODE_REPLICAS",
     )
 
 

@@ -1,5 +1,6 @@
 """What a run ran on: hardware, versions, commit. Nothing that names the machine."""
 
+import math
 import os
 import platform
 import re
@@ -8,15 +9,20 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from stack import cgroup
 from stack.settings import REPOSITORY
+
+BY_CGROUP = "the limit of a control group (cgroup)"
 
 
 def hardware() -> dict[str, str]:
-    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    limits = cgroup.limits()
+    cpus = len(os.sched_getaffinity(0))
+    name = model[1] if model else platform.machine()
     facts = {
-        "CPU": f"{len(os.sched_getaffinity(0))} × {model[1] if model else platform.machine()}",
-        "memory": f"{int(memory[1]) / (1 << 20):.0f} GiB" if memory else "unknown",
+        "CPU": f"{limits.cpus:.3g} × {name}, {BY_CGROUP}" if limits.cpus < cpus else f"{cpus} × {name}",
+        "memory": _memory(limits.memory),
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
     }
     if gpus := _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
@@ -27,6 +33,14 @@ def hardware() -> dict[str, str]:
         if share := os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"):
             facts["GPU"] += f"; of its multiprocessors {share} % for each process (CUDA MPS)"
     return facts
+
+
+def _memory(limit: float) -> str:
+    found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    total = int(found[1]) << 10 if found else math.inf
+    if limit < total:
+        return f"{limit / (1 << 30):.3g} GiB, {BY_CGROUP}"
+    return f"{total / (1 << 30):.0f} GiB" if found else "unknown"
 
 
 def versions(commit: str, distributions: re.Pattern[str]) -> dict[str, str]:

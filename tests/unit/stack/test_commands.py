@@ -13,7 +13,10 @@ from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
+    # A developer's own folders are none of these tests': `clean` would remove the environments that they run in.
+    folders = dict.fromkeys(("STACK_VENV_DIR", "MODEL_DIR", "STACK_KEY_FILE"), "")
+    chosen = {"STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes"}
+    environment = {**os.environ, **folders, **chosen, **variables}
     return subprocess.run(
         [sys.executable, "-m", "stack", *arguments],
         cwd="/",

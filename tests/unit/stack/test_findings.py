@@ -16,6 +16,7 @@ WELL = Facts(
     python=(3, 11),
     memory_total=24000,
     memory_available=20000,
+    memory_limited=False,
     disk_folder="/srv",
     disk_free=50000,
     disk_needed=2500,
@@ -64,6 +65,11 @@ CASES = {
         replace(WELL, memory_total=4000, memory_available=3000, embedded_model=False),
         "error: memory: found 3000 MiB available of 4000; needed about 6100 MiB for 2 instances of the embedded model, "
         "MODEL may need more; fix: end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+    ),
+    "little memory in a container": (
+        replace(WELL, memory_total=3072, memory_available=3000, memory_limited=True),
+        "error: memory: found 3000 MiB available of 3072, the limit of a control group (cgroup); needed about 6100 MiB "
+        "for 2 instances of this model; fix: raise that limit, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
     ),
     "little disk": (
         replace(WELL, disk_free=900),
