@@ -11,25 +11,13 @@ from pathlib import Path
 import psutil
 
 from connector.settings import LauncherSettings
-from stack import cgroup, compose, env_file, environments, install, rdma_facts, system_libraries
+from stack import cgroup, compose, env_file, environments, install, ports, rdma_facts, system_libraries
 from stack.environment import ConfigError, Settings, load
+from stack.ports import STAND_INS
 from stack.processes import Processes
-from stack.services import Service, services
 from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 SETTINGS_MODULES = ("stack.settings", "connector.settings", "proxy.settings", "loadtest.settings")
-# Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
-STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port that a service will listen on; `used_by` describes a stranger that has it already."""
-
-    number: int
-    service: str
-    variable: str
-    used_by: str | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class Facts:
     disk_needed: int
     instances: int  # vLLM servers that are still to be started here
     embedded_model: bool
-    ports: tuple[Port, ...]
+    ports: tuple[ports.Port, ...]
     missing_packages: tuple[system_libraries.SystemPackage, ...]
     apt_may_install: bool
     engine: str | None
@@ -87,7 +75,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         disk_needed=0 if with_docker else sum(environment.disk_mib for environment in outdated),
         instances=0 if running else settings.prefill_replicas + settings.decode_replicas,
         embedded_model=settings.model == EMBEDDED_MODEL,
-        ports=() if running else _ports(settings, with_docker=with_docker),
+        ports=() if running else ports.to_be_used(settings, with_docker=with_docker),
         missing_packages=() if with_docker else system_libraries.missing(system_libraries.FOR_PROCESSES),
         apt_may_install=system_libraries.apt_may_install(),
         engine=compose.engine_version() if with_docker else None,
@@ -131,49 +119,6 @@ def bad_settings() -> tuple[str, ...]:
         except ConfigError as error:
             lines += [line for line in error.lines if line not in lines]
     return tuple(lines)
-
-
-def _ports(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...]:
-    listeners = _listeners()
-    chosen = [s for s in services(settings) if not with_docker or s.name in ("proxy", "loadtest")]
-    http = [(number, service.name, service.port_variable) for service in chosen for number in service.ports]
-    control = [
-        (number, f"{service.name}'s control channel", "CONTROL_PORT")
-        for service in chosen
-        for index in range(service.replicas)
-        for number in _control_port(service, index)
-    ]
-    return tuple(Port(*port, used_by=listeners.get(port[0])) for port in http + control)
-
-
-def _control_port(service: Service, index: int) -> list[int]:
-    """The first port of an instance's control channel; none for a service that has no such channel."""
-    if "VLLM_DISTRIBUTED_KV_ROLE" not in service.environment:
-        return []
-    given = {name.lower(): value for name, value in service.environment.items()}
-    try:
-        settings = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": index})
-    except ConfigError:  # reported through bad_settings
-        return []
-    return list(settings.control_ports[:1])
-
-
-def _listeners() -> dict[int, str]:
-    """Port -> who listens on it; without root, other users' programs have no name here."""
-    found: dict[int, str] = {}
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr:
-            found[connection.laddr.port] = _program(connection.pid)
-    return found
-
-
-def _program(pid: int | None) -> str:
-    if pid is None:
-        return "a program of another user"
-    try:
-        return f"{psutil.Process(pid).name()} (pid {pid})"
-    except psutil.Error:
-        return f"pid {pid}"
 
 
 def _gpus() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from stack.env_file import Entry
 from stack.environments import LOCKED_PYTHON
 from stack.facts import Facts
 from stack.finding import Finding
+from stack.ports import LAST_PORT, given_twice
 
 # Measured with the embedded model on CPU: an instance at its peak, and etcd, proxy and Locust together.
 INSTANCE_MIB = 2800
@@ -79,7 +80,16 @@ def system_packages(facts: Facts) -> Iterator[Finding]:
 
 
 def ports(facts: Facts) -> Iterator[Finding]:
+    for one, other in given_twice(facts.ports):
+        if one.variable == other.variable:
+            fix = f"set {one.replicas} to 1"
+        else:
+            fix = f"set {' or '.join(filter(None, (one.variable, other.variable)))} to another port"
+        yield Finding("error", f"port {one.number}", f"{one.origin} and {other.origin}", "a port for each", fix)
     for port in facts.ports:
+        if port.number > LAST_PORT:
+            fix = f"lower {' or '.join(filter(None, (port.variable, port.replicas)))}"
+            yield Finding("error", f"port {port.number}", port.origin, f"at most {LAST_PORT}", fix)
         if port.used_by is not None:
             fix = f"end that program, or set {port.variable} to another port"
             yield Finding("error", f"port {port.number}", f"used by {port.used_by}", f"free for {port.service}", fix)

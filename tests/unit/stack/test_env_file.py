@@ -9,7 +9,8 @@ import pytest
 from stack import env_file
 from stack.env_file import Entry
 from stack.environment import ConfigError
-from stack.facts import STAND_INS, settings_classes
+from stack.facts import settings_classes
+from stack.ports import STAND_INS
 from stack.settings import REPOSITORY
 from tests.env_file_cases import CASES, SHELL_VARIABLES
 

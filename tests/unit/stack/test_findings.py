@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from stack.env_file import Entry
-from stack.facts import Facts, Port
+from stack.facts import Facts
 from stack.findings import judge
+from stack.ports import Port
 from stack.system_libraries import SystemPackage
 
 VERBS = SystemPackage("libibverbs1", "library", "libibverbs.so.1", "Mooncake's engine")
@@ -55,6 +56,32 @@ CASES = {
         replace(WELL, ports=(Port(8000, "proxy", "PROXY_PORT", "nginx (pid 7)"),)),
         "error: port 8000: found used by nginx (pid 7); needed free for proxy; "
         "fix: end that program, or set PROXY_PORT to another port",
+    ),
+    "one port given twice": (
+        replace(WELL, ports=(Port(8100, "prefill", "PREFILL_PORT"), Port(8100, "proxy", "PROXY_PORT"))),
+        "error: port 8100: found prefill (PREFILL_PORT=8100) and proxy (PROXY_PORT=8100); needed a port for each; "
+        "fix: set PREFILL_PORT or PROXY_PORT to another port",
+    ),
+    "replicas that share the host's network": (
+        replace(
+            WELL_WITH_DOCKER,
+            ports=(
+                Port(8200, "decode-0", "DECODE_PORT", replicas="DECODE_REPLICAS"),
+                Port(8200, "decode-1", "DECODE_PORT", replicas="DECODE_REPLICAS"),
+            ),
+        ),
+        "error: port 8200: found decode-0 (DECODE_PORT=8200) and decode-1 (DECODE_PORT=8200); needed a port for each; "
+        "fix: set DECODE_REPLICAS to 1",
+    ),
+    "a port that nobody can set": (
+        replace(WELL, ports=(Port(5557, "proxy", "PROXY_PORT"), Port(5557, "the load test's workers", ""))),
+        "error: port 5557: found proxy (PROXY_PORT=5557) and the load test's workers (always 5557); "
+        "needed a port for each; fix: set PROXY_PORT to another port",
+    ),
+    "port beyond the last": (
+        replace(WELL, ports=(Port(65536, "decode-1", "DECODE_PORT", None, 65535, "DECODE_REPLICAS"),)),
+        "error: port 65536: found decode-1 (DECODE_PORT=65535); needed at most 65535; "
+        "fix: lower DECODE_PORT or DECODE_REPLICAS",
     ),
     "little memory available": (
         replace(WELL, memory_available=3000),
