@@ -14,6 +14,7 @@ from stack.settings import REPOSITORY
 BUILD_AND_START_LIMIT_S = 2400  # a first build installs 2 GiB; loading the model takes minutes on a busy machine
 COMMAND_LIMIT_S = 300
 LOG_LINES = "150"
+FILES = ("compose.yaml", "tests/compose/behind_a_proxy.yaml")
 # A developer's own choices must not change what is tested.
 NOT_INHERITED = ("COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "MODEL", "MODEL_DIR", "BIND_ADDRESS")
 
@@ -26,7 +27,7 @@ def free_port() -> int:
 
 @dataclass
 class Project:
-    """Runs `docker compose` for compose.yaml alone."""
+    """Runs `docker compose` for compose.yaml, behind a proxy that leads nowhere."""
 
     name: str = field(default_factory=lambda: f"pd-stack-test-{secrets.token_hex(4)}")
     proxy_port: int = field(default_factory=free_port)
@@ -42,7 +43,8 @@ class Project:
 
     def compose(self, *arguments: str, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Standard output of `docker compose ARGUMENTS`; stderr passes through, so that pytest shows it on failure."""
-        command = ["docker", "compose", "--project-name", self.name, "--file", "compose.yaml", "--env-file", os.devnull]
+        files = [word for name in FILES for word in ("--file", name)]
+        command = ["docker", "compose", "--project-name", self.name, *files, "--env-file", os.devnull]
         return self._run([*command, *arguments], limit_s)
 
     def up(self, *arguments: str) -> None:
