@@ -1,6 +1,5 @@
 """What a run ran on: hardware, versions, commit. Nothing that names the machine."""
 
-import math
 import os
 import platform
 import re
@@ -12,19 +11,25 @@ from pathlib import Path
 from stack import cgroup
 from stack.settings import REPOSITORY
 
-BY_CGROUP = "the limit of a control group (cgroup)"
+LEFT_BY_CGROUP = "of which a control group (cgroup) leaves this process"
+GIB = 1 << 30
 
 
 def hardware() -> dict[str, str]:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     limits = cgroup.limits()
     cpus = len(os.sched_getaffinity(0))
-    name = model[1] if model else platform.machine()
     facts = {
-        "CPU": f"{limits.cpus:.3g} × {name}, {BY_CGROUP}" if limits.cpus < cpus else f"{cpus} × {name}",
-        "memory": _memory(limits.memory),
+        "CPU": f"{cpus} × {model[1] if model else platform.machine()}",
+        "memory": f"{(int(memory[1]) << 10) / GIB:.0f} GiB" if memory else "unknown",
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
     }
+    # The whole machine as well: in Docker the servers have limits of their own, which this process does not see.
+    if limits.cpus < cpus:
+        facts["CPU"] += f", {LEFT_BY_CGROUP} {limits.cpus:.3g}"
+    if memory and limits.memory < int(memory[1]) << 10:
+        facts["memory"] += f", {LEFT_BY_CGROUP} {limits.memory / GIB:.3g} GiB"
     if gpus := _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
         names = gpus.splitlines()
         facts["GPU"] = f"{len(names)} × {names[0]}"
@@ -33,14 +38,6 @@ def hardware() -> dict[str, str]:
         if share := os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"):
             facts["GPU"] += f"; of its multiprocessors {share} % for each process (CUDA MPS)"
     return facts
-
-
-def _memory(limit: float) -> str:
-    found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    total = int(found[1]) << 10 if found else math.inf
-    if limit < total:
-        return f"{limit / (1 << 30):.3g} GiB, {BY_CGROUP}"
-    return f"{total / (1 << 30):.0f} GiB" if found else "unknown"
 
 
 def versions(commit: str, distributions: re.Pattern[str]) -> dict[str, str]:

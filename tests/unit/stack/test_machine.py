@@ -27,9 +27,8 @@ def test_a_limit_is_what_a_run_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stack.cgroup.limits", lambda: Limits(memory=1.5 * (1 << 30), cpus=0.5))
     found = machine.hardware()
 
-    assert found["CPU"].startswith("0.5 × ")
-    assert found["CPU"].endswith(", the limit of a control group (cgroup)")
-    assert found["memory"] == "1.5 GiB, the limit of a control group (cgroup)"
+    assert found["CPU"].endswith(", of which a control group (cgroup) leaves this process 0.5")
+    assert found["memory"].endswith(" GiB, of which a control group (cgroup) leaves this process 1.5 GiB")
 
 
 def test_a_limit_above_what_there_is_limits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
