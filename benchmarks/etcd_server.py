@@ -4,13 +4,13 @@ import importlib.util
 import shutil
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
+from stack.direct_http import open_directly
 
 POLL_S = 0.1
 
@@ -42,7 +42,7 @@ def start(binary: Path, data: Path, host: str, ports: Iterator[int], processes: 
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+        with open_directly(f"{url}/health", timeout_s=1) as answer:
             return b'"health":"true"' in answer.read()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

@@ -15,6 +15,7 @@ from connector import polled_write
 from connector.layout import Piece
 from connector.polled_write import Slots, always
 from connector.transports import TRANSPORTS, obstacle, prepare_environment, progress_timeout
+from stack.direct_http import open_directly
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,8 @@ class MooncakeEngine:
         request = urllib.request.Request(
             f"http://{self._metadata_server}/v3/kv/range", json.dumps({"key": key}).encode()
         )
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
         try:
-            with direct.open(request, timeout=METADATA_TIMEOUT_S) as answer:
+            with open_directly(request, METADATA_TIMEOUT_S) as answer:
                 (found,) = json.load(answer)["kvs"]
         except (urllib.error.URLError, TimeoutError, KeyError) as error:
             raise TransferError(

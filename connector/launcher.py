@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 import uuid
 from functools import partial
@@ -26,6 +25,7 @@ from connector.registration import Registration, forget_old_segments
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from connector.transports import obstacle
+from stack.direct_http import open_directly
 from stack.environment import load_or_exit
 from stack.instances import Adapter, Instance
 from stack.parent_death import end_with_parent
@@ -171,7 +171,7 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
     try:
         headers = {"Authorization": f"Bearer {settings.openai_api_key}"} if settings.openai_api_key else {}
         request = urllib.request.Request(f"http://{host}:{settings.port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        with open_directly(request, timeout_s) as answer:
             return str(answer.read().decode())
     except TimeoutError:
         raise

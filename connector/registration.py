@@ -8,19 +8,14 @@ over which transports it is reached.
 
 import json
 import logging
-import warnings
 from collections.abc import Mapping
 
 import grpc
 
 from connector.transports import TRANSPORTS
-from stack import etcd  # before etcd3: it chooses the protobuf that etcd3 works with
+from stack import etcd
+from stack.etcd_rpc import Etcd3Exception
 from stack.instances import Adapter, Instance
-
-with warnings.catch_warnings():
-    # etcd3's generated code is of 2018.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from etcd3.exceptions import Etcd3Exception
 
 log = logging.getLogger(__name__)
 

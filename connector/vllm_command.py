@@ -13,6 +13,8 @@ from pathlib import Path
 
 from connector.layout import fingerprint
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
+from stack import etcd
+from stack.direct_http import past_proxies
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -120,10 +122,13 @@ def control_addresses(settings: LauncherSettings) -> list[str]:
 def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:
     """vLLM's environment: without the variables that mean something else to it, with the CPU settings measured best."""
     ours = {
-        *WITHOUT_EFFECT,
-        "VLLM_DISTRIBUTED_KV_ROLE",
-    }  # vLLM reads the first as something else, and warns of the last
+        *WITHOUT_EFFECT,  # vLLM reads the first as something else
+        "VLLM_DISTRIBUTED_KV_ROLE",  # and warns of this one
+        etcd.PROTOBUF_CHOICE,
+    }
     variables = {name: value for name, value in inherited.items() if name not in ours}
+    # vLLM may ask a hub through a proxy; Mooncake must not ask etcd through it.
+    variables |= past_proxies(inherited, [settings.host, etcd.address(settings.mooncake.metadata_server)[0]])
     variables["PYTHONPATH"] = ":".join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
     if settings.has_connector:
         variables["STACK_KEY"] = settings.secret

@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from pydantic import BaseModel
 
 from loadtest.settings import LoadTestSettings
 from stack import __version__, machine
+from stack.direct_http import open_directly
 
 _PACKAGES = re.compile(r"locust|gevent|geventhttpclient|numpy", re.IGNORECASE)
 # Secrets, and folders of the machine.
@@ -120,7 +121,7 @@ def _answer(settings: LoadTestSettings, path: str) -> dict[str, Any] | None:
     key = settings.openai_api_key
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
-        with urlopen(Request(settings.target + path, headers=headers), timeout=_TIMEOUT_S) as response:
+        with open_directly(Request(settings.target + path, headers=headers), _TIMEOUT_S) as response:
             found = json.load(response)
     except (URLError, OSError, ValueError):
         return None

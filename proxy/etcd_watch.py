@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from proxy.etcd_rpc import etcdrpc
 from stack import etcd
+from stack.etcd_rpc import etcdrpc
 
 LIST_TIMEOUT_S = 3.0
 PULSE_S = 1.0

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -38,6 +37,9 @@ class Tracing:
     def __init__(self, settings: ProxySettings) -> None:
         self._provider: TracerProvider | None = None
         if settings.otel_exporter_otlp_endpoint:
+            # It brings protobuf, of which stack/etcd_rpc.py chooses the implementation; by now it has.
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
             self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: SERVICE}))
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
             self._tracer = self._provider.get_tracer(SERVICE)

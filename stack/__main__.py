@@ -208,7 +208,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = _arguments()
     os.chdir(REPOSITORY)
-    env_file.apply()
+    env_file.apply_or_exit()
     settings = load_or_exit(StackSettings)
     match arguments.command:
         case "up":

@@ -11,7 +11,7 @@ from stack import compose, env_file
 from stack.environment import ConfigError, load
 from stack.facts import bad_settings, gather
 from stack.finding import Finding
-from stack.findings import bad_values, judge
+from stack.findings import bad_lines, bad_values, judge
 from stack.settings import REPOSITORY, StackSettings
 
 
@@ -30,7 +30,10 @@ def report(findings: list[Finding]) -> int:
 
 def main() -> int:
     os.chdir(REPOSITORY)
-    env_file.apply()
+    try:
+        env_file.apply()
+    except ConfigError:
+        return report(list(bad_lines(env_file.applied(), str(env_file.path()))))
     try:
         settings = load(StackSettings)
     except ConfigError:

@@ -1,18 +1,18 @@
 """One way to open etcd: the `etcd3` client on today's protobuf.
 
-etcd3 0.12's generated code is older than protobuf 4 accepts; it works with protobuf's pure-Python implementation,
-which has to be chosen before the first import. The import waits for the first client, so that reading an endpoint
-needs no gRPC: the doctor checks settings in an environment without it.
+Its import (`etcd_rpc.py`) waits for the first client, so that reading an endpoint needs no gRPC: the doctor checks
+settings in an environment without it.
 """
 
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    import etcd3
+    from stack.etcd_rpc import Etcd3Client
 
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+# protobuf's variable. No process of the stack follows the shell's: the client of etcd needs one implementation, and
+# everything else is best off with protobuf's own choice.
+PROTOBUF_CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 DEFAULT_PORT = 2379
 # etcd is in the own network whatever http_proxy says. gRPC waits up to two minutes before it tries a lost connection
 # again, and lets all clients of a process share that wait: an instance would stay unregistered for so long after etcd
@@ -32,9 +32,9 @@ def address(endpoint: str) -> tuple[str, int]:
     return parts.hostname, parts.port or DEFAULT_PORT
 
 
-def connect(endpoint: str, timeout_s: float = 3.0) -> "etcd3.Etcd3Client":
+def connect(endpoint: str, timeout_s: float = 3.0) -> "Etcd3Client":
     """A client for one etcd; opening it does not connect, the first call does."""
-    import etcd3
+    from stack.etcd_rpc import open_client
 
     host, port = address(endpoint)
-    return etcd3.client(host=host, port=port, timeout=timeout_s, grpc_options=CHANNEL_OPTIONS)
+    return open_client(host=host, port=port, timeout=timeout_s, grpc_options=CHANNEL_OPTIONS)

@@ -11,25 +11,13 @@ from pathlib import Path
 import psutil
 
 from connector.settings import LauncherSettings
-from stack import compose, env_file, environments, install, rdma_facts, system_libraries
+from stack import cgroup, compose, env_file, environments, install, ports, rdma_facts, system_libraries
 from stack.environment import ConfigError, Settings, load
+from stack.ports import STAND_INS
 from stack.processes import Processes
-from stack.services import Service, services
 from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 SETTINGS_MODULES = ("stack.settings", "connector.settings", "proxy.settings", "loadtest.settings")
-# Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
-STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port that a service will listen on; `used_by` describes a stranger that has it already."""
-
-    number: int
-    service: str
-    variable: str
-    used_by: str | None
 
 
 @dataclass(frozen=True)
@@ -40,12 +28,13 @@ class Facts:
     python: tuple[int, int]
     memory_total: int
     memory_available: int
+    memory_limited: bool  # by a control group, to less than the machine has
     disk_folder: str
     disk_free: int
     disk_needed: int
     instances: int  # vLLM servers that are still to be started here
     embedded_model: bool
-    ports: tuple[Port, ...]
+    ports: tuple[ports.Port, ...]
     missing_packages: tuple[system_libraries.SystemPackage, ...]
     apt_may_install: bool
     engine: str | None
@@ -67,6 +56,8 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
     processes = Processes(settings)
     running = processes.is_up() or (with_docker and compose.Compose(settings).is_up())
     memory = psutil.virtual_memory()
+    # Containers are in the groups of their engine, not in those of the shell that asks for them.
+    limits = cgroup.limits_of_everything() if with_docker else cgroup.limits()
     needed = environments.needed_by(settings.stack_services, settings)
     outdated = [environment for environment in needed if not install.is_current(environment, settings)]
     folder = _existing(settings.stack_dir)
@@ -76,14 +67,15 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
     return Facts(
         with_docker=with_docker,
         python=sys.version_info[:2],
-        memory_total=memory.total >> 20,
-        memory_available=memory.available >> 20,
+        memory_total=int(min(memory.total, limits.memory)) >> 20,
+        memory_available=int(min(memory.available, limits.memory_available)) >> 20,
+        memory_limited=limits.memory < memory.total,
         disk_folder=str(folder),
         disk_free=shutil.disk_usage(folder).free >> 20,
         disk_needed=0 if with_docker else sum(environment.disk_mib for environment in outdated),
         instances=0 if running else settings.prefill_replicas + settings.decode_replicas,
         embedded_model=settings.model == EMBEDDED_MODEL,
-        ports=() if running else _ports(settings, with_docker=with_docker),
+        ports=() if running else ports.to_be_used(settings, with_docker=with_docker),
         missing_packages=() if with_docker else system_libraries.missing(system_libraries.FOR_PROCESSES),
         apt_may_install=system_libraries.apt_may_install(),
         engine=compose.engine_version() if with_docker else None,
@@ -95,7 +87,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         wants_gpu=settings.uses_gpu,
         wants_rdma=wants_rdma,
         env_path=str(env_file.path()),
-        env_entries=tuple(env_file.entries(env_file.path())),
+        env_entries=env_file.applied(),
         known_variables=env_file.known_names(),
         bad_settings=bad_settings(),
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
@@ -127,49 +119,6 @@ def bad_settings() -> tuple[str, ...]:
         except ConfigError as error:
             lines += [line for line in error.lines if line not in lines]
     return tuple(lines)
-
-
-def _ports(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...]:
-    listeners = _listeners()
-    chosen = [s for s in services(settings) if not with_docker or s.name in ("proxy", "loadtest")]
-    http = [(number, service.name, service.port_variable) for service in chosen for number in service.ports]
-    control = [
-        (number, f"{service.name}'s control channel", "CONTROL_PORT")
-        for service in chosen
-        for index in range(service.replicas)
-        for number in _control_port(service, index)
-    ]
-    return tuple(Port(*port, used_by=listeners.get(port[0])) for port in http + control)
-
-
-def _control_port(service: Service, index: int) -> list[int]:
-    """The first port of an instance's control channel; none for a service that has no such channel."""
-    if "VLLM_DISTRIBUTED_KV_ROLE" not in service.environment:
-        return []
-    given = {name.lower(): value for name, value in service.environment.items()}
-    try:
-        settings = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": index})
-    except ConfigError:  # reported through bad_settings
-        return []
-    return list(settings.control_ports[:1])
-
-
-def _listeners() -> dict[int, str]:
-    """Port -> who listens on it; without root, other users' programs have no name here."""
-    found: dict[int, str] = {}
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr:
-            found[connection.laddr.port] = _program(connection.pid)
-    return found
-
-
-def _program(pid: int | None) -> str:
-    if pid is None:
-        return "a program of another user"
-    try:
-        return f"{psutil.Process(pid).name()} (pid {pid})"
-    except psutil.Error:
-        return f"pid {pid}"
 
 
 def _gpus() -> tuple[str, ...]:

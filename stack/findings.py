@@ -10,9 +10,11 @@ from typing import Literal
 
 from connector.settings import WITHOUT_EFFECT
 from stack import rdma_findings, system_libraries
+from stack.env_file import Entry
 from stack.environments import LOCKED_PYTHON
 from stack.facts import Facts
 from stack.finding import Finding
+from stack.ports import LAST_PORT, given_twice
 
 # Measured with the embedded model on CPU: an instance at its peak, and etcd, proxy and Locust together.
 INSTANCE_MIB = 2800
@@ -54,9 +56,11 @@ def memory(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "error" if facts.memory_total < needed else "warning",
         "memory",
-        f"{facts.memory_available} MiB available of {facts.memory_total}",
+        f"{facts.memory_available} MiB available of {facts.memory_total}"
+        f"{', the limit of a control group (cgroup)' if facts.memory_limited else ''}",
         f"about {needed} MiB for {facts.instances} instances of {model}",
-        "end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+        f"{'raise that limit' if facts.memory_limited else 'end other programs'}, "
+        "or lower PREFILL_REPLICAS or DECODE_REPLICAS",
     )
 
 
@@ -76,7 +80,16 @@ def system_packages(facts: Facts) -> Iterator[Finding]:
 
 
 def ports(facts: Facts) -> Iterator[Finding]:
+    for one, other in given_twice(facts.ports):
+        if one.variable == other.variable:
+            fix = f"set {one.replicas} to 1"
+        else:
+            fix = f"set {' or '.join(filter(None, (one.variable, other.variable)))} to another port"
+        yield Finding("error", f"port {one.number}", f"{one.origin} and {other.origin}", "a port for each", fix)
     for port in facts.ports:
+        if port.number > LAST_PORT:
+            fix = f"lower {' or '.join(filter(None, (port.variable, port.replicas)))}"
+            yield Finding("error", f"port {port.number}", port.origin, f"at most {LAST_PORT}", fix)
         if port.used_by is not None:
             fix = f"end that program, or set {port.variable} to another port"
             yield Finding("error", f"port {port.number}", f"used by {port.used_by}", f"free for {port.service}", fix)
@@ -125,12 +138,32 @@ def rdma(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def env_lines(facts: Facts) -> Iterator[Finding]:
+    yield from bad_lines(facts.env_entries, facts.env_path)
+    for entry in facts.env_entries:
+        for name in entry.unset:
+            fix = f"write $${name} for a dollar sign and these letters, or put the value in single quotes"
+            found, needed = (
+                f"${name} in {facts.env_path}:{entry.line}",
+                f"a variable that is set: {name} becomes nothing",
+            )
+            yield Finding("warning", str(entry.name), found, needed, fix)
+
+
+def bad_lines(entries: Sequence[Entry], file: str) -> Iterator[Finding]:
+    """One for each part of `.env` that compose would refuse, and with it the whole file."""
+    for entry in entries:
+        if entry.problem:
+            needed = entry.problem.removeprefix("expected ")
+            yield Finding("error", f"{file}:{entry.line}", entry.shown, needed, "correct or remove the line")
+
+
 def env_names(facts: Facts) -> Iterator[Finding]:
     for entry in facts.env_entries:
         where = f"{facts.env_path}:{entry.line}"
         if entry.name is None:
-            yield Finding("error", where, repr(entry.text), "NAME=value", "correct or remove the line")
-        elif entry.name in WITHOUT_EFFECT:
+            continue
+        if entry.name in WITHOUT_EFFECT:
             needed = "nothing: the process group that it configured no longer exists"
             yield Finding("warning", entry.name, "set, without effect", needed, f"remove it from {where}")
         elif entry.name not in facts.known_variables:
@@ -162,6 +195,7 @@ def _parts(line: str) -> tuple[str, str, str]:
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     python_version,
+    env_lines,
     env_names,
     env_values,
     overlays,

@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("what", choices=["services", "tests"], help="services of .env, or all of them and the tests")
     parser.add_argument("--print-folder", action="store_true", help="only say where the environment `tests` lies")
     arguments = parser.parse_args()
-    env_file.apply()
+    env_file.apply_or_exit()
     settings = load_or_exit(StackSettings)
     if arguments.print_folder:
         print(TESTS.folder(settings))

@@ -8,17 +8,28 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from stack import cgroup
 from stack.settings import REPOSITORY
+
+LEFT_BY_CGROUP = "of which a control group (cgroup) leaves this process"
+GIB = 1 << 30
 
 
 def hardware() -> dict[str, str]:
-    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    limits = cgroup.limits()
+    cpus = len(os.sched_getaffinity(0))
     facts = {
-        "CPU": f"{len(os.sched_getaffinity(0))} × {model[1] if model else platform.machine()}",
-        "memory": f"{int(memory[1]) / (1 << 20):.0f} GiB" if memory else "unknown",
+        "CPU": f"{cpus} × {model[1] if model else platform.machine()}",
+        "memory": f"{(int(memory[1]) << 10) / GIB:.0f} GiB" if memory else "unknown",
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
     }
+    # The whole machine as well: in Docker the servers have limits of their own, which this process does not see.
+    if limits.cpus < cpus:
+        facts["CPU"] += f", {LEFT_BY_CGROUP} {limits.cpus:.3g}"
+    if memory and limits.memory < int(memory[1]) << 10:
+        facts["memory"] += f", {LEFT_BY_CGROUP} {limits.memory / GIB:.3g} GiB"
     if gpus := _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
         names = gpus.splitlines()
         facts["GPU"] = f"{len(names)} × {names[0]}"

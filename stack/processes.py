@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from stack import env_file, environments, health
+from stack import env_file, environments, etcd, health
 from stack.progress import Progress
 from stack.services import Service, services, shared_environment
 from stack.settings import REPOSITORY, StackSettings
@@ -105,7 +105,8 @@ class Processes:
     # Starting
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **shared_environment(self.settings)}
+        inherited = {name: value for name, value in os.environ.items() if name != etcd.PROTOBUF_CHOICE}
+        return {**inherited, **shared_environment(self.settings)}
 
     def _start_supervisor(self, chosen: Sequence[Service]) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)

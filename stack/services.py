@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stack import environments
+from stack import environments, etcd
+from stack.direct_http import past_proxies
 from stack.settings import REPOSITORY, StackSettings
 
 DECODE_CONTROL_OFFSET = 500
@@ -65,7 +66,20 @@ def shared_environment(settings: StackSettings) -> dict[str, str]:
         "STACK_KEY_FILE": str(settings.key_file),
         "ETCD_ENDPOINT": settings.etcd,
         "VLLM_HOST_IP": settings.host_ip,
+        **past_proxies(os.environ, _own_hosts(settings)),
     }
+
+
+def _own_hosts(settings: StackSettings) -> list[str]:
+    """Where the stack's own services are reached."""
+    return [
+        "localhost",
+        "127.0.0.1",
+        settings.host_ip,
+        settings.instance_host,
+        settings.client_host,
+        etcd.address(settings.etcd)[0],
+    ]
 
 
 def _etcd(settings: StackSettings) -> Service:

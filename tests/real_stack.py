@@ -29,6 +29,13 @@ LEASE_TTL_S = 5
 PATIENCE_S = 20
 START_LIMIT_S = 600
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes"
+# What a user's shell may hold for other programs: a way to the outside, on which nothing of the stack is found, and an
+# implementation that today's protobuf does not have. Every stack of the tests starts and serves in such a shell.
+FOREIGN_VARIABLES = {
+    name: "http://127.0.0.1:9"
+    for lower in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+    for name in (lower, lower.upper())
+} | {"no_proxy": "", "NO_PROXY": "", "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp"}
 
 
 def free_ports(count: int) -> list[int]:
@@ -97,7 +104,7 @@ class RealStack:
         return subprocess.run(
             ["make", "--no-print-directory", target],
             cwd=REPOSITORY,
-            env={**os.environ, **self.variables, **variables},
+            env={**os.environ, **FOREIGN_VARIABLES, **self.variables, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -25,7 +25,7 @@ MEASUREMENTS = {"accuracy": accuracy.measure, "limit": limit.measure, "agreement
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    env_file.apply()
+    env_file.apply_or_exit()
     signal.signal(signal.SIGTERM, program.end)
     # Thousands of streams are more files than a shell allows by default; what is started here inherits it.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -34,7 +34,7 @@ NOT_OF_THE_PLAN = (
 
 
 def main() -> int:
-    env_file.apply()
+    env_file.apply_or_exit()
     options = parse(sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, program.end)

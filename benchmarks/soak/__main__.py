@@ -32,7 +32,7 @@ DISTRIBUTIONS = re.compile(r"locust|geventhttpclient|gevent", re.IGNORECASE)
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    env_file.apply()
+    env_file.apply_or_exit()
     settings = load_or_exit(StackSettings)
     signal.signal(signal.SIGTERM, program.end)
     folder = options.out or settings.stack_dir / "runs" / f"soak-{time.strftime('%Y-%m-%dT%H%M%S', time.gmtime())}"

@@ -27,9 +27,9 @@ def free_port() -> int:
 
 @dataclass
 class Project:
-    """Runs `docker compose`, for compose.yaml alone unless told otherwise."""
+    """Runs `docker compose`; unless told otherwise for compose.yaml alone, behind a proxy that leads nowhere."""
 
-    files: Sequence[str] = ("compose.yaml",)
+    files: Sequence[str] = ("compose.yaml", "tests/compose/behind_a_proxy.yaml")
     variables: Mapping[str, str] = field(default_factory=dict)
     build: bool = True  # False: the images are there, as on a machine that cannot build
     name: str = field(default_factory=lambda: f"pd-stack-test-{secrets.token_hex(4)}")

@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.rdma", description="pytest in a guest with an RDMA device")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for the tests, without the guest's build")
     arguments, for_pytest = parser.parse_known_args()
-    env_file.apply()
+    env_file.apply_or_exit()
     cache = load_or_exit(StackSettings).stack_dir / "guest"
     cache.mkdir(parents=True, exist_ok=True)
     pytest = f"python3 -m pytest -c {INSIDE}/pytest.ini --rootdir /repository -p no:cacheprovider"

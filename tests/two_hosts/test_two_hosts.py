@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stack.settings import REPOSITORY
-from tests.real_stack import MODEL, START_LIMIT_S, answers, metrics, wait_until
+from tests.real_stack import FOREIGN_VARIABLES, MODEL, START_LIMIT_S, answers, metrics, wait_until
 from tests.two_hosts.hosts import Host, two_hosts
 
 PREFILL, DECODE = "192.168.0.137", "192.168.0.139"
@@ -55,7 +55,7 @@ class Node:
         return subprocess.run(
             [*self.host.enter, "make", "--no-print-directory", target],
             cwd=REPOSITORY,
-            env={**os.environ, "STACK_ENV_FILE": str(self.folder / ".env")},
+            env={**os.environ, **FOREIGN_VARIABLES, "STACK_ENV_FILE": str(self.folder / ".env")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -93,6 +93,23 @@ def test_etcd_and_the_instances_are_on_the_internal_network_only() -> None:
         assert service(name)["networks"] == ["inside"]
 
 
+def test_what_has_no_way_out_asks_no_proxy() -> None:
+    """Docker's configuration puts http_proxy into every container, and Go's gRPC would ask it for etcd."""
+    for name in ("etcd", "prefill", "decode"):
+        environment = service(name)["environment"]
+        assert environment["NO_PROXY"] == environment["no_proxy"] == "*"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_health_is_asked_past_every_proxy(file: str) -> None:
+    checks = {
+        name: found["healthcheck"]["test"] for name, found in load(file)["services"].items() if "healthcheck" in found
+    }
+    over_http = {name: check[:-1] for name, check in checks.items() if str(check[-1]).startswith("http://")}
+    assert set(checks) - set(over_http) <= {"etcd", "loadtest-worker"}
+    assert all(check == ["CMD", "python", "-m", "stack.health"] for check in over_http.values())
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_images_carry_a_version(file: str) -> None:
     for found in load(file)["services"].values():

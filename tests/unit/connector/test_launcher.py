@@ -18,8 +18,10 @@ import pytest
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from stack import etcd
+from stack.etcd import PROTOBUF_CHOICE
 from stack.instances import PREFIX, Adapter, Instance
 from tests.etcd_process import EtcdProcess
+from tests.real_stack import FOREIGN_VARIABLES
 from tests.unit.connector.fakes import LIMIT_S, until
 
 PROGRAM = Path(__file__).with_name("scripted_launcher.py")
@@ -137,6 +139,18 @@ def test_it_registers_only_once_vllm_is_healthy(launch: Launch) -> None:
     assert record.kv_transfer["engine_id"] == record.instance_id
     assert record.kv_transfer["control"] == ["tcp://127.0.0.1:13003"]
     assert PIPE_VARIABLE in launcher.vllm().environ()
+
+
+def test_what_the_shell_has_for_other_programs_changes_nothing(launch: Launch) -> None:
+    launcher = launch(**FOREIGN_VARIABLES)
+    launcher.until_registered()
+    given = launcher.vllm().environ()
+    assert given["https_proxy"] == FOREIGN_VARIABLES["https_proxy"]  # for vLLM's way to a hub
+    assert given["no_proxy"] == given["NO_PROXY"] == "127.0.0.1"
+    assert PROTOBUF_CHOICE not in given
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+    assert "/metrics does not answer" not in launcher.log
 
 
 def test_an_aggregated_server_registers_without_anything_of_a_transfer(launch: Launch, tmp_path: Path) -> None:

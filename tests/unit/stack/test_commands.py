@@ -14,8 +14,8 @@ from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    # Whoever shares environments between clones has STACK_VENV_DIR set, and `clean` would remove those.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("STACK_", "MODEL_"))}
+    # A developer's own folders are none of these tests': `clean` would remove the environments that they run in.
+    inherited = {name: value for name, value in os.environ.items() if name.lower() not in StackSettings.model_fields}
     environment = {**inherited, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
     return subprocess.run(
         [sys.executable, "-m", "stack", *arguments],

@@ -1,7 +1,6 @@
 """The doctor's look at a real machine: listeners, settings of every part, hardware that is asked for."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,29 +21,6 @@ def test_every_part_declares_settings() -> None:
         "proxy.settings",
         "loadtest.settings",
     }
-
-
-def test_a_port_in_use_names_its_program(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        taken = listener.getsockname()[1]
-        facts = gather(StackSettings(stack_dir=tmp_path, proxy_port=taken), with_docker=False)
-
-    used = {port.number: port.used_by for port in facts.ports}
-    assert f"(pid {os.getpid()})" in str(used[taken])
-
-
-def test_control_channels_are_among_the_ports(tmp_path: Path) -> None:
-    facts = gather(StackSettings(stack_dir=tmp_path, control_port=30000), with_docker=False)
-
-    control = [port.number for port in facts.ports if port.variable == "CONTROL_PORT"]
-    assert control == [30000, 30500]
-
-
-def test_with_docker_only_published_ports_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.compose.Compose.is_up", lambda _: False)
-    facts = gather(StackSettings(stack_dir=tmp_path), with_docker=True)
-
-    assert [port.number for port in facts.ports] == [8000, 8089]
 
 
 def test_bad_values_of_any_part_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

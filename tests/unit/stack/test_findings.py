@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from stack.env_file import Entry
-from stack.facts import Facts, Port
+from stack.facts import Facts
 from stack.findings import judge
+from stack.ports import Port
 from stack.system_libraries import SystemPackage
 
 VERBS = SystemPackage("libibverbs1", "library", "libibverbs.so.1", "Mooncake's engine")
@@ -16,6 +17,7 @@ WELL = Facts(
     python=(3, 11),
     memory_total=24000,
     memory_available=20000,
+    memory_limited=False,
     disk_folder="/srv",
     disk_free=50000,
     disk_needed=2500,
@@ -55,6 +57,32 @@ CASES = {
         "error: port 8000: found used by nginx (pid 7); needed free for proxy; "
         "fix: end that program, or set PROXY_PORT to another port",
     ),
+    "one port given twice": (
+        replace(WELL, ports=(Port(8100, "prefill", "PREFILL_PORT"), Port(8100, "proxy", "PROXY_PORT"))),
+        "error: port 8100: found prefill (PREFILL_PORT=8100) and proxy (PROXY_PORT=8100); needed a port for each; "
+        "fix: set PREFILL_PORT or PROXY_PORT to another port",
+    ),
+    "replicas that share the host's network": (
+        replace(
+            WELL_WITH_DOCKER,
+            ports=(
+                Port(8200, "decode-0", "DECODE_PORT", replicas="DECODE_REPLICAS"),
+                Port(8200, "decode-1", "DECODE_PORT", replicas="DECODE_REPLICAS"),
+            ),
+        ),
+        "error: port 8200: found decode-0 (DECODE_PORT=8200) and decode-1 (DECODE_PORT=8200); needed a port for each; "
+        "fix: set DECODE_REPLICAS to 1",
+    ),
+    "a port that nobody can set": (
+        replace(WELL, ports=(Port(5557, "proxy", "PROXY_PORT"), Port(5557, "the load test's workers", ""))),
+        "error: port 5557: found proxy (PROXY_PORT=5557) and the load test's workers (always 5557); "
+        "needed a port for each; fix: set PROXY_PORT to another port",
+    ),
+    "port beyond the last": (
+        replace(WELL, ports=(Port(65536, "decode-1", "DECODE_PORT", None, 65535, "DECODE_REPLICAS"),)),
+        "error: port 65536: found decode-1 (DECODE_PORT=65535); needed at most 65535; "
+        "fix: lower DECODE_PORT or DECODE_REPLICAS",
+    ),
     "little memory available": (
         replace(WELL, memory_available=3000),
         "warning: memory: found 3000 MiB available of 24000; needed about 6100 MiB for 2 instances of this model; "
@@ -64,6 +92,11 @@ CASES = {
         replace(WELL, memory_total=4000, memory_available=3000, embedded_model=False),
         "error: memory: found 3000 MiB available of 4000; needed about 6100 MiB for 2 instances of the embedded model, "
         "MODEL may need more; fix: end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+    ),
+    "little memory in a container": (
+        replace(WELL, memory_total=3072, memory_available=3000, memory_limited=True),
+        "error: memory: found 3000 MiB available of 3072, the limit of a control group (cgroup); needed about 6100 MiB "
+        "for 2 instances of this model; fix: raise that limit, or lower PREFILL_REPLICAS or DECODE_REPLICAS",
     ),
     "little disk": (
         replace(WELL, disk_free=900),
@@ -134,8 +167,17 @@ CASES = {
         "longer exists; fix: remove it from .env:2",
     ),
     "no assignment": (
-        replace(WELL, env_entries=(Entry(9, None, "what is this?"),)),
+        replace(WELL, env_entries=(Entry(9, None, "what is this?", problem="expected NAME=value"),)),
         "error: .env:9: found 'what is this?'; needed NAME=value; fix: correct or remove the line",
+    ),
+    "value that compose refuses": (
+        replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL='x", problem="expected another ' at the end"),)),
+        "error: .env:9: found MODEL; needed another ' at the end; fix: correct or remove the line",
+    ),
+    "dollar sign that was meant as such": (
+        replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL=a$b", "a", unset=("b",)),)),
+        "warning: MODEL: found $b in .env:9; needed a variable that is set: b becomes nothing; "
+        "fix: write $$b for a dollar sign and these letters, or put the value in single quotes",
     ),
     "impossible value": (
         replace(WELL, bad_settings=("MOONCAKE_PROTOCOL='rmda': Input should be 'tcp', 'rdma' or 'nvlink_intra'",)),

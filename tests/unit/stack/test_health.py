@@ -36,9 +36,3 @@ def test_only_a_good_status_is_well(server: str, status: int, well: bool) -> Non
 
 def test_nobody_there_is_not_well() -> None:
     assert not health.answers(f"http://127.0.0.1:{free_port()}/health")
-
-
-def test_a_proxy_of_the_environment_is_not_asked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-
-    assert health.answers(f"{server}/200")

@@ -3,6 +3,7 @@
 import pytest
 
 from stack import machine
+from stack.cgroup import Limits
 
 
 @pytest.fixture
@@ -20,3 +21,20 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_share_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "50")
     assert machine.hardware()["GPU"].endswith("; of its multiprocessors 50 % for each process (CUDA MPS)")
+
+
+def test_a_limit_is_what_a_run_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.cgroup.limits", lambda: Limits(memory=1.5 * (1 << 30), cpus=0.5))
+    found = machine.hardware()
+
+    assert found["CPU"].endswith(", of which a control group (cgroup) leaves this process 0.5")
+    assert found["memory"].endswith(" GiB, of which a control group (cgroup) leaves this process 1.5 GiB")
+
+
+def test_a_limit_above_what_there_is_limits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.cgroup.limits", Limits)
+    unlimited = machine.hardware()
+    monkeypatch.setattr("stack.cgroup.limits", lambda: Limits(memory=float(1 << 60), cpus=4096))
+
+    assert machine.hardware()["CPU"] == unlimited["CPU"]
+    assert machine.hardware()["memory"] == unlimited["memory"]

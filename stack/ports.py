@@ -1,0 +1,165 @@
+"""The ports that will be listened on, each with the variable it comes from, and who has it already.
+
+Replicas, ranks and control channels count from ports that a person sets, so two that look far apart may meet.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import psutil
+
+from connector.settings import PORTS_PER_INSTANCE, LauncherSettings
+from stack.environment import ConfigError, load
+from stack.services import DECODE_CONTROL_OFFSET, Service, services
+from stack.settings import StackSettings
+
+LAST_PORT = 65535
+LOCUST_MASTER_PORT = 5557  # of compose.rdma.yaml's loadtest, on loopback
+EVERYWHERE = ("0.0.0.0", "::", "")
+# Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
+STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that `service` will listen on at `hosts`; `used_by` describes a stranger that has it already.
+
+    `variable` says `first`, from where ranks and the `replicas` of that variable count. Empty: nothing can change it.
+    """
+
+    number: int
+    service: str
+    variable: str
+    used_by: str | None = None
+    first: int | None = None
+    replicas: str = ""
+    hosts: tuple[str, ...] = ("127.0.0.1",)
+
+    @property
+    def origin(self) -> str:
+        if not self.variable:
+            return f"{self.service} (always {self.number})"
+        return f"{self.service} ({self.variable}={self.number if self.first is None else self.first})"
+
+    def meets(self, other: "Port") -> bool:
+        """Whether the two cannot both be listened on."""
+        if self.number != other.number:
+            return False
+        ours, theirs = set(self.hosts), set(other.hosts)
+        return bool(ours & theirs or (ours | theirs) & set(EVERYWHERE))
+
+
+def to_be_used(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...]:
+    """Of the services that are to be started here. With Docker: of those that are published."""
+    chosen = services(settings)
+    if with_docker and "compose.rdma.yaml" in settings.overlays:
+        # On the host's network. Replicas do not count there, and CONTROL_PORT does not reach the containers.
+        found = [port for service in chosen for port in _of(service, settings, control_port=0, apart=0)]
+        if "loadtest" in settings.stack_services:
+            found.append(Port(LOCUST_MASTER_PORT, "the load test's workers", ""))
+    elif with_docker:
+        found = [
+            port for service in chosen if service.name in ("proxy", "loadtest") for port in _of_http(service, settings)
+        ]
+    else:
+        found = [port for service in chosen for port in _of(service, settings, settings.control_port)]
+    listeners = _listeners()
+    return tuple(replace(port, used_by=listeners.get(port.number)) for port in found)
+
+
+def given_twice(ports: Iterable[Port]) -> Iterator[tuple[Port, Port]]:
+    """Pairs that cannot both be listened on; of two ranges that meet, the first pair."""
+    seen: dict[int, list[Port]] = {}
+    told: set[tuple[str, str]] = set()
+    for port in ports:
+        for other in seen.get(port.number, []):
+            pair = other.variable, port.variable
+            if other.meets(port) and pair not in told:
+                told.add(pair)
+                yield other, port
+        seen.setdefault(port.number, []).append(port)
+
+
+def _of(service: Service, settings: StackSettings, control_port: int, apart: int = 1) -> Iterator[Port]:
+    yield from _of_http(service, settings, apart)
+    yield from _of_control(service, settings, control_port, apart)
+
+
+def _of_http(service: Service, settings: StackSettings, apart: int = 1) -> Iterator[Port]:
+    """`apart`: how many ports lie between two replicas."""
+    first = service.ports[0]
+    for index in range(service.replicas):
+        yield Port(
+            first + index * apart,
+            _name(service, index),
+            service.port_variable,
+            first=first,
+            replicas=_replicas(service),
+            hosts=_hosts(service, settings),
+        )
+
+
+def _of_control(service: Service, settings: StackSettings, control_port: int, apart: int) -> Iterator[Port]:
+    """Of an instance's control channel, one for each of its ranks; none for a service that has no such channel."""
+    role = service.environment.get("VLLM_DISTRIBUTED_KV_ROLE")
+    if role is None:
+        return
+    offset = DECODE_CONTROL_OFFSET if role == "consumer" else 0
+    given = {"vllm_distributed_kv_role": role, "control_port": control_port + offset if control_port else 0}
+    try:
+        launcher = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": 0})
+    except ConfigError:  # reported through bad_settings
+        return
+    file = launcher.mooncake_config_path
+    variable = f"{launcher.role}_url of MOONCAKE_CONFIG_PATH" if file else "CONTROL_PORT"
+    for index in range(service.replicas):
+        for rank in launcher.control_ports:
+            yield Port(
+                rank + index * apart * PORTS_PER_INSTANCE,
+                f"{_name(service, index)}'s control channel",
+                variable,
+                first=launcher.control_ports.start if file else control_port,
+                replicas=_replicas(service),
+                hosts=(settings.host_ip,),
+            )
+
+
+def _name(service: Service, index: int) -> str:
+    return service.process(index) if service.replicas > 1 else service.name
+
+
+def _replicas(service: Service) -> str:
+    return f"{service.name.upper()}_REPLICAS" if service.replicas > 1 else ""
+
+
+def _hosts(service: Service, settings: StackSettings) -> tuple[str, ...]:
+    """Where it listens."""
+    match service.name:
+        case "etcd":
+            hosts: tuple[str, ...] = ("127.0.0.1", settings.host_ip)
+        case "proxy":
+            hosts = (os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address,)
+        case "loadtest":
+            hosts = (settings.bind_address,)
+        case _:
+            hosts = (settings.listen_host or settings.host_ip,)
+    return tuple("127.0.0.1" if host == "localhost" else host for host in hosts)
+
+
+def _listeners() -> dict[int, str]:
+    """Port -> who listens on it; without root, other users' programs have no name here."""
+    found: dict[int, str] = {}
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr:
+            found[connection.laddr.port] = _program(connection.pid)
+    return found
+
+
+def _program(pid: int | None) -> str:
+    if pid is None:
+        return "a program of another user"
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
