@@ -13,7 +13,9 @@ from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
+    # The caller's own folders must not reach `clean`, which would remove what lies in them.
+    inherited = {name: value for name, value in os.environ.items() if name.lower() not in StackSettings.model_fields}
+    environment = {**inherited, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
     return subprocess.run(
         [sys.executable, "-m", "stack", *arguments],
         cwd="/",
@@ -73,18 +75,23 @@ def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
 
 
-def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path) -> None:
+def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, models = tmp_path / "state", tmp_path / "models"
     for folder in (state / "logs", state / "venv" / "proxy", models / EMBEDDED_MODEL, models / "my-own-model"):
         folder.mkdir(parents=True)
     (state / "stack.key").touch()
     (state / "notes.txt").touch()
 
+    elsewhere = tmp_path / "elsewhere" / "proxy"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.setenv("STACK_VENV_DIR", str(elsewhere.parent))  # of whoever runs the tests
+
     result = run("clean", STACK_DIR=str(state), MODEL_DIR=str(models))
 
     assert result.returncode == 0
     assert [path.name for path in state.iterdir()] == ["notes.txt"]
     assert [path.name for path in models.iterdir()] == ["my-own-model"]
+    assert elsewhere.is_dir()
 
 
 @pytest.mark.parametrize(
