@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from stack.address_facts import Unusable
 from stack.env_file import Entry
 from stack.facts import Facts, Port
 from stack.findings import judge
@@ -136,6 +137,21 @@ CASES = {
     "no assignment": (
         replace(WELL, env_entries=(Entry(9, None, "what is this?"),)),
         "error: .env:9: found 'what is this?'; needed NAME=value; fix: correct or remove the line",
+    ),
+    "address of another machine": (
+        replace(
+            WELL,
+            unusable_addresses=(
+                Unusable("VLLM_HOST_IP", "192.0.2.7", "an address of this machine", "this machine has no such address"),
+            ),
+        ),
+        "error: VLLM_HOST_IP: found '192.0.2.7', this machine has no such address; needed an address of this machine; "
+        "fix: correct it in .env or in the environment",
+    ),
+    "a key of another program's mooncake.json": (
+        replace(WELL, keys_without_effect=("local_hostname",)),
+        "warning: MOONCAKE_CONFIG_PATH: found local_hostname, without effect; needed nothing: this stack has no use "
+        "for it; fix: leave it or remove it",
     ),
     "impossible value": (
         replace(WELL, bad_settings=("MOONCAKE_PROTOCOL='rmda': Input should be 'tcp', 'rdma' or 'nvlink_intra'",)),
