@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -113,6 +114,41 @@ def test_the_last_words_of_up_are_the_seed_documents_curl() -> None:
     )
     assert "http://localhost:8089" in text
     assert "make down" in text
+
+
+@pytest.mark.parametrize(
+    ("bind_address", "url"),
+    [
+        ("::", "http://localhost:8000"),
+        ("0.0.0.0", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("10.0.0.5", "http://10.0.0.5:8000"),
+    ],
+)
+def test_what_up_prints_can_be_pasted(bind_address: str, url: str) -> None:
+    text = commands.farewell(StackSettings(bind_address=bind_address), 1)
+
+    assert f"  API      {url}   " in text
+    assert f"curl -s {url}/v1/completions" in text
+
+
+@pytest.mark.parametrize(
+    ("compose_file", "bind_address", "host"),
+    [
+        ("compose.yaml", "localhost", "127.0.0.1"),
+        ("compose.yaml", "[::1]", "::1"),
+        ("compose.yaml:compose.rdma.yaml", "::1", "[::1]"),
+    ],
+)
+def test_compose_gets_addresses_in_the_form_that_its_files_take(
+    compose_file: str, bind_address: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr("subprocess.run", lambda *_, env, **__: given.update(env) or CompletedProcess("", 0))
+    Compose(StackSettings(compose_file=compose_file, bind_address=bind_address, vllm_host_ip="::1")).call("ps")
+
+    assert given["BIND_ADDRESS"] == host
+    assert given["VLLM_HOST_IP"].strip("[]") == "::1"
 
 
 def test_a_host_without_the_proxy_promises_no_api() -> None:
