@@ -268,10 +268,11 @@ def test_a_peer_that_ends_is_reported_as_gone(listen: Listen) -> None:
     until(lambda: (two.address, True) in one.lost)
 
 
-def test_a_peer_that_never_was_is_reported_as_gone(listen: Listen) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://[::1]:1"])
+def test_a_peer_that_never_was_is_reported_as_gone(listen: Listen, address: str) -> None:
     one = listen()
-    one.channel.watch("tcp://127.0.0.1:1")
-    until(lambda: one.lost == [("tcp://127.0.0.1:1", True)])
+    one.channel.watch(address)
+    until(lambda: one.lost == [(address, True)])
 
 
 def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:

@@ -28,8 +28,8 @@ def test_this_machines_addresses_are_fine(address: str) -> None:
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     reason = "this machine has no such address"
-    given = dict.fromkeys(("bind_address", "vllm_host_ip", "listen_host"), ELSEWHERE)
-    assert unusable(**given) == dict.fromkeys(("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST"), reason)
+    found = unusable(bind_address=ELSEWHERE, vllm_host_ip=ELSEWHERE, listen_host=ELSEWHERE)
+    assert found == dict.fromkeys(("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST"), reason)
 
 
 def test_only_what_will_listen_here_is_looked_at() -> None:

@@ -70,7 +70,7 @@ def test_etcd_listens_for_other_hosts_only_where_they_are_told_of_one() -> None:
 def test_etcd_listens_on_addresses_each_once_and_where_its_clients_look_for_it(
     variables: dict[str, str], listens: str
 ) -> None:
-    command = by_name(StackSettings(**variables))["etcd"].command
+    command = by_name(StackSettings.model_validate(variables))["etcd"].command
 
     assert f"--listen-client-urls={listens}" in command
     assert f"--advertise-client-urls={listens}" in command
