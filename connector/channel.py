@@ -19,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 from connector.control_key import ControlKey
 from connector.messages import Message, decode, encode
 from connector.peers import Peers, notice_dead_peers
+from stack import addresses
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Channel:
         self._authenticator.configure_curve_callback(domain="*", credentials_provider=_OnlyThisKey(key))
         self._server = self._context.socket(zmq.ROUTER)
         self._server.linger = 0
+        self._server.ipv6 = addresses.is_ipv6(host)
         self._server.maxmsgsize = MAX_MESSAGE_BYTES
         notice_dead_peers(self._server)
         key.serve(self._server)
@@ -68,13 +70,13 @@ class Channel:
         self._thread: threading.Thread | None = None
         try:
             if port:
-                self._server.bind(f"tcp://{host}:{port}")
+                self._server.bind(f"tcp://{addresses.join(host, port)}")
             else:
-                port = self._server.bind_to_random_port(f"tcp://{host}")
+                port = self._server.bind_to_random_port(f"tcp://{addresses.bracketed(host)}")
         except zmq.ZMQError:
             self.close()
             raise
-        self.address = f"tcp://{host}:{port}"
+        self.address = f"tcp://{addresses.join(host, port)}"
 
     def serve(
         self,

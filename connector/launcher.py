@@ -20,11 +20,13 @@ import uuid
 from functools import partial
 from types import FrameType
 
-from connector import __version__, vllm_command
+from connector import __version__, own_addresses, vllm_command
+from connector.mooncake_config import keys_without_effect
 from connector.registration import Registration, forget_old_segments
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from connector.transports import obstacle
+from stack import addresses
 from stack.direct_http import open_directly
 from stack.environment import load_or_exit
 from stack.instances import Adapter, Instance
@@ -45,6 +47,12 @@ def main() -> int:
     for name in WITHOUT_EFFECT:
         if os.environ.get(name):
             log.warning("%s has no effect: vLLM's instances of this stack need no process group between them", name)
+    if reason := own_addresses.obstacle(settings):
+        print(reason, file=sys.stderr)
+        return 2
+    if settings.mooncake_config_path:
+        for key in keys_without_effect(settings.mooncake_config_path):
+            log.warning("MOONCAKE_CONFIG_PATH=%s: %s has no effect", settings.mooncake_config_path, key)
     mooncake = settings.mooncake
     if settings.has_connector and (reason := obstacle(mooncake.protocol, mooncake.device_name, vllm_command.on_gpu())):
         print(reason, file=sys.stderr)
@@ -60,7 +68,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, on_signal)
 
     # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
-    name = f"{settings.role}-{settings.host}-{settings.port}"
+    # Mooncake would take a colon in a segment's name for the one before a port.
+    name = f"{settings.role}-{settings.host.replace(':', '_')}-{settings.port}"
     instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
     environment = vllm_command.environment(settings, os.environ)
     folder = tempfile.TemporaryDirectory(prefix="pd-")
@@ -167,10 +176,10 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
 
     Raises: TimeoutError: no answer.
     """
-    host = "127.0.0.1" if settings.listen_host == "0.0.0.0" else settings.listen_host or settings.host
+    url = addresses.http_url(addresses.reachable(settings.listen_host or settings.host), settings.port)
     try:
         headers = {"Authorization": f"Bearer {settings.openai_api_key}"} if settings.openai_api_key else {}
-        request = urllib.request.Request(f"http://{host}:{settings.port}{path}", headers=headers)
+        request = urllib.request.Request(url + path, headers=headers)
         with open_directly(request, timeout_s) as answer:
             return str(answer.read().decode())
     except TimeoutError:
@@ -198,7 +207,7 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
     return Instance(
         role=settings.role,
         instance_id=instance_id,
-        url=f"http://{settings.host}:{settings.port}",
+        url=addresses.http_url(settings.host, settings.port),
         served_models=(settings.served_name,),
         model=settings.model,
         max_model_len=settings.max_model_len,

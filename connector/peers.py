@@ -16,6 +16,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from connector.control_key import ControlKey
+from stack import addresses
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Peers:
         if peer is None:
             dealer = self._context.socket(zmq.DEALER)
             dealer.linger = 0
+            dealer.ipv6 = addresses.is_ipv6(urlsplit(address).hostname or "")
             notice_dead_peers(dealer)
             dealer.reconnect_ivl_max = 3000  # milliseconds
             self._key.connect(dealer)
@@ -115,10 +117,11 @@ class Peers:
     def _begin_probe(self, peer: _Peer) -> None:
         peer.probed = time.monotonic()
         where = urlsplit(peer.address)
-        probe = peer.probe = socket.socket()
+        host = where.hostname or ""
+        probe = peer.probe = socket.socket(addresses.family(host))
         probe.setblocking(False)
         try:
-            code = probe.connect_ex((where.hostname or "", where.port or 0))
+            code = probe.connect_ex((host, where.port or 0))
         except OSError:  # a name that does not resolve any more
             code = errno.EHOSTUNREACH
         if code == errno.EINPROGRESS:

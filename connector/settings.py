@@ -8,7 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from connector.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
-from stack import etcd
+from stack import addresses, etcd
+from stack.addresses import ListenHost, OwnHost
 from stack.environment import Settings
 from stack.instances import Role
 
@@ -24,8 +25,8 @@ class LauncherSettings(Settings):
 
     vllm_distributed_kv_role: Literal["producer", "consumer", "aggregated"]
     instance_index: int = Field(default=0, ge=0)
-    vllm_host_ip: str = ""
-    listen_host: str = ""
+    vllm_host_ip: OwnHost = ""
+    listen_host: ListenHost = ""
     prefill_port: int = Field(default=8100, ge=1, le=65535)
     decode_port: int = Field(default=8200, ge=1, le=65535)
     aggregated_port: int = Field(default=8100, ge=1, le=65535)
@@ -44,7 +45,7 @@ class LauncherSettings(Settings):
     vllm_extra_args: str = ""
     openai_api_key: str = ""
 
-    etcd_endpoint: str = ""
+    etcd_endpoint: etcd.Endpoint = ""
     mooncake_config_path: Path | None = None
     mooncake_protocol: Protocol = "tcp"
     mooncake_device_name: str = ""
@@ -60,13 +61,6 @@ class LauncherSettings(Settings):
 
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
-
-    @field_validator("etcd_endpoint")
-    @classmethod
-    def _etcd_address(cls, value: str) -> str:
-        if value:
-            etcd.address(value)
-        return value
 
     @field_validator("vllm_extra_args")
     @classmethod
@@ -136,9 +130,9 @@ class LauncherSettings(Settings):
             return load_mooncake_config(self.mooncake_config_path)
         host = self.vllm_host_ip or _own_address()
         return MooncakeConfig(
-            prefill_url=f"{host}:{self.control_port or 13003}",
-            decode_url=f"{host}:{self.control_port or 13503}",
-            metadata_server="{}:{}".format(*etcd.address(self.etcd_endpoint or "127.0.0.1")),
+            prefill_url=addresses.join(host, self.control_port or 13003),
+            decode_url=addresses.join(host, self.control_port or 13503),
+            metadata_server=etcd.authority(self.etcd_endpoint or "127.0.0.1"),
             protocol=self.mooncake_protocol,
             device_name=self.mooncake_device_name,
         )
@@ -150,8 +144,11 @@ class LauncherSettings(Settings):
 
     @property
     def host(self) -> str:
-        """The address that other instances and the proxy reach this one at."""
-        return self.vllm_host_ip or (self._control[0] if self.has_connector else _own_address())
+        """The address that other instances and the proxy reach this one at.
+
+        Raises: ValueError: it is a name in `mooncake.json` that stands for no address.
+        """
+        return self.vllm_host_ip or (addresses.numeric(self._control[0]) if self.has_connector else _own_address())
 
     @property
     def control_ports(self) -> range:
@@ -164,9 +161,7 @@ class LauncherSettings(Settings):
     @property
     def _control(self) -> tuple[str, int]:
         mooncake = self.mooncake
-        url = mooncake.prefill_url if self.role == "prefill" else mooncake.decode_url
-        host, _, port = url.rpartition(":")
-        return host, int(port)
+        return addresses.split(mooncake.prefill_url if self.role == "prefill" else mooncake.decode_url)
 
     @property
     def model_path(self) -> str:
@@ -185,6 +180,6 @@ class LauncherSettings(Settings):
 def _own_address() -> str:
     """The address of this host's or container's own name; loopback where that name does not resolve."""
     try:
-        return socket.gethostbyname(socket.gethostname())
-    except socket.gaierror:
+        return addresses.look_up(socket.gethostname())
+    except ValueError:
         return "127.0.0.1"

@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stack import addresses
+
 AUTO = "auto"  # all that work here; two instances then use the best that both have
 RDMA_DEVICES = Path("/sys/class/infiniband")
 NAMESPACE = Path("/proc/self/ns/pid")
@@ -133,6 +135,8 @@ def prepare_environment(transport: str, host: str, write_timeout: float) -> None
         os.environ.setdefault(variable, value)
     # With etcd as metadata server the engine otherwise publishes the first address that is not loopback.
     os.environ["MC_TCP_BIND_ADDRESS"] = host
+    if addresses.is_ipv6(host):
+        os.environ["MC_USE_IPV6"] = "1"  # for what its engines tell each other before they move data over RDMA
     os.environ["MC_TRANSFER_TIMEOUT"] = str(round(write_timeout))  # of nvlink_intra's batches
     os.environ["MC_TCP_PROGRESS_TIMEOUT_SEC"] = os.environ["MC_TCP_STATUS_TIMEOUT_SEC"] = str(
         progress_timeout(write_timeout)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from connector.layout import fingerprint
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
-from stack import etcd
+from stack import addresses, etcd
 from stack.direct_http import past_proxies
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -116,7 +116,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
 
 def control_addresses(settings: LauncherSettings) -> list[str]:
     """Where each rank of this instance listens for control messages, by rank."""
-    return [f"tcp://{settings.host}:{port}" for port in settings.control_ports]
+    return [f"tcp://{addresses.join(settings.host, port)}" for port in settings.control_ports]
 
 
 def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -4,9 +4,7 @@ Settings come from the environment; Locust's command line and web form (`options
 """
 
 import logging
-import os
 import signal
-import socket
 import sys
 from typing import Any, ClassVar
 
@@ -27,6 +25,7 @@ from loadtest.recording import RunRecording, recording
 from loadtest.settings import LoadTestSettings
 from loadtest.shape import TeamShape
 from loadtest.team import Participant, Team
+from stack import addresses
 from stack.environment import ConfigError, load, load_or_exit
 
 logger = logging.getLogger(__name__)
@@ -86,14 +85,9 @@ def _interrupt(environment: Environment) -> None:
 
 def _check_address(host: str, port: int) -> None:
     """Locust itself would show a traceback of its web server."""
-    try:
-        with socket.socket() as probe:  # which does not listen: a browser that waits for the page would meet it
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+    if reason := addresses.obstacle(host, port):
         print(f"LOCUST_PORT={port}: cannot listen on {host}: {reason}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(2)
 
 
 def _refuse_bad_form(environment: Environment) -> Response | None:

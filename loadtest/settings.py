@@ -10,6 +10,8 @@ from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, mo
 
 from loadtest import lengths, stages
 from loadtest.slo import Slo
+from stack import addresses
+from stack.addresses import ListenHost
 from stack.environment import Settings
 from stack.settings import REPOSITORY, RepositoryPath
 
@@ -28,8 +30,8 @@ class LoadTestSettings(Settings):
     proxy_port: Port = 8000
     openai_api_key: SecretStr | None = None
 
-    listen_host: str | None = None  # containers set 0.0.0.0; unset: BIND_ADDRESS
-    bind_address: str = "127.0.0.1"
+    listen_host: ListenHost | None = None  # containers set 0.0.0.0; unset: BIND_ADDRESS
+    bind_address: ListenHost = "127.0.0.1"
     locust_port: Port = 8089
 
     loadtest_workload: WorkloadName = "random"
@@ -130,7 +132,7 @@ class LoadTestSettings(Settings):
     @property
     def target(self) -> str:
         """Base URL of the OpenAI API under load, without `/v1`."""
-        return self.loadtest_target or f"http://127.0.0.1:{self.proxy_port}"
+        return self.loadtest_target or addresses.http_url(addresses.reachable(self.bind_address), self.proxy_port)
 
     @property
     def web_host(self) -> str:

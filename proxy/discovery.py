@@ -47,8 +47,7 @@ class Discovery:
     def __init__(
         self, endpoint: str, publish: Callable[[View], None], registration_grace_s: float = REGISTRATION_GRACE_S
     ) -> None:
-        host, port = etcd.address(endpoint)
-        self._target = f"{host}:{port}"
+        self._target = etcd.authority(endpoint)
         self._publish = publish
         self._grace_s = registration_grace_s
         self._view = View()

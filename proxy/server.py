@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ from proxy.gateway import Gateway
 from proxy.limits import limited_protocol
 from proxy.settings import ProxySettings
 from proxy.socket_limits import SocketLimits, within_open_files
+from stack import addresses
 from stack.environment import ConfigError, load_or_exit
 from stack.parent_death import end_with_parent
 
@@ -46,11 +48,14 @@ def serve(settings: ProxySettings) -> None:
 
     Raises: ConfigError: the address cannot be listened on.
     """
+    if reason := addresses.obstacle(settings.host):
+        name = "PROXY_LISTEN_HOST" if settings.proxy_listen_host else "BIND_ADDRESS"
+        raise ConfigError([f"{name}={settings.host!r}: expected an address to listen on; {reason}"])
     listeners = _listen(settings.host, settings.proxy_port, settings.proxy_workers)
     config = uvicorn_config("proxy.server:application", settings, factory=True, workers=settings.proxy_workers)
     log.info(
         "starting",
-        listen=f"{settings.host}:{settings.proxy_port}",
+        listen=addresses.join(settings.host, settings.proxy_port),
         etcd=settings.etcd_endpoint,
         workers=settings.proxy_workers,
     )
@@ -147,18 +152,22 @@ def _listen(host: str, port: int, workers: int) -> list[socket.socket]:
 
     Raises: ConfigError: nothing can listen there.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listen = partial(
+        socket.create_server,
+        (host, port),
+        family=addresses.family(host),
+        backlog=BACKLOG,
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+    )
     try:
-        only = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        only = listen()
         if workers == 1:
             return [only]
         only.close()  # nobody else listens there: with SO_REUSEPORT the next line would not notice
-        return [
-            socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True) for _ in range(workers)
-        ]
+        return [listen(reuse_port=True) for _ in range(workers)]
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ConfigError([f"PROXY_PORT={port}: cannot listen on {host}:{port}: {reason}"]) from error
+        raise ConfigError([f"PROXY_PORT={port}: cannot listen on {addresses.join(host, port)}: {reason}"]) from error
 
 
 def _drain(app: Quart, grace_s: float) -> None:

@@ -4,18 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from proxy.access import ClientKeys, read_client_keys
 from proxy.dispatch import NoProducer
 from stack import etcd
+from stack.addresses import ListenHost
 from stack.environment import Settings
-
-
-def _etcd_endpoint(value: str) -> str:
-    etcd.address(value)
-    return value
-
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -23,15 +18,15 @@ Seconds = Annotated[float, Field(gt=0)]
 class ProxySettings(Settings):
     """Field `proxy_port` is the variable `PROXY_PORT`; times are in seconds."""
 
-    etcd_endpoint: Annotated[str, AfterValidator(_etcd_endpoint)] = "127.0.0.1:2379"
+    etcd_endpoint: etcd.Endpoint = "127.0.0.1:2379"
     openai_api_key: SecretStr | None = None  # what vLLM demands; a client's own Authorization is never passed on
 
     proxy_api_keys: SecretStr | None = None
     proxy_api_keys_file: Path | None = None
 
-    bind_address: str = "127.0.0.1"
+    bind_address: ListenHost = "127.0.0.1"
     # In a container the proxy listens on every address of the container while compose publishes BIND_ADDRESS.
-    proxy_listen_host: str | None = None
+    proxy_listen_host: ListenHost | None = None
     proxy_port: int = Field(8000, ge=1, le=65535)
     proxy_workers: int = Field(1, ge=1, le=64)
 

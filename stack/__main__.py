@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from stack import compose, doctor, env_file, environments, install, system_libraries
+from stack import addresses, compose, doctor, env_file, environments, install, system_libraries
 from stack.compose import Compose
 from stack.environment import load_or_exit
 from stack.one_at_a_time import one_at_a_time
@@ -71,7 +71,7 @@ def farewell(settings: StackSettings, elapsed_s: float) -> str:
     """What a person does next."""
     if "proxy" not in settings.stack_services:
         return PART_READY.format(elapsed=elapsed_s, services=", ".join(settings.stack_services))
-    api, locust = (f"http://{_shown(settings)}:{port}" for port in (settings.proxy_port, settings.locust_port))
+    api, locust = (addresses.http_url(_shown(settings), port) for port in (settings.proxy_port, settings.locust_port))
     split = "" if settings.is_baseline else SPLIT.format(api=api, model=settings.model_name)
     return READY.format(elapsed=elapsed_s, api=api, locust=locust, model=settings.model_name, split=split)
 
@@ -180,7 +180,7 @@ def _uses_docker(settings: StackSettings) -> bool:
 
 
 def _shown(settings: StackSettings) -> str:
-    return "localhost" if settings.client_host == "127.0.0.1" else settings.client_host
+    return "localhost" if settings.bind_address in ("127.0.0.1", *addresses.EVERYWHERE) else settings.client_host
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

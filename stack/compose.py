@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from stack import env_file
+from stack import addresses, env_file
 from stack.build_inputs import build_inputs
 from stack.settings import REPOSITORY, SERVICES, StackSettings
 
@@ -74,11 +74,17 @@ class Compose:
         print("+ " + " ".join(["docker", "compose", *arguments]), flush=True)
         return self._run(*arguments, capture_output=False).returncode
 
+    def _addresses(self) -> dict[str, str]:
+        """Names as addresses, which is all that compose takes; IPv6 in brackets where the overlay puts it into URLs."""
+        written = addresses.bracketed if "compose.rdma.yaml" in self.settings.overlays else str
+        given = {"BIND_ADDRESS": self.settings.bind_address, "VLLM_HOST_IP": self.settings.vllm_host_ip}
+        return {name: written(value) for name, value in given.items() if value}
+
     def _run(self, *arguments: str, capture_output: bool) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             self.command(*arguments),
             cwd=REPOSITORY,
-            env={**os.environ, "COMPOSE_FILE": self.settings.compose_file},
+            env={**os.environ, "COMPOSE_FILE": self.settings.compose_file, **self._addresses()},
             capture_output=capture_output,
             text=True,
             check=False,

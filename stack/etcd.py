@@ -4,8 +4,12 @@ Its import (`etcd_rpc.py`) waits for the first client, so that reading an endpoi
 settings in an environment without it.
 """
 
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+import re
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
+
+from stack import addresses
 
 if TYPE_CHECKING:
     from stack.etcd_rpc import Etcd3Client
@@ -25,11 +29,37 @@ CHANNEL_OPTIONS = (
 
 
 def address(endpoint: str) -> tuple[str, int]:
-    """Host and port of `host`, `host:port` or `http://host:port` (the forms that the seed document and etcd use)."""
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    if not parts.hostname:
-        raise ValueError(f"{endpoint!r}: expected host:port, e.g. 127.0.0.1:{DEFAULT_PORT}")
-    return parts.hostname, parts.port or DEFAULT_PORT
+    """Host and port of one etcd. A name stays one, so that an etcd that moves is found again.
+
+    Raises: ValueError: for anything but one plain-text endpoint: `host`, `host:port`, or a URL of these with http:// or
+        Mooncake's etcd://.
+    """
+    expected = f"expected one plain-text endpoint, host:port, e.g. 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
+    scheme, separator, rest = endpoint.rpartition("://")
+    if len(listed := [part for part in re.split("[,;]", endpoint) if part.strip()]) > 1:
+        raise ValueError(f"{expected}; found {len(listed)}, of which `etcd gateway` makes one")
+    if scheme == "https":
+        raise ValueError(f"{expected}; etcd is not spoken to over TLS here")
+    if separator and scheme not in ("http", "etcd"):
+        raise ValueError(f"{expected}; found {scheme}://")
+    try:
+        return addresses.split(rest.removesuffix("/"), DEFAULT_PORT)
+    except ValueError as error:
+        raise ValueError(f"{expected}; {error}") from error
+
+
+def authority(endpoint: str) -> str:
+    """The endpoint as gRPC, HTTP and Mooncake take it: `host:port`, an IPv6 address in brackets."""
+    return addresses.join(*address(endpoint))
+
+
+def _checked(endpoint: str) -> str:
+    if endpoint:
+        address(endpoint)
+    return endpoint
+
+
+Endpoint = Annotated[str, AfterValidator(_checked)]  # a variable's value, as it was given, or empty
 
 
 def connect(endpoint: str, timeout_s: float = 3.0) -> "Etcd3Client":
@@ -37,4 +67,5 @@ def connect(endpoint: str, timeout_s: float = 3.0) -> "Etcd3Client":
     from stack.etcd_rpc import open_client
 
     host, port = address(endpoint)
-    return open_client(host=host, port=port, timeout=timeout_s, grpc_options=CHANNEL_OPTIONS)
+    in_url = addresses.bracketed(host)  # etcd3 only puts the two together
+    return open_client(host=in_url, port=port, timeout=timeout_s, grpc_options=CHANNEL_OPTIONS)

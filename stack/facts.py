@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from connector import mooncake_config
 from connector.settings import LauncherSettings
-from stack import cgroup, compose, env_file, environments, install, ports, rdma_facts, system_libraries
+from stack import address_facts, cgroup, compose, env_file, environments, install, ports, rdma_facts, system_libraries
 from stack.environment import ConfigError, Settings, load
 from stack.ports import STAND_INS
 from stack.processes import Processes
@@ -50,6 +51,8 @@ class Facts:
     known_variables: frozenset[str]
     bad_settings: tuple[str, ...]  # lines of ConfigError
     rdma: rdma_facts.Rdma | None = None  # None where it is not wanted
+    unusable_addresses: tuple[address_facts.Unusable, ...] = ()
+    keys_without_effect: tuple[str, ...] = ()  # of mooncake.json
 
 
 def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
@@ -91,6 +94,8 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         known_variables=env_file.known_names(),
         bad_settings=bad_settings(),
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
+        unusable_addresses=address_facts.gather(settings, launcher, with_docker=with_docker),
+        keys_without_effect=_keys_without_effect(launcher),
     )
 
 
@@ -136,6 +141,11 @@ def _rdma_devices() -> tuple[str, ...]:
 def _rdma(launcher: LauncherSettings, settings: StackSettings, *, with_docker: bool) -> rdma_facts.Rdma:
     in_host_memory = 0 if settings.uses_gpu else launcher.kv_cache_bytes
     return rdma_facts.gather(launcher.mooncake.device_name, in_host_memory, with_docker=with_docker)
+
+
+def _keys_without_effect(launcher: LauncherSettings | None) -> tuple[str, ...]:
+    path = launcher and launcher.mooncake_config_path
+    return tuple(mooncake_config.keys_without_effect(path)) if path else ()
 
 
 def _launcher_settings() -> LauncherSettings | None:

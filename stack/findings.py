@@ -158,6 +158,19 @@ def bad_lines(entries: Sequence[Entry], file: str) -> Iterator[Finding]:
             yield Finding("error", f"{file}:{entry.line}", entry.shown, needed, "correct or remove the line")
 
 
+def unusable_addresses(facts: Facts) -> Iterator[Finding]:
+    for found in facts.unusable_addresses:
+        fix = f"correct it in {facts.env_path} or in the environment"
+        what = ", ".join(filter(None, (repr(found.value), found.reason)))
+        yield Finding("error", found.variable, what, found.needed, fix)
+
+
+def mooncake_keys(facts: Facts) -> Iterator[Finding]:
+    for key in facts.keys_without_effect:
+        needed = "nothing: this stack has no use for it"
+        yield Finding("warning", "MOONCAKE_CONFIG_PATH", f"{key}, without effect", needed, "leave it or remove it")
+
+
 def env_names(facts: Facts) -> Iterator[Finding]:
     for entry in facts.env_entries:
         where = f"{facts.env_path}:{entry.line}"
@@ -198,6 +211,8 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     env_lines,
     env_names,
     env_values,
+    unusable_addresses,
+    mooncake_keys,
     overlays,
     docker,
     hardware,

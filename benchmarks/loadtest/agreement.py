@@ -29,7 +29,7 @@ def measure(run: Run) -> None:
     if "stack" in options.targets:
         settings = load_or_exit(StackSettings)
         with starting.running(settings):
-            url = f"http://{settings.client_host}:{settings.proxy_port}"
+            url = settings.proxy_url
             ours(run, url, options.agreement_rate, WARM_UP_REQUESTS, seed=options.rounds)
             _alternate(run, "stack", url, options.agreement_rate, options.agreement_requests)
 

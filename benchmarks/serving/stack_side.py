@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
+from stack.addresses import http_url
 from stack.settings import REPOSITORY, StackSettings
 
 # All but the load test, whose idle web page would take its share of the machine.
@@ -89,7 +90,7 @@ class StackSide:
         self._call("down", variables, END_LIMIT_S)  # what a killed comparison left
         try:
             self._call("up", variables, self._users.stack_start_timeout_s + SET_UP_S)
-            url = f"http://{self._users.client_host}:{variables['PROXY_PORT']}"
+            url = http_url(self._users.client_host, int(variables["PROXY_PORT"]))
             target = Target(url, wanted)
             target.check()
             yield target

@@ -40,7 +40,7 @@ def main() -> int:
     how, status = "early", 1
     try:
         with starting.running(settings) as stack:
-            status = _soak(options, f"http://{settings.client_host}:{settings.proxy_port}", stack, results)
+            status = _soak(options, settings.proxy_url, stack, results)
         how = "complete"
     except (BenchmarkError, Unreachable) as error:
         how = str(error).splitlines()[0]

@@ -16,13 +16,13 @@ BASELINE = "compose.baseline.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
 
 
-def merged(*overlays: str) -> dict[str, Any]:
+def merged(*overlays: str, **variables: str) -> dict[str, Any]:
     """Service name -> its merged definition."""
     files = [part for name in ("compose.yaml", *overlays) for part in ("--file", name)]
     printed = subprocess.run(
         ["docker", "compose", "--env-file", os.devnull, *files, "config", "--format", "json"],
         cwd=REPOSITORY,
-        env={**os.environ, **VARIABLES},
+        env={**os.environ, **VARIABLES, **variables},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -43,6 +43,14 @@ def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) 
         assert service["cap_drop"] == ["ALL"]
         assert not service.get("privileged")
         assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_ports_are_published_at_an_address_of_either_family(address: str) -> None:
+    services = merged(BIND_ADDRESS=address)
+    for name, port in (("proxy", 8000), ("loadtest", 8089)):
+        (published,) = services[name]["ports"]
+        assert (published["host_ip"], published["published"], published["target"]) == (address, str(port), port)
 
 
 @pytest.mark.parametrize("overlays", [(), (GPU,), (GPU, CDI)], ids="+".join)

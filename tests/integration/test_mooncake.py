@@ -32,9 +32,9 @@ def log(tmp_path: Path) -> Path:
 def start(etcd: EtcdProcess, log: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     started: list[Rank] = []
 
-    def make(transport: str = "auto") -> Rank:
+    def make(transport: str = "auto", host: str = "127.0.0.1", etcd_endpoint: str = etcd.endpoint) -> Rank:
         name = f"{request.node.name}-{len(started)}"
-        started.append(Rank(name, etcd.endpoint, transport, log))
+        started.append(Rank(name, etcd_endpoint, transport, log, host))
         return started[-1]
 
     yield make
@@ -56,6 +56,19 @@ def test_bytes_arrive_where_they_belong_and_nowhere_else(start: Start, pieces: l
     producer.ask(fill=7)
     assert producer.write(consumer, pieces) is None
     assert consumer.ask(sha256=None) == sha256_of_filled(pieces, 7)
+
+
+def test_bytes_arrive_over_ipv6_with_an_etcd_of_ipv6(start: Start, tmp_path: Path) -> None:
+    server = EtcdProcess(tmp_path, "::1")
+    server.start()
+    try:
+        producer, consumer = (start(host="::1", etcd_endpoint=server.endpoint) for _ in range(2))
+        producer.ask(fill=7)
+        everything = [(0, 0, MEMORY_BYTES)]
+        assert producer.write(consumer, everything) is None
+        assert consumer.ask(sha256=None) == sha256_of_filled(everything, 7)
+    finally:
+        server.stop()
 
 
 def test_a_write_outside_of_the_peers_memory_harms_no_other(start: Start) -> None:

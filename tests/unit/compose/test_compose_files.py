@@ -81,9 +81,10 @@ def test_nothing_is_privileged_and_only_ipc_lock_is_ever_added(file: str) -> Non
 
 def test_only_the_proxy_and_locust_publish_a_port_and_bind_address_decides_where() -> None:
     published = {name: service(name)["ports"] for name in SERVICES if "ports" in service(name)}
+    host = "${BIND_ADDRESS:-127.0.0.1}"  # in the short form an IPv6 address would need brackets
     assert published == {
-        "proxy": ["${BIND_ADDRESS:-127.0.0.1}:${PROXY_PORT:-8000}:8000"],
-        "loadtest": ["${BIND_ADDRESS:-127.0.0.1}:${LOCUST_PORT:-8089}:8089"],
+        "proxy": [{"host_ip": host, "published": "${PROXY_PORT:-8000}", "target": 8000}],
+        "loadtest": [{"host_ip": host, "published": "${LOCUST_PORT:-8089}", "target": 8089}],
     }
 
 

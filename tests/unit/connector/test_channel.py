@@ -24,8 +24,8 @@ OTHER_KEY = ControlKey.from_secret("the key of another stack")
 class Listener:
     """A serving channel and what arrived on it."""
 
-    def __init__(self, key: ControlKey = KEY) -> None:
-        self.channel = Channel("127.0.0.1", 0, key)
+    def __init__(self, key: ControlKey = KEY, host: str = "127.0.0.1") -> None:
+        self.channel = Channel(host, 0, key)
         self.received: list[Message] = []
         self.ticked = threading.Event()
         self.lost: list[tuple[str, bool]] = []
@@ -44,8 +44,8 @@ class Listener:
 def listen() -> Iterator[Callable[..., Listener]]:
     listeners: list[Listener] = []
 
-    def make(key: ControlKey = KEY) -> Listener:
-        listeners.append(Listener(key))
+    def make(key: ControlKey = KEY, host: str = "127.0.0.1") -> Listener:
+        listeners.append(Listener(key, host))
         return listeners[-1]
 
     yield make
@@ -60,8 +60,9 @@ def numbered(count: int) -> list[Message]:
     return [Cancelled(f"t{number}", 0) for number in range(count)]
 
 
-def test_messages_arrive_both_ways_and_in_order(listen: Listen) -> None:
-    one, two = listen(), listen()
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::1")])
+def test_messages_arrive_both_ways_and_in_order(listen: Listen, hosts: tuple[str, str]) -> None:
+    one, two = (listen(host=host) for host in hosts)
     for message in numbered(50):
         one.channel.send(two.address, message)
         two.channel.send(one.address, message)
@@ -267,10 +268,11 @@ def test_a_peer_that_ends_is_reported_as_gone(listen: Listen) -> None:
     until(lambda: (two.address, True) in one.lost)
 
 
-def test_a_peer_that_never_was_is_reported_as_gone(listen: Listen) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://[::1]:1"])
+def test_a_peer_that_never_was_is_reported_as_gone(listen: Listen, address: str) -> None:
     one = listen()
-    one.channel.watch("tcp://127.0.0.1:1")
-    until(lambda: one.lost == [("tcp://127.0.0.1:1", True)])
+    one.channel.watch(address)
+    until(lambda: one.lost == [(address, True)])
 
 
 def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:

@@ -162,6 +162,16 @@ def test_an_aggregated_server_registers_without_anything_of_a_transfer(launch: L
     assert PIPE_VARIABLE not in launcher.vllm().environ()
 
 
+def test_addresses_of_ipv6_stand_in_brackets_in_its_record(launch: Launch) -> None:
+    """The scripted server listens on 127.0.0.1 alone."""
+    launcher = launch(VLLM_HOST_IP="::1", LISTEN_HOST="127.0.0.1")
+    record = launcher.until_registered()
+    assert record.url == f"http://[::1]:{launcher.port}"
+    assert record.kv_transfer["control"] == ["tcp://[::1]:13003"]
+    # Part of a segment's name, where Mooncake would look for a port behind a colon.
+    assert re.fullmatch(rf"prefill-__1-{launcher.port}-[0-9a-f]{{8}}", record.instance_id)
+
+
 def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
     launcher = launch()
     first = launcher.until_registered()
@@ -282,6 +292,29 @@ def test_a_bad_variable_is_one_line_and_nothing_starts(launch: Launch) -> None:
     assert launcher.wait() == 2
     (line,) = launcher.log.splitlines()
     assert line.startswith("MOONCAKE_PROTOCOL='rmda': ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"VLLM_HOST_IP": "192.0.2.7"},
+            "VLLM_HOST_IP='192.0.2.7': expected an address to listen on; this machine has no such address",
+        ),
+        (
+            {"ETCD_ENDPOINT": "127.0.0.1:2379,127.0.0.1:22379"},
+            "ETCD_ENDPOINT='127.0.0.1:2379,127.0.0.1:22379': expected one plain-text endpoint, host:port, "
+            "e.g. 127.0.0.1:2379 or [::1]:2379; found 2, of which `etcd gateway` makes one",
+        ),
+    ],
+    ids=["another machine's address", "two etcds"],
+)
+def test_an_address_that_cannot_be_used_is_one_line_and_nothing_starts(
+    launch: Launch, variables: dict[str, str], line: str
+) -> None:
+    launcher = launch(**variables)
+    assert launcher.wait() == 2
+    assert launcher.log.splitlines() == [line]
 
 
 def test_a_transport_that_nobody_knows_is_one_line_although_mooncake_takes_it(launch: Launch, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector.mooncake_config import MooncakeConfig, load_mooncake_config
+from connector.mooncake_config import MooncakeConfig, keys_without_effect, load_mooncake_config
 
 # The seed document's own example.
 SEED: dict[str, Any] = {
@@ -34,15 +34,86 @@ def test_protocol_and_device_may_be_left_out(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    ["etcd://192.168.0.139:2379", "192.168.0.139:2379", "192.168.0.139", "etcd://192.168.0.139"],
+)
+def test_the_metadata_server_may_have_etcds_scheme(file: Path, given: str) -> None:
+    """kvcache-ai/Mooncake#56 and #476."""
+    file.write_bytes(msgspec.json.encode(SEED | {"metadata_server": given}))
+    assert load_mooncake_config(file).metadata_server == "192.168.0.139:2379"
+
+
+def test_addresses_may_be_of_ipv6(file: Path) -> None:
+    urls = {
+        "prefill_url": "[fd00::7]:13003",
+        "decode_url": "[fd00::9]:13003",
+        "metadata_server": "etcd://[fd00::9]:2379",
+    }
+    file.write_bytes(msgspec.json.encode(SEED | urls))
+    config = load_mooncake_config(file)
+    assert (config.prefill_url, config.metadata_server) == ("[fd00::7]:13003", "[fd00::9]:2379")
+
+
+ETCDS = "expected etcd's host:port, with or without etcd://: Mooncake's metadata lie in etcd here"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["P2PHANDSHAKE", "http://127.0.0.1:8080/metadata", "https://h:8080/metadata", "redis://127.0.0.1:6379"],
+)
+def test_a_metadata_server_that_is_not_etcd_is_refused(file: Path, given: str) -> None:
+    file.write_bytes(msgspec.json.encode(SEED | {"metadata_server": given}))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'metadata_server={given!r}: {ETCDS}')}$"):
+        load_mooncake_config(file)
+
+
+def test_keys_of_other_programs_change_nothing_and_are_named(file: Path) -> None:
+    """Those of Mooncake#476, and of files for Mooncake's store and SGLang."""
+    others = {
+        "local_hostname": "192.168.0.137",
+        "master_server_address": "192.168.0.139:50051",
+        "global_segment_size": "4gb",
+        "local_buffer_size": 0,
+        "kv_connector": "MooncakeConnector",
+    }
+    file.write_bytes(msgspec.json.encode(SEED | others | {"metadata_backend": "etcd"}))
+    assert load_mooncake_config(file).model_dump() == SEED
+    assert keys_without_effect(file) == list(others)
+
+
+def test_a_misspelt_key_is_told_with_the_one_that_is_meant(file: Path) -> None:
+    file.write_bytes(msgspec.json.encode(SEED | {"device": "erdma_1", "local_url": "h:1"}))
+    assert keys_without_effect(file) == ["device (did you mean device_name?)", "local_url (did you mean prefill_url?)"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + msgspec.json.encode(SEED))
+    assert load_mooncake_config(file) == MooncakeConfig(**SEED)
+
+
+ADDRESS = "expected host:port, e.g. 192.168.0.137:13003"
+ENDPOINT = "expected one plain-text endpoint, host:port, e.g. 127.0.0.1:2379 or [::1]:2379"
+
+
+@pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"prefill_url": "192.168.0.137"}, "prefill_url='192.168.0.137': expected host:port, e.g. 192.168.0.137:13003"),
-        ({"decode_url": ":13003"}, "decode_url=':13003': expected host:port, e.g. 192.168.0.137:13003"),
-        ({"decode_url": "d:65536"}, "decode_url='d:65536': expected host:port, e.g. 192.168.0.137:13003"),
-        ({"metadata_server": "m:0"}, "metadata_server='m:0': expected host:port, e.g. 192.168.0.137:13003"),
+        ({"prefill_url": "192.168.0.137"}, f"prefill_url='192.168.0.137': {ADDRESS}; the port is missing"),
+        ({"decode_url": ":13003"}, f"decode_url=':13003': {ADDRESS}; '' is no host"),
+        ({"decode_url": "d:65536"}, f"decode_url='d:65536': {ADDRESS}; '65536' is no port"),
+        ({"decode_url": "::1"}, f"decode_url='::1': {ADDRESS}; an IPv6 address stands in brackets, as [::1]:13003"),
+        ({"metadata_server": "m:0"}, f"metadata_server='m:0': {ENDPOINT}; '0' is no port"),
+        (
+            {"metadata_server": "a:1;b:1"},
+            f"metadata_server='a:1;b:1': {ENDPOINT}; found 2, of which `etcd gateway` makes one",
+        ),
+        (
+            {"metadata_server": "etcd://a:1,b:1"},
+            f"metadata_server='etcd://a:1,b:1': {ENDPOINT}; found 2, of which `etcd gateway` makes one",
+        ),
+        ({"metadata_backend": "redis"}, "metadata_backend='redis': Input should be 'etcd'"),
         ({"protocol": "roce"}, "protocol='roce': Input should be 'auto', 'tcp', 'rdma' or 'nvlink_intra'"),
         ({"prefill_url": 13003}, "prefill_url=13003: Input should be a valid string"),
-        ({"device": "erdma_0"}, "device='erdma_0': Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_value(file: Path, changes: dict[str, Any], text: str) -> None:

@@ -102,8 +102,37 @@ def test_the_seed_documents_file_wins_over_variables(
 
 def test_without_an_address_it_is_the_one_of_the_own_name(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("VLLM_HOST_IP")
-    environment.setattr("socket.gethostbyname", lambda name: "172.17.0.5")
+    environment.setattr("stack.addresses.look_up", lambda name: "172.17.0.5")
     assert load(LauncherSettings).host == "172.17.0.5"
+
+
+@pytest.mark.parametrize(
+    ("variables", "host", "prefill_url", "metadata_server"),
+    [
+        ({"VLLM_HOST_IP": "::1"}, "::1", "[::1]:13003", "127.0.0.1:2379"),
+        ({"VLLM_HOST_IP": "[::1]", "ETCD_ENDPOINT": "[::1]:2379"}, "::1", "[::1]:13003", "[::1]:2379"),
+        ({"VLLM_HOST_IP": "localhost"}, "127.0.0.1", "127.0.0.1:13003", "127.0.0.1:2379"),
+        ({"ETCD_ENDPOINT": "http://[fd00::9]/"}, "10.0.0.1", "10.0.0.1:13003", "[fd00::9]:2379"),
+        ({"ETCD_ENDPOINT": "box:2379"}, "10.0.0.1", "10.0.0.1:13003", "box:2379"),
+    ],
+)
+def test_addresses_are_numbers_and_those_of_ipv6_stand_in_brackets_before_a_port(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], host: str, prefill_url: str, metadata_server: str
+) -> None:
+    found = settings(environment, variables)
+    assert (found.host, found.control_ports.start) == (host, 13003)
+    assert (found.mooncake.prefill_url, found.mooncake.metadata_server) == (prefill_url, metadata_server)
+
+
+@pytest.mark.parametrize(("url", "host"), [("[::1]:13003", "::1"), ("localhost:13003", "127.0.0.1")])
+def test_the_host_of_mooncakes_file_is_an_address_too(
+    environment: pytest.MonkeyPatch, tmp_path: Path, url: str, host: str
+) -> None:
+    file = tmp_path / "mooncake.json"
+    file.write_text(json.dumps(SEED | {"prefill_url": url}))
+    environment.delenv("VLLM_HOST_IP")
+    found = settings(environment, {"MOONCAKE_CONFIG_PATH": str(file)})
+    assert (found.host, found.control_ports.start) == (host, 13003)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +171,12 @@ def test_the_key_may_lie_in_a_file(environment: pytest.MonkeyPatch, tmp_path: Pa
         ("KV_CACHE_BYTES", "4GB", "valid integer"),
         ("LEASE_TTL_S", "1", "greater than or equal to 2"),
         ("TRANSFER_TIMEOUT_S", "0", "greater than 0"),
-        ("ETCD_ENDPOINT", "http://:1", "expected host:port"),
+        ("ETCD_ENDPOINT", "http://:1", "expected one plain-text endpoint"),
+        ("ETCD_ENDPOINT", "127.0.0.1:2379;127.0.0.1:22379", "expected one plain-text endpoint"),
+        ("ETCD_ENDPOINT", "https://127.0.0.1:2379", "expected one plain-text endpoint"),
+        ("VLLM_HOST_IP", "tcp://10.0.0.1", "expected an IP address or a host name"),
+        ("VLLM_HOST_IP", "0.0.0.0", "expected the one address at which others reach this host"),
+        ("LISTEN_HOST", "a..b", "expected an IP address or the name of a host, found none of that name"),
         ("VLLM_EXTRA_ARGS", "--name 'x", "No closing quotation"),
         ("MOONCAKE_CONFIG_PATH", "/no/mooncake.json", "cannot be read: No such file or directory"),
     ],

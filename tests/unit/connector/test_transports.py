@@ -123,6 +123,14 @@ def test_an_engine_finds_one_forcing_variable(transport: str, monkeypatch: pytes
         assert os.environ["MC_TCP_BIND_ADDRESS"] == "10.0.0.1"
 
 
+@pytest.mark.parametrize(("host", "switched_on"), [("fd00::7", True), ("10.0.0.1", False)])
+def test_an_address_of_ipv6_switches_it_on(host: str, switched_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    prepare_environment("rdma", host, write_timeout=30)
+    assert os.environ["MC_TCP_BIND_ADDRESS"] == host, "without brackets, or Mooncake looks for a host of that name"
+    assert ("MC_USE_IPV6" in os.environ) is switched_on
+
+
 def test_a_hanging_peer_cannot_outlast_the_write_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
     prepare_environment("tcp", "10.0.0.1", write_timeout=30)

@@ -35,6 +35,8 @@ def test_target(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], targ
         ({}, "127.0.0.1"),
         ({"BIND_ADDRESS": "10.0.0.1"}, "10.0.0.1"),
         ({"BIND_ADDRESS": "10.0.0.1", "LISTEN_HOST": "0.0.0.0"}, "0.0.0.0"),
+        ({"BIND_ADDRESS": "[::1]"}, "::1"),
+        ({"BIND_ADDRESS": "localhost"}, "127.0.0.1"),
     ],
 )
 def test_web_host(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], host: str) -> None:

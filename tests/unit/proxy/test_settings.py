@@ -12,7 +12,10 @@ from stack.environment import ConfigError, load
         ("PROXY_PORT", "http", "PROXY_PORT='http'"),
         ("PROXY_PORT", "70000", "PROXY_PORT='70000'"),
         ("PROXY_TOKEN_TIMEOUT_S", "0", "PROXY_TOKEN_TIMEOUT_S='0'"),
-        ("ETCD_ENDPOINT", "http://", "expected host:port"),
+        ("ETCD_ENDPOINT", "http://", "expected one plain-text endpoint"),
+        ("ETCD_ENDPOINT", "a:2379,b:2379", "expected one plain-text endpoint"),
+        ("BIND_ADDRESS", "http://10.0.0.1", "BIND_ADDRESS='http://10.0.0.1': expected an IP address or a host name"),
+        ("PROXY_LISTEN_HOST", "a..b", "PROXY_LISTEN_HOST='a..b': expected an IP address or the name of a host"),
         ("PROXY_LOG_LEVEL", "loud", "PROXY_LOG_LEVEL='loud'"),
         ("PROXY_MAX_BUFFERED_BYTES", "4096", "PROXY_MAX_BUFFERED_BYTES=4096: expected at least PROXY_MAX_BODY_BYTES"),
     ],
@@ -32,6 +35,8 @@ def test_a_bad_variable_is_one_line(name: str, value: str, said: str, monkeypatc
         ({"BIND_ADDRESS": "10.0.0.1"}, "10.0.0.1"),
         ({"BIND_ADDRESS": "10.0.0.1", "PROXY_LISTEN_HOST": "0.0.0.0"}, "0.0.0.0"),
         ({"PROXY_LISTEN_HOST": ""}, "127.0.0.1"),
+        ({"BIND_ADDRESS": "[::1]"}, "::1"),
+        ({"BIND_ADDRESS": "localhost"}, "127.0.0.1"),
     ],
 )
 def test_where_it_listens(variables: dict[str, str], host: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -76,18 +77,23 @@ def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
 
 
-def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path) -> None:
+def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, models = tmp_path / "state", tmp_path / "models"
     for folder in (state / "logs", state / "venv" / "proxy", models / EMBEDDED_MODEL, models / "my-own-model"):
         folder.mkdir(parents=True)
     (state / "stack.key").touch()
     (state / "notes.txt").touch()
 
+    elsewhere = tmp_path / "elsewhere" / "proxy"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.setenv("STACK_VENV_DIR", str(elsewhere.parent))  # of whoever runs the tests
+
     result = run("clean", STACK_DIR=str(state), MODEL_DIR=str(models))
 
     assert result.returncode == 0
     assert [path.name for path in state.iterdir()] == ["notes.txt"]
     assert [path.name for path in models.iterdir()] == ["my-own-model"]
+    assert elsewhere.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +139,41 @@ def test_a_baseline_promises_no_split() -> None:
 
     assert "San Francisco" in text
     assert "split" not in text
+
+
+@pytest.mark.parametrize(
+    ("bind_address", "url"),
+    [
+        ("::", "http://localhost:8000"),
+        ("0.0.0.0", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("10.0.0.5", "http://10.0.0.5:8000"),
+    ],
+)
+def test_what_up_prints_can_be_pasted(bind_address: str, url: str) -> None:
+    text = commands.farewell(StackSettings(bind_address=bind_address), 1)
+
+    assert f"  API      {url}   " in text
+    assert f"curl -s {url}/v1/completions" in text
+
+
+@pytest.mark.parametrize(
+    ("compose_file", "bind_address", "host"),
+    [
+        ("compose.yaml", "localhost", "127.0.0.1"),
+        ("compose.yaml", "[::1]", "::1"),
+        ("compose.yaml:compose.rdma.yaml", "::1", "[::1]"),
+    ],
+)
+def test_compose_gets_addresses_in_the_form_that_its_files_take(
+    compose_file: str, bind_address: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr("subprocess.run", lambda *_, env, **__: given.update(env) or CompletedProcess("", 0))
+    Compose(StackSettings(compose_file=compose_file, bind_address=bind_address, vllm_host_ip="::1")).call("ps")
+
+    assert given["BIND_ADDRESS"] == host
+    assert given["VLLM_HOST_IP"].strip("[]") == "::1"
 
 
 def test_a_host_without_the_proxy_promises_no_api() -> None:

@@ -1,5 +1,6 @@
 """The doctor's look at a real machine: listeners, settings of every part, hardware that is asked for."""
 
+import json
 import os
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def test_the_key_that_the_first_start_makes_is_not_missed(tmp_path: Path, monkey
     monkeypatch.setenv("STACK_KEY_FILE", str(tmp_path / "not yet"))
 
     assert bad_settings() == ()
+
+
+def test_the_file_for_mooncake_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mooncake.json"
+    urls = {"prefill_url": "127.0.0.1:13003", "decode_url": "127.0.0.1:13503"}
+    monkeypatch.setenv("MOONCAKE_CONFIG_PATH", str(file))
+
+    file.write_text(json.dumps({**urls, "metadata_server": "etcd://127.0.0.1:2379", "local_hostname": "h"}))
+    assert bad_settings() == ()
+    facts = gather(StackSettings(stack_dir=tmp_path), with_docker=False)
+    assert facts.keys_without_effect == ("local_hostname",)
+
+    file.write_text(json.dumps({**urls, "metadata_server": "P2PHANDSHAKE"}))
+    (line,) = bad_settings()
+    assert line.startswith(f"MOONCAKE_CONFIG_PATH='{file}': metadata_server='P2PHANDSHAKE': expected etcd's host:port")
 
 
 @pytest.mark.parametrize(

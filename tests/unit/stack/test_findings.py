@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from stack.address_facts import Unusable
 from stack.env_file import Entry
 from stack.facts import Facts
 from stack.findings import judge
@@ -178,6 +179,21 @@ CASES = {
         replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL=a$b", "a", unset=("b",)),)),
         "warning: MODEL: found $b in .env:9; needed a variable that is set: b becomes nothing; "
         "fix: write $$b for a dollar sign and these letters, or put the value in single quotes",
+    ),
+    "address of another machine": (
+        replace(
+            WELL,
+            unusable_addresses=(
+                Unusable("VLLM_HOST_IP", "192.0.2.7", "an address of this machine", "this machine has no such address"),
+            ),
+        ),
+        "error: VLLM_HOST_IP: found '192.0.2.7', this machine has no such address; needed an address of this machine; "
+        "fix: correct it in .env or in the environment",
+    ),
+    "a key of another program's mooncake.json": (
+        replace(WELL, keys_without_effect=("local_hostname",)),
+        "warning: MOONCAKE_CONFIG_PATH: found local_hostname, without effect; needed nothing: this stack has no use "
+        "for it; fix: leave it or remove it",
     ),
     "impossible value": (
         replace(WELL, bad_settings=("MOONCAKE_PROTOCOL='rmda': Input should be 'tcp', 'rdma' or 'nvlink_intra'",)),

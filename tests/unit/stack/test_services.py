@@ -44,6 +44,46 @@ def test_etcd_listens_for_other_hosts_only_where_they_are_told_of_one() -> None:
     assert "--listen-client-urls=http://10.1.2.3:2379,http://127.0.0.1:2379" in shared
 
 
+@pytest.mark.parametrize(
+    ("variables", "listens"),
+    [
+        ({"vllm_host_ip": "::1"}, "http://127.0.0.1:2379,http://[::1]:2379"),
+        ({"vllm_host_ip": "localhost"}, "http://127.0.0.1:2379"),
+        ({"etcd_endpoint": "[::1]:2379"}, "http://127.0.0.1:2379,http://[::1]:2379"),
+        ({"etcd_endpoint": "localhost"}, "http://127.0.0.1:2379"),
+        ({"etcd_endpoint": "[::1]:4000"}, "http://127.0.0.1:2379"),
+        ({"etcd_endpoint": "192.0.2.7:2379"}, "http://127.0.0.1:2379"),
+        ({"etcd_endpoint": "0.0.0.0:2379"}, "http://127.0.0.1:2379"),
+        ({"etcd_endpoint": "a..b:2379"}, "http://127.0.0.1:2379"),
+    ],
+    ids=[
+        "of IPv6",
+        "a name",
+        "the endpoint's",
+        "the same by name",
+        "another port",
+        "another host",
+        "everywhere",
+        "no host",
+    ],
+)
+def test_etcd_listens_on_addresses_each_once_and_where_its_clients_look_for_it(
+    variables: dict[str, str], listens: str
+) -> None:
+    command = by_name(StackSettings.model_validate(variables))["etcd"].command
+
+    assert f"--listen-client-urls={listens}" in command
+    assert f"--advertise-client-urls={listens}" in command
+
+
+def test_urls_of_ipv6_have_brackets() -> None:
+    chosen = by_name(StackSettings(bind_address="::1", vllm_host_ip="2001:db8::7"))
+
+    assert chosen["proxy"].health_url(0) == "http://[::1]:8000/health"
+    assert chosen["decode"].url(0) == "http://[2001:db8::7]:8200"
+    assert chosen["loadtest"].environment == {"LOADTEST_TARGET": "http://[::1]:8000", "LISTEN_HOST": "::1"}
+
+
 def test_control_ports_of_both_roles_keep_apart() -> None:
     chosen = by_name(StackSettings(control_port=20000))
 

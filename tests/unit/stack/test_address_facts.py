@@ -1,0 +1,62 @@
+"""What the doctor finds out about addresses on a real machine, which has 127.0.0.1 and ::1."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.settings import LauncherSettings
+from stack.address_facts import Unusable, gather
+from stack.environment import load
+from stack.settings import StackSettings
+
+RDMA = "compose.yaml:compose.rdma.yaml"
+ELSEWHERE = "192.0.2.7"  # reserved for documents: no machine has it
+
+
+def unusable(with_docker: bool = False, launcher: LauncherSettings | None = None, **variables: Any) -> dict[str, str]:
+    """Variable -> why its value cannot be used."""
+    found = gather(StackSettings(**variables), launcher, with_docker=with_docker)
+    return {each.variable: each.reason for each in found}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::", "0.0.0.0", "localhost", "[::1]"])
+def test_this_machines_addresses_are_fine(address: str) -> None:
+    assert unusable(bind_address=address, listen_host=address, etcd_endpoint="localhost:2379") == {}
+
+
+def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
+    reason = "this machine has no such address"
+    found = unusable(bind_address=ELSEWHERE, vllm_host_ip=ELSEWHERE, listen_host=ELSEWHERE)
+    assert found == dict.fromkeys(("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST"), reason)
+
+
+def test_only_what_will_listen_here_is_looked_at() -> None:
+    assert unusable(stack_services=("prefill",), bind_address=ELSEWHERE) == {}
+    assert unusable(stack_services=("proxy",), vllm_host_ip=ELSEWHERE, listen_host=ELSEWHERE) == {}
+    assert unusable(with_docker=True, vllm_host_ip=ELSEWHERE) == {}
+    assert unusable(with_docker=True, vllm_host_ip=ELSEWHERE, compose_file=RDMA).keys() == {"VLLM_HOST_IP"}
+
+
+def test_a_name_of_etcd_must_stand_for_an_address() -> None:
+    (found,) = gather(StackSettings(etcd_endpoint="a..b:2379"), None, with_docker=False)
+    needed = "an IP address or the name of a host, found none of that name (no host name)"
+    assert found == Unusable("ETCD_ENDPOINT", "a..b:2379", needed)
+    assert unusable(with_docker=True, etcd_endpoint="etcd:2379") == {}  # known in the containers' network alone
+
+
+def test_loopback_leads_nowhere_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback = "in a container the container itself"
+    for endpoint in ("127.0.0.1:2379", "[::1]:2379", "localhost:2379"):
+        assert unusable(with_docker=True, etcd_endpoint=endpoint) == {"ETCD_ENDPOINT": loopback}
+        assert unusable(with_docker=True, etcd_endpoint=endpoint, compose_file=RDMA) == {}
+    file = tmp_path / "mooncake.json"
+    urls = {"prefill_url": "127.0.0.1:13003", "decode_url": "decode:13503", "metadata_server": "etcd://[::1]:2379"}
+    file.write_text(json.dumps(urls))
+    monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
+    launcher = load(LauncherSettings, vllm_distributed_kv_role="producer", mooncake_config_path=file)
+    path = "MOONCAKE_CONFIG_PATH"
+    found = unusable(with_docker=True, launcher=launcher)
+    assert found == {f"{path}: metadata_server": loopback, f"{path}: prefill_url": loopback}
+    assert unusable(launcher=launcher) == {}
