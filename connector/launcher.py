@@ -5,7 +5,6 @@ When vLLM ends by itself the launcher says so and exits with vLLM's code.
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -19,8 +18,11 @@ import urllib.request
 import uuid
 from functools import partial
 from types import FrameType
+from typing import Any
 
-from connector import __version__, own_addresses, vllm_command
+from connector import __version__, own_addresses, served_models, vllm_command
+from connector.identity.chat_template import clock_in_template
+from connector.layout import fingerprint
 from connector.mooncake_config import keys_without_effect
 from connector.registration import Registration, forget_old_segments
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
@@ -29,7 +31,7 @@ from connector.transports import obstacle
 from stack import addresses
 from stack.direct_http import open_directly
 from stack.environment import load_or_exit
-from stack.instances import Adapter, Instance
+from stack.instances import Instance
 from stack.parent_death import end_with_parent
 
 log = logging.getLogger("launcher")
@@ -57,6 +59,21 @@ def main() -> int:
     if settings.has_connector and (reason := obstacle(mooncake.protocol, mooncake.device_name, vllm_command.on_gpu())):
         print(reason, file=sys.stderr)
         return 2
+    # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
+    # Mooncake would take a colon in a segment's name for the one before a port.
+    name = f"{settings.role}-{settings.host.replace(':', '_')}-{settings.port}"
+    instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
+    try:
+        instance = _instance(settings, instance_id)
+    except OSError as error:
+        print(f"MODEL={settings.model!r}: {error}", file=sys.stderr)
+        return 2
+    if settings.has_connector and (clock := clock_in_template(settings.model_path, settings.vllm_extra_args)):
+        log.warning(
+            "the chat template prints the time (strftime_now(%r)): where the two sides' prompts differ by it, "
+            "nothing is moved and both compute the prompt",
+            clock,
+        )
 
     stop = threading.Event()
 
@@ -67,10 +84,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
 
-    # New at every start: to its peers a restarted server is another one, whose memory lies elsewhere.
-    # Mooncake would take a colon in a segment's name for the one before a port.
-    name = f"{settings.role}-{settings.host.replace(':', '_')}-{settings.port}"
-    instance_id = f"{name}-{uuid.uuid4().hex[:8]}"
     environment = vllm_command.environment(settings, os.environ)
     folder = tempfile.TemporaryDirectory(prefix="pd-")
     if settings.has_connector:
@@ -86,7 +99,7 @@ def main() -> int:
         preexec_fn=partial(end_with_parent, os.getpid()),
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
-    registration = Registration(settings.etcd, _instance(settings, instance_id), settings.lease_ttl_s)
+    registration = Registration(settings.etcd, instance, settings.lease_ttl_s)
     try:
         served = _watch(vllm, settings, registration, stop)
         registration.leave()
@@ -111,12 +124,14 @@ def _watch(
     served = healthy = False
     interval = settings.lease_ttl_s / 3  # of a check as well as between two, so that a silent server's lease is renewed
     answered = 0.0
+    started_at = time.time()
     while vllm.poll() is None and not stop.is_set():
+        began = time.monotonic()
         try:
             answers_well = _get(settings, "/health", interval) is not None
             answered = time.monotonic()
             if answers_well and not healthy:
-                registration.serves(*_served_models(settings, interval))
+                registration.serves(_served(settings, interval, started_at))
         except TimeoutError:
             silence = time.monotonic() - answered
             answers_well = healthy and silence < SILENCE_S
@@ -131,7 +146,12 @@ def _watch(
             log.warning("vLLM is not healthy: leaving etcd until it is")
             healthy = False
             registration.lapse()
-        stop.wait(interval)
+        asked = time.monotonic()
+        if healthy and answered >= began:  # it may load and unload adapters at any time
+            with contextlib.suppress(TimeoutError):  # busy by now; the lease was renewed before this wait
+                if registration.serves(_served(settings, interval, started_at)):
+                    registration.keep()
+        stop.wait(max(0.0, asked + interval - time.monotonic()))
     return served
 
 
@@ -190,20 +210,14 @@ def _get(settings: LauncherSettings, path: str, timeout_s: float) -> str | None:
         return None
 
 
-def _served_models(settings: LauncherSettings, timeout_s: float) -> tuple[tuple[str, ...], tuple[Adapter, ...]]:
-    """The model's name and those of the LoRA adapters that vLLM has loaded, then more about these.
-
-    Raises: TimeoutError: no answer.
-    """
+def _served(settings: LauncherSettings, timeout_s: float, since: float) -> dict[str, Any]:
+    """As `served_models.of_answer`; nothing where the instance does not say it. Raises: TimeoutError: no answer."""
     answer = _get(settings, "/v1/models", timeout_s)
-    if answer is None:
-        return (settings.served_name,), ()
-    models = json.loads(answer)["data"]
-    adapters = (Adapter.model_validate(model) for model in models if model.get("parent"))
-    return tuple(model["id"] for model in models), tuple(adapters)
+    return {} if answer is None else served_models.of_answer(answer, since)
 
 
 def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
+    pairing = vllm_command.pairing(settings)
     return Instance(
         role=settings.role,
         instance_id=instance_id,
@@ -214,7 +228,8 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
         block_size=settings.block_size,
         dtype=vllm_command.dtype(settings),
         tensor_parallel_size=settings.tensor_parallel_size,
-        fingerprint=vllm_command.pairing(settings),
+        fingerprint=fingerprint(**pairing),
+        pairing=pairing,
         kv_transfer=_kv_transfer(settings, instance_id) if settings.has_connector else {},
         vllm_version=vllm_command.vllm_version(),
         connector_version=__version__,

@@ -41,6 +41,7 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
     heads: Natural
     first_block: Natural
     block_ids: list[Natural]
+    prompt: str = ""  # what `scheduler.digest_of_prompt` makes of its tokens
     checksum: bool = False  # the answer must prove the bytes
 
 

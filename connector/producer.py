@@ -94,6 +94,8 @@ class Producer:
                 held = self._owned(queued.transfer_id, queued.request_id)
                 if held is not None:
                     held.request_id = queued.request_id  # from now on it may take its time
+                    held.prompt.digest = queued.prompt
+                    self._check(held)
             for chunk in step.chunks:
                 held = self._owned(chunk.transfer_id, chunk.request_id)
                 if held is None:
@@ -101,9 +103,7 @@ class Producer:
                 held.request_id = chunk.request_id
                 held.prompt.schedule(chunk.prompt_tokens, chunk.block_ids)
                 self._stepping.append((held, min(chunk.step_end, chunk.prompt_tokens)))
-                for share in held.shares.values():
-                    share.state.check()  # the consumer's prompt may be of another length
-                self._settle(held)
+                self._check(held)
             for released in step.released:
                 self._release(released.transfer_id, released.request_id, released.complete)
 
@@ -275,6 +275,12 @@ class Producer:
         another request came first (with n > 1 vLLM makes several requests with the same parameters)."""
         held = self._held(transfer_id)
         return held if held is not None and held.request_id in (None, request_id) else None
+
+    def _check(self, held: Held) -> None:
+        """The consumer's prompt may be another one."""
+        for share in held.shares.values():
+            share.state.check()
+        self._settle(held)
 
     def _release(self, transfer_id: str, request_id: str, complete: bool) -> None:
         held = self._owned(transfer_id, request_id)

@@ -9,13 +9,14 @@ over which transports it is reached.
 import json
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
 from connector.transports import TRANSPORTS
 from stack import etcd
 from stack.etcd_rpc import Etcd3Exception
-from stack.instances import Adapter, Instance
+from stack.instances import Instance
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,18 @@ class Registration:
         self._ttl = ttl
         self._client = etcd.connect(endpoint)
         self._lease: int | None = None  # its id in etcd
+        self._written = False  # the record there is as it is here
         self._reachable = True
         self._segments: dict[str, bytes] = {}  # Mooncake's keys and values
 
-    def serves(self, models: tuple[str, ...], adapters: tuple[Adapter, ...]) -> None:
-        """The names under which clients reach the instance, from the next new record on."""
-        self._instance = self._instance.model_copy(update={"served_models": models, "adapters": adapters})
+    def serves(self, said: Mapping[str, Any]) -> bool:
+        """What the instance says of its models, fields of its record: the next `keep` writes it.
+
+        Returns: whether that is new.
+        """
+        before, self._instance = self._instance, self._instance.model_copy(update=dict(said))
+        self._written = self._written and self._instance == before
+        return self._instance != before
 
     def keep(self) -> None:
         """Register, or renew the lease; to be called a few times in each `ttl` while the instance is healthy."""
@@ -52,9 +59,13 @@ class Registration:
                 self._instance = self._instance.model_copy(update={"transports": _transports(self._segments)})
                 lease = self._client.lease(self._ttl).id
                 self._client.put(self._instance.key, self._instance.model_dump_json(), lease=lease)
-                self._lease = lease
+                self._lease, self._written = lease, True
                 over = f", KV cache over {', '.join(self._instance.transports)}" if self._instance.transports else ""
                 log.info("registered %s in etcd at %s%s", self._instance.key, self._endpoint, over)
+            elif not self._written:
+                self._client.put(self._instance.key, self._instance.model_dump_json(), lease=self._lease)
+                self._written = True
+                log.info("%s serves %s", self._instance.key, ", ".join(self._instance.served_models))
         except ETCD_AWAY as error:
             if self._reachable:
                 log.warning("etcd at %s does not answer (%s): retrying", self._endpoint, type(error).__name__)

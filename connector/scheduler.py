@@ -4,7 +4,9 @@ The producer's side follows its requests chunk by chunk. The consumer's side reg
 producer as soon as they are allocated, from here, because a worker hears of them only at the next forward pass.
 """
 
+import hashlib
 import logging
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,12 @@ def _params(request: "Request", kind: type[Any], flag: str) -> Any:
         return None
 
 
+def digest_of_prompt(request: "Request") -> str:
+    """By which the two sides know that theirs are the same tokens; a prompt of embeddings has none to compare."""
+    tokens = array("q", request.prompt_token_ids or ())
+    return hashlib.blake2b(tokens.tobytes(), digest_size=16).hexdigest()
+
+
 class ProducerScheduler:
     """Follows prefill requests that a consumer waits for."""
 
@@ -72,7 +80,7 @@ class ProducerScheduler:
         params = _params(request, ProducerParams, "do_remote_decode")
         if params is not None:
             self._transfers[request.request_id] = (request, params.transfer_id)
-            self._queued.append(Queued(params.transfer_id, request.request_id))
+            self._queued.append(Queued(params.transfer_id, request.request_id, digest_of_prompt(request)))
 
     def build_step(self, output: "SchedulerOutput") -> ProducerStep:
         blocks = output.kv_connector_block_state
@@ -190,11 +198,11 @@ class ConsumerScheduler:
         first = (request.num_prompt_tokens - external_tokens) // self._block_size
         wanted = list(block_ids[first : -(-request.num_prompt_tokens // self._block_size)])
         plan = sources(len(self._ranks), len(params.producer.control), self._total_heads)
+        prompt = digest_of_prompt(request)
         for rank, own in enumerate(plan):
             for source in own:
-                self._send(
-                    params.producer.control[source.rank], self._registration(params, rank, source, first, wanted)
-                )
+                registration = self._registration(params, rank, source, first, wanted, prompt)
+                self._send(params.producer.control[source.rank], registration)
         self._registered[request.request_id] = params
         self._tokens[request.request_id] = external_tokens
         self._held[request.request_id] = len(wanted)
@@ -204,7 +212,7 @@ class ConsumerScheduler:
         )
 
     def _registration(
-        self, params: ConsumerParams, rank: int, source: Source, first_block: int, block_ids: list[int]
+        self, params: ConsumerParams, rank: int, source: Source, first_block: int, block_ids: list[int], prompt: str
     ) -> Register:
         ours = self._ranks[rank]
         first_head = source.first_head if source.heads else ours.layout.first_head
@@ -225,6 +233,7 @@ class ConsumerScheduler:
             heads=source.heads,
             first_block=first_block,
             block_ids=block_ids,
+            prompt=prompt,
             checksum=self._checksum,
         )
 

@@ -18,6 +18,7 @@ class Queued:
 
     transfer_id: str
     request_id: str
+    prompt: str  # as in a registration
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from enum import Enum
 
 from connector.messages import Register
 
+OTHER_TOKENS = (
+    "wrong prompt: the two sides made other tokens of this request: look for the time of day in the chat template, "
+    "another time zone (TZ), or another template or tokenizer on one side"
+)
+
 
 class End(Enum):
     """How a share ends; the message that tells the consumer has the same name."""
@@ -35,6 +40,7 @@ class Prompt:
 
     layers: int
     block_size: int
+    digest: str | None = None  # of its tokens; unknown until the prefill request has come
     tokens: int | None = None  # unknown until the prefill's first chunk is scheduled
     block_ids: list[int] = field(default_factory=list)  # replaced, never changed: a sender may be reading it
     _computed: list[int] = field(default_factory=list)  # tokens per layer whose K and V are written
@@ -91,7 +97,12 @@ class Share:
         self.check()
 
     def check(self) -> None:
-        """Ends the share when both sides' prompts, once both are known, are not of the same length."""
+        """Ends the share when both sides' prompts, once both are known, are not the same tokens.
+
+        Each side renders the chat template by itself, so that a template with the time of day gives two prompts.
+        """
+        if self.prompt.digest not in (None, self.registration.prompt):
+            self.end(End.FAILED, OTHER_TOKENS)
         if self.prompt.tokens is None:
             return
         wanted, have = self.registration.first_block + len(self.registration.block_ids), self.prompt.blocks

@@ -56,10 +56,13 @@ def cache_facts(
     vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: ConnectorOptions, total_heads: int
 ) -> str:
     """Everything that both sides must have in common, as a JSON object that names each fact in a refusal."""
-    group, cache = kv_cache_config.kv_cache_groups[0], vllm_config.cache_config
+    group, cache, model = kv_cache_config.kv_cache_groups[0], vllm_config.cache_config, vllm_config.model_config
     whole = dataclasses.replace(group.kv_cache_spec, num_kv_heads=total_heads)  # the same for every split into ranks
     facts = {
         "model": options.pairing,
+        # As vLLM has settled them, be it by a file that the launcher does not read (`--config`).
+        "computed in": f"{model.dtype}, quantization {model.quantization}",
+        "load format": str(vllm_config.load_config.load_format),
         "cache": repr(whole),
         "cache type": str(cache.cache_dtype),  # both fp8 types are bytes to the specification
         "layers": f"{len(group.layer_names)} ({fingerprint(names=sorted(group.layer_names))})",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from connector.identity.model import facts_of
 from connector.layout import fingerprint
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from stack import addresses, etcd
@@ -32,19 +33,18 @@ def on_gpu() -> bool:
     return not vllm_version().endswith("+cpu")
 
 
-def pairing(settings: LauncherSettings) -> str:
-    """What two instances must share before one may take over the other's cache: model, type and block size.
+def pairing(settings: LauncherSettings) -> dict[str, str]:
+    """What two instances must share before one may take over the other's cache, each fact by its name.
 
     Not the tensor parallelism: the connector moves heads between any numbers of ranks.
+    Raises: OSError: a file of the model cannot be read.
     """
-    config = Path(settings.model_path, "config.json")
-    return fingerprint(
-        model=json.loads(config.read_text()) if config.is_file() else settings.model,
-        dtype=dtype(settings),
-        block_size=settings.block_size,
-        # On a CPU the order of values inside a block is that of the instructions that read it.
-        instructions=[] if on_gpu() else sorted(_cpu_flags() & {"amx_bf16", "avx512f", "avx512_bf16", "avx2"}),
-    )
+    facts = facts_of(settings.model_path, shlex.split(settings.vllm_extra_args))
+    facts |= {"dtype": dtype(settings), "block size": str(settings.block_size)}
+    if not on_gpu():
+        # The order of values inside a block is that of the instructions that read it.
+        facts["instructions"] = " ".join(sorted(_cpu_flags() & {"amx_bf16", "avx512f", "avx512_bf16", "avx2"}))
+    return facts
 
 
 def dtype(settings: LauncherSettings) -> str:
@@ -103,7 +103,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
             "metadata_server": mooncake.metadata_server,
             "transport": mooncake.protocol,
             "device_name": mooncake.device_name,
-            "pairing": pairing(settings),
+            "pairing": fingerprint(**pairing(settings)),
             "layerwise": settings.role == "prefill" and settings.kv_streaming == "layer",
             "min_stream_tokens": settings.kv_stream_min_tokens,
             "checksum": settings.transfer_checksum,

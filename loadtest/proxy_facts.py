@@ -20,7 +20,8 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "kv_bytes": int,
     "kv_tokens": int,
 }
-_TIMING = re.compile(r"(\w+);dur=([0-9.]+)")  # milliseconds
+# Milliseconds. `answer`, which a whole answer has in place of `first_step`, is no phase of a time to first token.
+_TIMING = re.compile(r"\b(queue|prefill|transfer|first_step);dur=([0-9.]+)")
 _PHASE = re.compile(r"(queue|prefill|transfer|first_step)_ms")
 _COMMENT = "pd "
 

@@ -1,7 +1,7 @@
 """Which instances serve a request, and on which path. Pure functions over what is known at that moment.
 
-A producer and a consumer form a pair when both serve the model and their fingerprints (model, cache dtype, block
-layout) are equal.
+A producer and a consumer form a pair when both serve the model and their fingerprints (model, weights, cache dtype,
+block layout) are equal; for an adapter, when its weights are equal too.
 
 The consumer is the one with the least outstanding tokens, prompts and expected outputs: they are the KV cache that its
 steps read, and the longer they are the longer is each step.
@@ -117,7 +117,8 @@ def choose(
         if _missing(demand.prompt, consumer, caches) < policy.local_prompt_tokens:
             short = demand.prompt.tokens < policy.local_prompt_tokens
             return Route(consumer, None, "short_prompt" if short else "prefix_on_consumer", 0, decode_tokens)
-        if producers := [each for each in of_role(usable, "prefill") if mismatch(each, consumer) is None]:
+        producers = [each for each in of_role(usable, "prefill") if mismatch(each, consumer, demand.model) is None]
+        if producers:
             producer, missing = _first_to_prefill(producers, loads, caches, demand, policy)
             return Route(consumer, producer, "disaggregated", missing, decode_tokens)
     if aggregated := of_role(usable, "aggregated"):
@@ -127,33 +128,50 @@ def choose(
         return Route(consumers[0], None, "no_producer", 0, decode_tokens)
     if serving and len(of_role(serving, "aggregated")) == len(serving):
         raise NoInstance(("aggregated",), "No aggregated instance is available.")
-    raise no_pair(usable)
+    if lacking := tuple(role for role in PAIR if of_role(instances, role) and not of_role(serving, role)):
+        others = ", ".join(sorted(instance.instance_id for instance in serving))
+        raise NoInstance(
+            lacking, f"No {' and no '.join(lacking)} instance serves `{demand.model}`, which {others} does."
+        )
+    raise no_pair(usable, demand.model)
 
 
-def no_pair(instances: Sequence[Instance]) -> NoInstance:
+def no_pair(instances: Sequence[Instance], model: str | None = None) -> NoInstance:
     """Why `instances`, of which none form a pair and none is aggregated, cannot serve."""
     missing = tuple(role for role in PAIR if not of_role(instances, role))
     if missing:
         return NoInstance(missing, f"No {' and no '.join(missing)} instance is available.")
-    reason = mismatch(of_role(instances, "prefill")[0], of_role(instances, "decode")[0])
-    return NoInstance(PAIR, f"No prefill and decode instance fit together: {reason}.")
+    reason = mismatch(of_role(instances, "prefill")[0], of_role(instances, "decode")[0], model)
+    return NoInstance(
+        PAIR, f"No prefill and decode instance fit together: {reason or 'they serve no model in common'}."
+    )
 
 
 def of_role(instances: Sequence[Instance], role: Role) -> list[Instance]:
     return [instance for instance in instances if instance.role == role]
 
 
-def mismatch(producer: Instance, consumer: Instance) -> str | None:
-    """Why these two cannot exchange KV blocks, or None when they can."""
+def mismatch(producer: Instance, consumer: Instance, model: str | None = None) -> str | None:
+    """Why these two cannot exchange KV blocks, of `model` if that is an adapter, or None when they can."""
+    both = f"({producer.instance_id}, {consumer.instance_id})"
     if producer.fingerprint == consumer.fingerprint:
-        return None
-    compared = ("model", "dtype", "block_size", "vllm_version", "connector_version")
-    differing = [
-        f"{name} {getattr(producer, name)!r} and {getattr(consumer, name)!r}"
-        for name in compared
-        if getattr(producer, name) != getattr(consumer, name)
-    ]
-    return f"different {', '.join(differing) or 'fingerprints'} ({producer.instance_id}, {consumer.instance_id})"
+        ours, theirs = _adapter(producer, model), _adapter(consumer, model)
+        return None if ours == theirs else f"different weights of the adapter `{model}`: {ours} and {theirs} {both}"
+    differing = _differing(producer.pairing, consumer.pairing)
+    if not differing:
+        compared = ("model", "dtype", "block_size", "vllm_version", "connector_version")
+        differing = _differing(*({name: getattr(each, name) for name in compared} for each in (producer, consumer)))
+    return f"different {', '.join(differing) or 'fingerprints'} {both}"
+
+
+def _adapter(instance: Instance, name: str | None) -> str | None:
+    """What its weights are told apart by; None for what is no adapter there."""
+    return next((adapter.identity for adapter in instance.adapters if adapter.id == name), None)
+
+
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return [f"{name} {one.get(name)!r} and {other.get(name)!r}" for name in names]
 
 
 def _first_to_prefill(

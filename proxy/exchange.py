@@ -162,7 +162,7 @@ class Exchange:
         gateway = self._gateway
         request = CompletionRequest(raw, self._endpoint)
         self._model = request.model
-        self._facts.parameter = request.unsplittable
+        self._facts.stream, self._facts.parameter = request.stream, request.unsplittable
         bound_sequences(request.body, gateway.settings.proxy_max_prompts)
         path, estimate = self._endpoint.path, gateway.estimate
         self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))

@@ -1,10 +1,11 @@
 """What is known of one request, and how it is told: response headers, a last comment of a stream, the log.
 
-Phases, in seconds, add up to the time to first token:
+Phases, in seconds, add up to the time to first token, or to that of a whole answer where it comes as one:
 queue       from the request's arrival to its dispatch: its body, the wait for a place, tries that failed
 prefill     from there to the end of the producer's leg; on the local path there is none
 transfer    what of the KV transfer was left after the prefill, as the connector measured it
-first_step  the rest: on the consumer, until its first token was here; on the local path the prompt too
+first_step  the rest of a stream's: on the consumer, until its first token was here; on the local path the prompt too
+answer      the rest of a whole answer's: on the consumer, until all of it was here
 """
 
 from collections.abc import Mapping
@@ -32,10 +33,11 @@ _HEADERS = {
 class RequestFacts:
     """Filled in while the request goes on; times are of `time.monotonic`, sizes in bytes and tokens.
 
-    parameter: the one for which the consumer gets the request alone.
+    stream: whether the answer comes event by event. parameter: the one for which the consumer gets the request alone.
     """
 
     arrived_at: float
+    stream: bool = False
     attempt: "Attempt | None" = None
     attempts: int = 0
     parameter: str | None = None
@@ -85,7 +87,8 @@ class RequestFacts:
         if (exposed := self.transfer.get("exposed_seconds")) is not None:
             phases["transfer"] = exposed
         if self.ttft_s is not None:
-            phases["first_step"] = max(0.0, self.ttft_s - sum(phases.values()))
+            rest = "first_step" if self.stream else "answer"
+            phases[rest] = max(0.0, self.ttft_s - sum(phases.values()))
         return phases
 
     @property

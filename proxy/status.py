@@ -97,6 +97,7 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "connector_version": instance.connector_version,
                 "transports": instance.transports,
                 "fingerprint": instance.fingerprint,
+                "pairing": instance.pairing,
                 "age_s": round(now - instance.started_at, 1),
                 "outstanding": fleet.outstanding(instance.instance_id),
                 "pairs_with": pairs_with(instance, view),
@@ -117,7 +118,8 @@ def pairs_with(instance: Instance, view: View) -> list[str]:
 
 
 def reasons_not_paired(instance: Instance, view: View) -> list[str]:
-    """One for each possible partner that is none, or the reason why there is no possible partner.
+    """One for each possible partner that is none, and for each model that one cannot share with it, or the reason why
+    there is no possible partner.
 
     None for an aggregated instance, which needs no partner.
     """
@@ -126,39 +128,57 @@ def reasons_not_paired(instance: Instance, view: View) -> list[str]:
     others = _others(instance, view)
     if not others and instance.role in PARTNER:
         return [f"no {PARTNER[instance.role]} instance is available"]
-    return [reason for other in others if (reason := _why_not(instance, other)) is not None]
+    reasons: list[str] = []
+    for other in others:
+        reason = _why_not(instance, other)
+        reasons += [reason] if reason is not None else _not_shared(instance, other)
+    return reasons
 
 
 def served_models(view: View) -> dict[str, dict[str, Any]]:
-    """OpenAI's model objects over all instances; `max_model_len` is what every instance of the model can take."""
+    """OpenAI's model objects over all instances, in the words of the first that serves it.
+
+    `max_model_len` is what every instance of the model can take.
+    """
     models: dict[str, dict[str, Any]] = {}
     for instance in view.usable:
-        adapters = {adapter.id: adapter for adapter in instance.adapters}
+        said = {card["id"]: card for card in instance.models}
         for name in instance.served_models:
-            adapter = adapters.get(name)
-            known = models.setdefault(
-                name,
-                {
-                    "id": name,
-                    "object": "model",
-                    "created": int(instance.started_at),
-                    "owned_by": "vllm",
-                    "root": adapter.root if adapter else instance.model,
-                    "parent": adapter.parent if adapter else None,
-                    "max_model_len": instance.max_model_len,
-                },
-            )
-            known["created"] = min(known["created"], int(instance.started_at))
-            known["max_model_len"] = min(known["max_model_len"], instance.max_model_len)
+            card = _bare_card(name, instance) | said.get(name, {})
+            known = models.setdefault(name, card)
+            known["created"] = min(known["created"], card["created"])
+            if (length := card["max_model_len"]) is not None:
+                known["max_model_len"] = min(known["max_model_len"] or length, length)
     return models
+
+
+def _bare_card(name: str, instance: Instance) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(instance.started_at),
+        "owned_by": "vllm",
+        "root": instance.model,
+        "parent": None,
+        "max_model_len": instance.max_model_len,
+    }
 
 
 def _others(instance: Instance, view: View) -> list[Instance]:
     return of_role(view.usable, PARTNER[instance.role]) if instance.role in PARTNER else []
 
 
-def _why_not(instance: Instance, other: Instance) -> str | None:
+def _why_not(instance: Instance, other: Instance, model: str | None = None) -> str | None:
     producer, consumer = (instance, other) if instance.role == "prefill" else (other, instance)
     if not set(producer.served_models) & set(consumer.served_models):
         return f"no served model in common with {other.instance_id}"
-    return dispatch.mismatch(producer, consumer)
+    return dispatch.mismatch(producer, consumer, model)
+
+
+def _not_shared(instance: Instance, other: Instance) -> list[str]:
+    """Of two that pair, the adapters that only one has, or that are not the same."""
+    ours, theirs = set(instance.served_models), set(other.served_models)
+    one_sided = [f"`{name}` is served by {instance.instance_id}, not by {other.instance_id}" for name in ours - theirs]
+    one_sided += [f"`{name}` is served by {other.instance_id}, not by {instance.instance_id}" for name in theirs - ours]
+    different = [reason for name in ours & theirs if (reason := _why_not(instance, other, name)) is not None]
+    return sorted(one_sided + different)

@@ -14,13 +14,17 @@ PREFIX = "/pd/v1/instances/"
 
 
 class Adapter(BaseModel):
-    """A LoRA adapter as vLLM lists it: its name, its folder, and the name of the model that it changes."""
+    """A LoRA adapter as vLLM lists it: its name, its folder, and the name of the model that it changes.
+
+    identity: of its weights; two instances share a cache that was computed with it only when theirs are equal.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     root: str
     parent: str
+    identity: str = ""
 
 
 class Instance(BaseModel):
@@ -33,12 +37,14 @@ class Instance(BaseModel):
     url: str  # http://host:port of the OpenAI API
     served_models: tuple[str, ...]
     adapters: tuple[Adapter, ...] = ()  # those of the served models that are adapters
+    models: tuple[dict[str, Any], ...] = ()  # each served model as vLLM's /v1/models has it
     model: str
     max_model_len: int
     block_size: int
     dtype: str
     tensor_parallel_size: int
-    fingerprint: str  # hash over model, cache dtype and block layout; instances pair only when theirs are equal
+    fingerprint: str  # hash over `pairing`; instances pair only when theirs are equal
+    pairing: dict[str, str] = {}  # facts of model, weights, type and blocks by their names, to say what differs
     kv_transfer: dict[str, Any]  # empty for an aggregated instance
     transports: tuple[str, ...] = ()  # over which its KV cache can move, best first; none for an aggregated instance
     vllm_version: str

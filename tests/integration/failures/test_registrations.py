@@ -9,6 +9,7 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 import msgspec
+import pytest
 import zmq
 
 from connector.control_key import ControlKey
@@ -39,17 +40,19 @@ async def test_wrong_fingerprint(stack: FailureStack, prompts: Prompts) -> None:
     assert consumer.failures() == failed
 
 
-async def test_wrong_prompt(stack: FailureStack, prompts: Prompts) -> None:
-    """The two legs of one transfer are not of one request."""
+@pytest.mark.parametrize("other_tokens", [100, 200])
+async def test_wrong_prompt(stack: FailureStack, prompts: Prompts, other_tokens: int) -> None:
+    """The two legs of one transfer are not of one request, or a chat template printed two times of day."""
+    name = f"of both {other_tokens}"
     producer, consumer = stack.producer, stack.consumer
     failed_there, failed_here = producer.failures(), consumer.failures()
-    one, other = (Transfer(prompt, "of both") for prompt in prompts(100, 200))
+    one, other = (Transfer(prompt, name) for prompt in prompts(100, other_tokens))
     decode = one.decode(consumer, producer.transfer_record())
     await other.prefill(producer)
     assert await decode == await answer(producer, one.prompt)
     await until_equal(producer.failures, failed_there + Counter({"wrong prompt": 1}))
     await until_equal(consumer.failures, failed_here + Counter({"wrong prompt": 1}))
-    assert consumer.reports("of both", producer.control_address, "wrong prompt")
+    assert consumer.reports(name, producer.control_address, "wrong prompt")
 
 
 async def test_replayed_id(stack: FailureStack, prompts: Prompts) -> None:

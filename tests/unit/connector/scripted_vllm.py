@@ -16,7 +16,23 @@ import time
 import urllib.parse
 from types import FrameType
 
-state = {"health": "200", "metrics": "200", "running": "0", "waiting": "0", "models": "the-model", "sigterm": "obeyed"}
+state = {
+    "health": "200",
+    "metrics": "200",
+    "running": "0",
+    "waiting": "0",
+    "models": "the-model",
+    "max_model_len": "2048",
+    "sigterm": "obeyed",
+}
+
+
+def card(name: str, parent: str) -> dict[str, object]:
+    """As vLLM makes it, times and ids anew in every answer."""
+    permission = {"id": f"modelperm-{time.monotonic_ns()}", "created": time.time_ns(), "organization": "*"}
+    length = None if parent else int(state["max_model_len"])
+    card = {"id": name, "object": "model", "created": time.time_ns(), "owned_by": "vllm", "root": f"/{name}"}
+    return card | {"parent": parent or None, "max_model_len": length, "permission": [permission]}
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -31,7 +47,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
             case "/v1/models":
                 names = [listed.partition(":") for listed in state["models"].split(",")]
-                models = [{"id": name, "root": f"/{name}", "parent": parent or None} for name, _, parent in names]
+                models = [card(name, parent) for name, _, parent in names]
                 self._answer(200, json.dumps({"object": "list", "data": models}))
             case "/pid":
                 self._answer(200, str(os.getpid()))

@@ -14,6 +14,7 @@ from tests.unit.connector.simulated_vllm import (
     HEAD_BYTES,
     HEADS,
     LAYERS,
+    PROMPT,
     UNTOUCHED,
     Cache,
     Content,
@@ -38,12 +39,13 @@ LIES: dict[str, Any] = {
 @dataclass
 class Plan:
     """What a transfer's consumer will ask for: heads by rank, from a block on. `extra` blocks more than the prompt has
-    make it another prompt."""
+    make it another prompt, and so does another digest."""
 
     tokens: int
     split: list[range]
     first_block: int
     extra: int
+    prompt: str
     targets: list[int]
     checksum: bool
 
@@ -65,6 +67,7 @@ class Plan:
             heads=len(heads),
             first_block=self.first_block,
             block_ids=self.targets[: blocks - self.first_block],
+            prompt=self.prompt,
             checksum=self.checksum,
         )
 
@@ -185,6 +188,7 @@ class Engine:
         """At every moment of a write: what it reads is final and in a live block, and goes where it belongs."""
         share, asked = write.share, write.share.registration
         assert write.pieces or not asked.heads
+        assert asked.prompt == PROMPT, "its tokens are others"
         assert not write.unwanted, "it began after a cancellation, or to a lost peer"
         assert not share.answers, f"a write to {asked.segments} after its answer {share.answers}"
         assert sum(other.share is share for other in self.in_flight) == 1, "two writes of one share"

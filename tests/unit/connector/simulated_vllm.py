@@ -17,6 +17,7 @@ from connector.steps import Chunk, ProducerStep, Queued, Released
 LAYERS, HEADS, HEAD_BYTES, BLOCK_TOKENS = 2, 2, 4, 4
 NUM_BLOCKS = 16  # few, so that blocks are soon used again
 SOURCE_START = 4096
+PROMPT = "its tokens"  # digest of every prompt
 UNTOUCHED = 0xEE
 
 
@@ -155,7 +156,9 @@ class Vllm:
         for request in preempted:
             request.table, request.scheduled = [], 0
         chunks = [self._chunk(request, tokens) for request, tokens in wanted if request.scheduled < request.tokens]
-        queued = [Queued(request.transfer_id, request.request_id) for request in self.requests if not request.known]
+        queued = [
+            Queued(request.transfer_id, request.request_id, PROMPT) for request in self.requests if not request.known
+        ]
         for request in self.requests:
             request.known = True
         released, self.released = self.released, []

@@ -10,7 +10,9 @@ import connector
 
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {"kv_connector", "rank", "vllm_cache", "metrics", "fences"}
-MODULES = sorted({file.stem for file in Path(connector.__file__).parent.glob("*.py")} - WITH_VLLM - {"__init__"})
+FOLDER = Path(connector.__file__).parent
+FOUND = {".".join(file.relative_to(FOLDER).with_suffix("").parts) for file in FOLDER.rglob("*.py")}
+MODULES = sorted(name for name in FOUND - WITH_VLLM if not name.endswith("__init__"))
 PROGRAM = """
 import sys, importlib
 for name in sys.argv[1].split():

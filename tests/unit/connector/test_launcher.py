@@ -181,16 +181,46 @@ def test_it_leaves_etcd_while_vllm_is_ill(launch: Launch) -> None:
     assert launcher.until_registered() == first
 
 
-def test_its_record_names_the_adapters_that_vllm_serves(launch: Launch) -> None:
+def test_its_record_has_what_vllm_says_of_its_model(launch: Launch) -> None:
+    """MAX_MODEL_LEN says 4096, but vLLM's own arguments may say otherwise."""
+    record = launch().until_registered()
+    assert (record.served_models, record.max_model_len) == (("the-model",), 2048)
+    (card,) = record.models
+    assert (card["id"], card["root"], card["max_model_len"]) == ("the-model", "/the-model", 2048)
+    assert [each["organization"] for each in card["permission"]] == ["*"]
+
+
+def test_its_record_follows_the_adapters_that_vllm_loads_and_unloads(launch: Launch) -> None:
+    """Without having been ill, and as the same instance; what is equal is not written again."""
     launcher = launch()
     first = launcher.until_registered()
-    launcher.say("set?health=503&models=the-model,adapter:the-model")
-    launcher.until_gone()
-    launcher.say("set?health=200")
-    record = launcher.until_registered()
-    assert record.served_models == ("the-model", "adapter")
-    assert record.adapters == (Adapter(id="adapter", root="/adapter", parent="the-model"),)
-    assert record.instance_id == first.instance_id
+    launcher.say("set?models=the-model,extra:the-model")
+    until(lambda: launcher.until_registered() != first)
+    (record,) = launcher.records()
+    assert (record.instance_id, record.served_models) == (first.instance_id, ("the-model", "extra"))
+    assert record.adapters == (Adapter(id="extra", root="/extra", parent="the-model", identity="/extra"),)
+    assert [card["parent"] for card in record.models] == [None, "the-model"]
+    launcher.say("set?models=the-model")
+    until(lambda: launcher.records() == [first])
+    assert launcher.log.count("serves the-model, extra") == launcher.log.count(" serves the-model\n") == 1
+    assert "leaving etcd" not in launcher.log
+    assert launcher.log.count("registered ") == 1
+
+
+def test_a_model_that_cannot_be_read_is_one_line_and_nothing_starts(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    launcher = launch(MODEL=str(tmp_path))
+    assert launcher.wait() == 2
+    (line,) = launcher.log.splitlines()
+    assert line.startswith(f"MODEL='{tmp_path}': ")
+    assert "model.safetensors" in line
+
+
+def test_a_chat_template_with_the_time_of_day_is_warned_of(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text('{{ strftime_now("%H:%M:%S.%f") }}')
+    launcher = launch(MODEL=str(tmp_path))
+    launcher.until_registered()
+    assert "the chat template prints the time (strftime_now('%H:%M:%S.%f'))" in launcher.log
 
 
 def test_a_server_too_busy_to_answer_stays_in_etcd_for_a_while(launch: Launch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from connector.messages import Cancelled, Done, Failed
+from connector.steps import ProducerStep, Queued
 from tests.unit.connector.fakes import (
     LAYERS,
     LIMIT_S,
@@ -134,6 +135,32 @@ def test_a_wrong_number_of_blocks_is_told_as_soon_as_the_prompt_is_known(new_ran
     rank.until_released("r1")
     assert rank.engine.writes == []
     rank.assert_nothing_left()
+
+
+@pytest.mark.parametrize("registered_first", [True, False], ids=["registered first", "queued first"])
+def test_a_prompt_of_other_tokens_is_told_before_it_is_computed(new_rank: NewRank, registered_first: bool) -> None:
+    """Of the same length, as from a chat template with the time of day. Nobody waits, and no block is held for it."""
+    rank = new_rank()
+    queued = ProducerStep(idle=True, queued=[Queued("t1", "r1", "12:00:01")])
+    if not registered_first:
+        rank.producer.begin_step(queued)
+    rank.register(1, THERE, prompt="12:00:02")
+    if registered_first:
+        assert rank.outbox.untaken() == []
+        rank.producer.begin_step(queued)
+    failed = rank.outbox.take_next()
+    assert isinstance(failed, Failed)
+    assert (failed.delivered_blocks, failed.unended) == (0, False)
+    assert failed.cause.startswith("wrong prompt: ")
+    assert "time of day" in failed.cause
+    rank.chunk(1, PROMPT, HERE, 10)
+    rank.release(1)
+    rank.until_released("r1")
+    assert rank.engine.writes == []
+    rank.assert_nothing_left()
+    taken = rank.stats.take()
+    assert taken is not None
+    assert taken["counted"] == [["registrations", "accepted", 1], ["failed_shares", "wrong prompt", "tcp", 1]]
 
 
 def test_a_second_consumer_is_refused_while_the_first_is_served(new_rank: NewRank) -> None:

@@ -149,7 +149,7 @@ def test_a_consumer_that_never_comes_releases_the_blocks(new_rank: NewRank) -> N
 
 def test_a_request_that_waits_in_vllms_queue_has_come(new_rank: NewRank) -> None:
     rank = new_rank(patience=0.0)
-    rank.producer.begin_step(ProducerStep(idle=True, queued=[Queued("t1", "r1")]))
+    rank.producer.begin_step(ProducerStep(idle=True, queued=[Queued("t1", "r1", "")]))
     rank.register(1, THERE)
     rank.tick()
     assert rank.outbox.untaken() == []

@@ -74,6 +74,43 @@ def test_a_lease_that_ended_is_replaced(
     assert "etcd no longer knows our lease" in caplog.text
 
 
+def test_a_record_is_written_again_when_it_says_something_new(etcd_server: EtcdProcess, register: Register) -> None:
+    """Under the lease that it has."""
+    registration = register()
+    registration.keep()
+    told = {"served_models": ("a", "b"), "max_model_len": 7}
+    with etcd.connect(etcd_server.endpoint) as client:
+        _, first = client.get(RECORD.key)
+        for _ in range(2):
+            assert not registration.serves({"served_models": RECORD.served_models})
+            registration.keep()
+        assert registration.serves(told)
+        assert not registration.serves(told)
+        registration.keep()
+        registration.keep()
+        assert record(etcd_server) == RECORD.model_copy(update=told)
+        _, second = client.get(RECORD.key)
+        assert (second.version, second.lease_id) == (2, first.lease_id)
+    registration.leave()
+    assert record(etcd_server) is None
+
+
+def test_news_during_an_outage_are_written_after_it(etcd_server: EtcdProcess, register: Register) -> None:
+    registration = register()
+    registration.keep()
+    etcd_server.stop()
+    assert registration.serves({"served_models": ("a",)})
+    registration.keep()
+    etcd_server.start()
+
+    def is_written() -> bool:
+        registration.keep()
+        found = record(etcd_server)
+        return found is not None and found.served_models == ("a",)
+
+    until(is_written)
+
+
 def test_it_lapses_and_comes_back(etcd_server: EtcdProcess, register: Register) -> None:
     registration = register()
     registration.lapse()  # never registered: nothing to do

@@ -8,7 +8,7 @@ import pytest
 from connector.layout import KVLayout
 from connector.messages import Cancel, Done, Register
 from connector.parallel import sources
-from connector.scheduler import ConsumerScheduler
+from connector.scheduler import ConsumerScheduler, digest_of_prompt
 from connector.steps import ConsumerStep, Load, RankAddress
 from tests.unit.connector.fakes import Outbox
 from tests.unit.connector.vllm_requests import CONTROL, PRODUCER, decode, output, request
@@ -101,6 +101,7 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
                 heads=1,
                 first_block=first,
                 block_ids=wanted,
+                prompt=digest_of_prompt(one),
             ),
         )
         for number, (there, rank) in enumerate(zip(CONTROL, RANKS, strict=True))

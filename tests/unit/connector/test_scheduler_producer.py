@@ -1,12 +1,13 @@
 """The scheduler's side of a producer."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from connector.scheduler import ProducerScheduler
+from connector.scheduler import ProducerScheduler, digest_of_prompt
 from connector.steps import Chunk, ProducerStep, Queued, Released
-from tests.unit.connector.vllm_requests import PRODUCER, output, prefill, request
+from tests.unit.connector.vllm_requests import PRODUCER, decode, output, prefill, request
 
 
 def test_chunks_say_how_far_the_step_computes() -> None:
@@ -16,12 +17,22 @@ def test_chunks_say_how_far_the_step_computes() -> None:
     scheduler.on_new_request(plain)
     table = [5, 6]
     step = scheduler.build_step(output({"r1": 6, "r2": 3}, {"r1": table, "r2": [9]}))
-    assert step == ProducerStep(False, [Chunk("t1", "r1", 10, [5, 6], 6, 6)], queued=[Queued("t1", "r1")])
+    assert step == ProducerStep(
+        False, [Chunk("t1", "r1", 10, [5, 6], 6, 6)], queued=[Queued("t1", "r1", digest_of_prompt(one))]
+    )
     table.append(7)  # vLLM's own list, which goes on growing: what the workers hold must not
     assert step.chunks[0].block_ids == [5, 6]
     one.num_computed_tokens = 6
     assert scheduler.build_step(output({"r1": 4}, {"r1": table})).chunks == [Chunk("t1", "r1", 10, [5, 6, 7], 10, 4)]
     assert scheduler.build_step(output()) == ProducerStep(True)
+
+
+def test_a_digest_tells_prompts_apart() -> None:
+    """By one token of many; and a prompt of embeddings, which has no tokens, from none of its kind."""
+    prompts = [[1, 2, 3], [1, 2, 4], [3, 2, 1], [1, 2], [1, 2, 3, 0], [2**31], None]
+    requests = [SimpleNamespace(prompt_token_ids=tokens) for tokens in prompts]
+    assert len({digest_of_prompt(each) for each in requests}) == len(prompts)
+    assert digest_of_prompt(prefill(1)) == digest_of_prompt(decode(2))
 
 
 def test_a_prefix_hit_counts_as_computed() -> None:

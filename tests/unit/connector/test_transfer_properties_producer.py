@@ -21,7 +21,7 @@ from connector.producer import Producer
 from connector.stats import TransferStats
 from tests.unit.connector.fakes import never_opened
 from tests.unit.connector.simulated_consumers import LIES, LIMIT_S, Engine, Mailbox, Plan, Share
-from tests.unit.connector.simulated_vllm import BLOCK_TOKENS, HEADS, NUM_BLOCKS, SOURCE, Cache, Gpu, Vllm
+from tests.unit.connector.simulated_vllm import BLOCK_TOKENS, HEADS, NUM_BLOCKS, PROMPT, SOURCE, Cache, Gpu, Vllm
 
 TRANSFERS, PATIENCE_S = 3, 10.0
 MOST_REQUESTS = 4  # have room at once
@@ -29,13 +29,14 @@ MOST_REQUESTS = 4  # have room at once
 SPLITS = [[range(HEADS)], [range(1), range(1, 2)], [range(HEADS), range(0)]]
 TARGETS = [list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS - 1, -1, -1)), [5, 6, 1, 9, 8]]
 plans = st.builds(
-    lambda tokens, split, first, extra, targets, checksum: Plan(
-        tokens, split, first % -(-tokens // BLOCK_TOKENS), extra, targets, checksum
+    lambda tokens, split, first, extra, prompt, targets, checksum: Plan(
+        tokens, split, first % -(-tokens // BLOCK_TOKENS), extra, prompt, targets, checksum
     ),
     st.integers(1, 4 * BLOCK_TOKENS),
     st.sampled_from(SPLITS),
     st.integers(0, 3),
     st.sampled_from([0, 0, 0, 0, 0, 1]),
+    st.sampled_from([PROMPT] * 5 + ["other tokens"]),
     st.sampled_from(TARGETS),
     st.booleans(),
 )

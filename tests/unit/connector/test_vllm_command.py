@@ -217,24 +217,41 @@ def test_instances_pair_when_model_type_and_blocks_are_equal(environment: pytest
     producer = vllm_command.pairing(settings(environment, MODEL=str(tmp_path)))
     consumer = vllm_command.pairing(settings(environment, VLLM_DISTRIBUTED_KV_ROLE="consumer", INSTANCE_INDEX="1"))
     assert producer == consumer
-    others = [{"BLOCK_SIZE": "16"}, {"DTYPE": "float16"}]
     with pytest.MonkeyPatch.context() as wider:
         assert vllm_command.pairing(settings(wider, TENSOR_PARALLEL_SIZE="2")) == producer
-    prints = {producer}
-    for other in others:
+    others = {
+        "block size": {"BLOCK_SIZE": "16"},
+        "dtype": {"DTYPE": "float16"},
+        "--quantization": {"VLLM_EXTRA_ARGS": "--max-num-seqs 4 --quantization fp8"},
+    }
+    for name, other in others.items():
         with pytest.MonkeyPatch.context() as changed:
-            prints.add(vllm_command.pairing(settings(changed, **other)))
+            assert differing(vllm_command.pairing(settings(changed, **other)), producer) == {name}
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
-    prints.add(vllm_command.pairing(load(LauncherSettings)))
-    assert len(prints) == 2 + len(others)
+    assert differing(vllm_command.pairing(load(LauncherSettings)), producer) == {"configuration"}
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one | other if one.get(name) != other.get(name)}
 
 
 @pytest.mark.usefixtures("on_cpu")
 def test_cpus_whose_instructions_differ_do_not_pair(environment: pytest.MonkeyPatch) -> None:
     """vLLM orders the values of a block for the instructions that will read it."""
     given = settings(environment, DTYPE="bfloat16")
-    prints = set()
+    found = set()
     for flags in ("avx2", "avx2 avx512f", "avx2 avx512f amx_bf16"):
         environment.setattr(vllm_command, "_cpu_flags", lambda flags=flags: set(flags.split()))
-        prints.add(vllm_command.pairing(given))
-    assert len(prints) == 3
+        found.add(vllm_command.pairing(given)["instructions"])
+    assert len(found) == 3
+
+
+@pytest.mark.usefixtures("hardware")
+def test_the_connector_gets_one_word_for_it(environment: pytest.MonkeyPatch) -> None:
+    words: dict[str, set[str]] = {}
+    for size in ("16", "32", "32"):
+        given = settings(environment, BLOCK_SIZE=size)
+        config = transfer_config(vllm_command.command(given, "i"))["kv_connector_extra_config"]
+        words.setdefault(size, set()).add(config["pairing"])
+    assert [len(found) for found in words.values()] == [1, 1]
+    assert words["16"] != words["32"]

@@ -10,7 +10,11 @@ PRODUCER = {"engine_id": "p0", "control": CONTROL}
 
 def request(number: int = 1, prompt: int = 10, computed: int = 0, **params: Any) -> Any:
     return SimpleNamespace(
-        request_id=f"r{number}", num_prompt_tokens=prompt, num_computed_tokens=computed, kv_transfer_params=params
+        request_id=f"r{number}",
+        prompt_token_ids=list(range(prompt)),
+        num_prompt_tokens=prompt,
+        num_computed_tokens=computed,
+        kv_transfer_params=params,
     )
 
 

@@ -24,6 +24,12 @@ def test_headers() -> None:
     assert phases == pytest.approx({"queue": 0.00041, "prefill": 0.0352, "transfer": 0.0007, "first_step": 0.03102})
 
 
+def test_a_whole_answer_has_no_first_step() -> None:
+    """What a proxy in front of ours adds is no phase either."""
+    facts = proxy_facts.of_answer({"server-timing": "cdn;dur=3, queue;dur=1, prefill;dur=2.5, answer;dur=900"}, None)
+    assert facts == {"phases": {"queue": 0.001, "prefill": 0.0025}}
+
+
 def test_the_comment_at_the_end_knows_more_than_the_headers() -> None:
     comment = 'pd {"path": "local", "kv_tokens": 7, "queue_ms": 2, "first_step_ms": 5, "duration_ms": 99}'
     facts = proxy_facts.of_answer({"x-pd-path": "disaggregated", "server-timing": "queue;dur=1"}, comment)

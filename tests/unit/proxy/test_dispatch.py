@@ -1,5 +1,6 @@
 """Which instances serve a request, and why: fixed inputs, one answer."""
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,7 +9,7 @@ from proxy.dispatch import SPLIT_ALL, Demand, Load, NoProducer, Policy, Reason, 
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.prefix_cache import PrefixCache
 from proxy.prompt import Block, Prompt
-from stack.instances import Instance, Role
+from stack.instances import Adapter, Instance, Role
 from tests.unit.proxy.scripted import MODEL, instance
 
 P0, P1 = instance("prefill", "p0"), instance("prefill", "p1")
@@ -152,7 +153,7 @@ def test_which_path(path: Path) -> None:
         ([], MODEL, ("prefill", "decode"), "No prefill and no decode instance is available."),
         ([P0], MODEL, ("decode",), "No decode instance is available."),
         ([D0], MODEL, ("prefill",), "No prefill instance is available."),
-        ([P0, LORA_D], "adapter", ("prefill",), "No prefill instance is available."),
+        ([P0, LORA_D], "adapter", ("prefill",), "No prefill instance serves `adapter`, which d3 does."),
         (
             [P0, OTHER_D],
             MODEL,
@@ -176,6 +177,62 @@ def test_nothing_goes_without_a_consumer(demand: Demand) -> None:
 def test_a_model_that_no_instance_serves() -> None:
     with pytest.raises(ModelNotFound, match="`gpt-5` does not exist"):
         choose([P0, D0], {}, {}, Demand("gpt-5"), SPLIT_ALL)
+
+
+ADAPTER = Adapter(id="extra", root="/a", parent=MODEL, identity="1")
+OTHER_ADAPTER = ADAPTER.model_copy(update={"identity": "2"})
+
+
+def adapted(role: Role, name: str, *adapters: Adapter) -> Instance:
+    return instance(role, name, served_models=(MODEL, *(each.id for each in adapters)), adapters=adapters)
+
+
+@pytest.mark.parametrize(
+    ("instances", "missing", "reason"),
+    [
+        (
+            [adapted("prefill", "p0"), adapted("decode", "d0", ADAPTER)],
+            ("prefill",),
+            "No prefill instance serves `extra`",
+        ),
+        (
+            [adapted("prefill", "p0", ADAPTER), adapted("decode", "d0")],
+            ("decode",),
+            "No decode instance serves `extra`",
+        ),
+        (
+            [adapted("prefill", "p0", ADAPTER), adapted("decode", "d0", OTHER_ADAPTER)],
+            ("prefill", "decode"),
+            "different weights of the adapter `extra`: 1 and 2 (p0, d0)",
+        ),
+    ],
+)
+def test_an_adapter_that_only_one_side_has(instances: list[Instance], missing: tuple[Role, ...], reason: str) -> None:
+    """No pair computes with it, and the sentence names the side; a pair of the bare model they still are."""
+    with pytest.raises(NoInstance, match=re.escape(reason)) as nobody:
+        choose(instances, {}, {}, Demand("extra", PROMPT), SPLIT_ALL)
+    assert nobody.value.missing == missing
+    assert choose(instances, {}, {}, Demand(MODEL, PROMPT), SPLIT_ALL).reason == "disaggregated"
+
+
+def test_an_adapter_that_the_consumer_has_is_served_by_it_alone_where_that_is_allowed() -> None:
+    instances = [P0, adapted("decode", "d0", ADAPTER)]
+    for policy, prompt in ((Policy(0, "local"), PROMPT), (Policy(64, "refuse"), Prompt(63))):
+        route = choose(instances, {}, {}, Demand("extra", prompt), policy)
+        assert (route.consumer.instance_id, route.producer) == ("d0", None)
+
+
+def test_of_several_the_pair_with_equal_adapters_takes_it() -> None:
+    instances = [adapted("prefill", "p0", OTHER_ADAPTER), adapted("prefill", "p1", ADAPTER), D0]
+    route = choose([*instances, adapted("decode", "d1", ADAPTER)], {}, {}, Demand("extra", PROMPT), SPLIT_ALL)
+    assert (route.producer, route.consumer.instance_id) == (instances[1], "d1")
+
+
+def test_a_mismatch_names_the_facts_that_differ() -> None:
+    facts = {"weights": "1a", "dtype": "float32"}
+    ours = instance("prefill", "p", fingerprint="x", pairing=facts)
+    theirs = instance("decode", "d", fingerprint="y", pairing=facts | {"weights": "2b", "--quantization": "fp8"})
+    assert mismatch(ours, theirs) == "different weights '1a' and '2b', --quantization None and 'fp8' (p, d)"
 
 
 def test_a_mismatch_that_no_field_explains() -> None:

@@ -66,12 +66,21 @@ def test_a_record_that_cannot_be_read_is_shown_and_not_used() -> None:
 
 
 def test_models_are_merged() -> None:
+    """In vLLM's own words where an instance passes them on; all can take `max_model_len`."""
     adapter = Adapter(id="adapter", root="/adapters/1", parent=MODEL)
-    adapted = instance("decode", "d3", served_models=(MODEL, "adapter"), adapters=(adapter,))
-    models = served_models(view(P0, OTHER_D, adapted))
-    assert list(models) == [MODEL, "adapter"]
-    assert models["adapter"].items() >= adapter.model_dump().items()
-    assert models[MODEL] == {
+    bare = {"object": "model", "created": 1000, "owned_by": "vllm", "permission": [{"allow_view": True}]}
+    cards = (
+        {**bare, "id": MODEL, "root": "/models/it", "parent": None, "max_model_len": 4096},
+        {**bare, "id": "adapter", "root": "/adapters/1", "parent": MODEL, "max_model_len": None},
+    )
+    adapted = instance("decode", "d3", served_models=(MODEL, "adapter"), adapters=(adapter,), models=cards)
+    assert list(served_models(view(adapted)).values()) == list(cards)
+    shorter = tuple(card | {"created": 900, "max_model_len": card["max_model_len"] and 2048} for card in cards)
+    models = served_models(
+        view(adapted.model_copy(update={"instance_id": "d1", "url": "", "models": shorter}), adapted)
+    )
+    assert models == {MODEL: shorter[0], "adapter": shorter[1]}
+    assert served_models(view(OTHER_D))[MODEL] == {
         "id": MODEL,
         "object": "model",
         "created": 900,
@@ -80,6 +89,29 @@ def test_models_are_merged() -> None:
         "parent": None,
         "max_model_len": 2048,
     }
+
+
+def test_which_adapters_a_pair_does_not_share() -> None:
+    one, other, shared = (Adapter(id=name, root="/", parent=MODEL, identity="1") for name in ("one", "other", "shared"))
+    changed = shared.model_copy(update={"identity": "2"})
+    producer = instance("prefill", "p0", served_models=(MODEL, "one", "shared"), adapters=(one, shared))
+    consumer = instance(
+        "decode", "d0", "http://b:1", served_models=(MODEL, "other", "shared"), adapters=(other, changed)
+    )
+    fleet = Fleet()
+    fleet.update(view(producer, consumer))
+    for shown in describe(fleet, now=1010.0)["instances"]:
+        assert len(shown["pairs_with"]) == 1
+        assert shown["not_paired"] == [
+            "`one` is served by p0, not by d0",
+            "`other` is served by d0, not by p0",
+            "different weights of the adapter `shared`: 1 and 2 (p0, d0)",
+        ]
+
+
+def test_instances_without_a_common_model_are_told_so() -> None:
+    stranger = instance("decode", "d1", served_models=("another",))
+    assert "they serve no model in common" in readiness(view(P0, stranger))["reason"]
 
 
 async def test_the_paths_over_a_socket(start_stack: StartStack) -> None:

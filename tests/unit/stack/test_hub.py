@@ -12,7 +12,9 @@ from stack import hub
 @pytest.fixture(autouse=True)
 def clients(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("huggingface_hub", "modelscope"):
-        stand_in = types.SimpleNamespace(snapshot_download=lambda model, ignore_patterns, hub=name: f"/{hub}/{model}")
+        stand_in = types.SimpleNamespace(
+            snapshot_download=lambda model, revision, hub=name, **how: f"/{hub}/{model}/{revision}/{' '.join(how)}"
+        )
         monkeypatch.setitem(sys.modules, name, stand_in)
 
 
@@ -23,4 +25,5 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hub_that_vllm_would_ask_is_asked(choice: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_MODELSCOPE", choice)
 
-    assert hub.download("some/model") == Path(f"/{client}/some/model")
+    assert hub.download("some/model") == Path(f"/{client}/some/model/None/ignore_patterns")
+    assert hub.cached("some/model", "v2") == Path(f"/{client}/some/model/v2/local_files_only")
