@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass
 class Process:
-    """`silence`: how long it is stopped until the other end gives up the connection that it made, and its own."""
+    """`silence`: seconds for which it is stopped until the other gives up its own connection, and this process's."""
 
     address: str
     silence: tuple[float, float]

@@ -282,6 +282,27 @@ def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:
     until(lambda: (stranger.address, True) in one.lost)
 
 
+def test_a_connection_that_breaks_and_is_mended_is_reported_to_its_end_and_loses_nobody(listen: Listen) -> None:
+    one = listen()
+    two = Channel("127.0.0.1", 0, KEY)
+    port = int(two.address.rpartition(":")[2])
+    two.serve(lambda _: None, lambda: None, lambda *_: None, lambda _: None)
+    one.channel.send(two.address, Cancelled("t0", 0))
+    until(lambda: one.channel._peers is not None and one.channel._peers._peers[two.address].accepted)
+    assert one.back == []
+    two.close()
+    heard: list[Message] = []
+    again = Channel("127.0.0.1", port, KEY)
+    try:
+        again.serve(heard.append, lambda: None, lambda *_: None, lambda _: None)
+        until(lambda: one.back == [again.address])
+        one.channel.send(again.address, Cancelled("t1", 0))
+        until(lambda: Cancelled("t1", 0) in heard)
+    finally:
+        again.close()
+    assert (two.address, False) not in one.lost, "it was back in time"
+
+
 def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process may live on and write: a stopped one, or one behind a cut wire."""
     monkeypatch.setattr("connector.peers.HEARTBEAT_MS", 50)
@@ -308,5 +329,6 @@ def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monke
             assert (address, True) not in one.lost
         finally:
             peer.send_signal(signal.SIGCONT)
+        until(lambda: address in one.back)
         peer.kill()
         until(lambda: (address, True) in one.lost)
