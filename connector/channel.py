@@ -17,7 +17,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from connector.control_key import ControlKey
-from connector.messages import Message, decode, encode
+from connector.messages import Mended, Message, decode, encode
 from connector.peers import Peers, notice_dead_peers
 from stack import addresses
 
@@ -83,11 +83,13 @@ class Channel:
         on_message: Callable[[Message], None],
         on_tick: Callable[[], None],
         on_peer_lost: Callable[[str, bool], None],
+        on_peer_back: Callable[[str], None],
     ) -> None:
-        """Start the thread. All three run on it and must not block: `on_tick` every `TICK_S` seconds,
-        `on_peer_lost(address, gone)` as `Peers` says, for each peer that was sent to or watched."""
+        """Start the thread. All four run on it and must not block: `on_tick` every `TICK_S` seconds,
+        `on_peer_lost(address, gone)` and `on_peer_back(address)` as `Peers` says, for each peer that was sent to or
+        watched."""
         self._thread = threading.Thread(
-            target=self._run, args=(on_message, on_tick, on_peer_lost), name="kv-control", daemon=True
+            target=self._run, args=(on_message, on_tick, on_peer_lost, on_peer_back), name="kv-control", daemon=True
         )
         self._thread.start()
 
@@ -124,12 +126,13 @@ class Channel:
         on_message: Callable[[Message], None],
         on_tick: Callable[[], None],
         on_peer_lost: Callable[[str, bool], None],
+        on_peer_back: Callable[[str], None],
     ) -> None:
         poller = zmq.Poller()
         poller.register(self._server, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._refusals, zmq.POLLIN)
-        peers = self._peers = Peers(self._context, self._key, poller, on_peer_lost)
+        peers = self._peers = Peers(self._context, self._key, poller, on_peer_lost, on_peer_back)
         next_tick = time.monotonic()
         while not self._stop.is_set():
             ready = dict(poller.poll(max(0, int((next_tick - time.monotonic()) * 1000))))
@@ -162,7 +165,8 @@ class Channel:
             try:
                 on_message(message)
             except Exception:  # the rank must go on hearing; what waits for this message's effect has its own deadline
-                log.exception("control channel: %s of transfer %s", type(message).__name__, message.transfer_id)
+                about = f"of {message.address}" if isinstance(message, Mended) else f"of transfer {message.transfer_id}"
+                log.exception("control channel: %s %s", type(message).__name__, about)
 
     def _log_refusal(self) -> None:
         recv_monitor_message(self._refusals)

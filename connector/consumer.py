@@ -6,13 +6,13 @@ worker has heard of the request.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from connector.awake_time import AwakeTime
 from connector.checksum import Memory, checksum_of_blocks
 from connector.layout import KVLayout
-from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
+from connector.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome
 from connector.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load, sum_of_shares
@@ -30,9 +30,14 @@ class _Waiting:
     deadline: float
     answers: list[Outcome] = field(default_factory=list)
     lost: dict[int, float] = field(default_factory=dict)  # ranks that have ended -> when no byte can come any more
+    silent: dict[int, float] = field(default_factory=dict)  # ranks that may live -> when to wait for them no longer
     cancelled: bool = False  # the producer was told to stop
     aborted: bool = False  # nobody waits for the blocks' contents any more
     open_to: set[str] = field(default_factory=set)  # transports over which bytes may come after the last answer
+
+    def segments(self, rank: int) -> dict[str, str]:
+        """Of the consumer's rank, by transport, as registered with every rank of the producer."""
+        return next(iter(self.load.registrations[rank].values())).segments
 
     def outcome(self) -> Outcome:
         """Of the whole transfer, once every rank has answered."""
@@ -46,9 +51,9 @@ class _Waiting:
 
 
 class Consumer:
-    """Times are in seconds: `timeout` bounds the wait for a transfer, `cancel_timeout` the wait for the producer's word
-    that it has stopped writing. Without it, what may still be written to is taken back first: `revoked` is
-    `Revocation.over`."""
+    """Times are in seconds: `timeout` bounds the wait for a transfer, `cancel_timeout` the wait for a silent producer,
+    and for a word that it has stopped writing. Without one, what may still be written to is taken back first: `revoked`
+    is `Revocation.over`. None of them passes while this process is stopped."""
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Consumer:
         self._cancel_timeout = cancel_timeout
         self._revoked = revoked
         self._stats = stats
+        self._time = AwakeTime()
         self._waiting: dict[str, _Waiting] = {}
         self._early: dict[str, tuple[list[Outcome], float]] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -86,7 +92,7 @@ class Consumer:
     # --- vLLM's thread ---
 
     def begin_step(self, step: ConsumerStep) -> None:
-        now = time.monotonic()
+        now = self._time.now()
         with self._lock:
             for load in step.loads:
                 missing = {source.rank: load.producers[source.rank] for source in load.sources[self._rank]}
@@ -153,6 +159,9 @@ class Consumer:
     # --- the control channel's thread ---
 
     def on_message(self, message: Message) -> None:
+        if isinstance(message, Mended):
+            self.on_peer_back(message.address)
+            return
         if not isinstance(message, Done | Failed | Cancelled):
             log.warning("consumer: ignored a %s, which only a producer may receive", type(message).__name__)
             return
@@ -161,37 +170,54 @@ class Consumer:
                 self._answered(message)
             else:
                 answers, _ = self._early.get(message.transfer_id, ([], 0.0))
-                self._early[message.transfer_id] = ([*answers, message], time.monotonic() + self._timeout)
+                self._early[message.transfer_id] = ([*answers, message], self._time.now() + self._timeout)
 
     def on_peer_lost(self, address: str, gone: bool) -> None:
         """The producer's rank there has ended (`gone`): it writes nothing more. Else it has been silent for long and
-        may still write: it is told to stop, and its word is awaited."""
-        now = time.monotonic()
+        may still write: perhaps it comes back."""
+        now = self._time.now()
         with self._lock:
             for waiting in self._waiting.values():
                 for rank in [rank for rank, there in waiting.missing.items() if there == address]:
                     if gone:
                         waiting.lost.setdefault(rank, now + LAST_BYTES_S)
                     else:
-                        self._cancel(waiting, now)
+                        waiting.silent.setdefault(rank, now + self._cancel_timeout)
+
+    def on_peer_back(self, address: str) -> None:
+        """The producer's rank there can be reached again. Words of ours or of its own may have been lost: it is told
+        once more what is wanted of it, and answers again where it has answered."""
+        with self._lock:
+            for waiting in self._waiting.values():
+                for rank in [rank for rank, there in waiting.missing.items() if there == address]:
+                    waiting.silent.pop(rank, None)
+                    self._send(
+                        address,
+                        Cancel(waiting.load.transfer_id, self._address)
+                        if waiting.cancelled
+                        else waiting.load.registrations[self._rank][rank],
+                    )
 
     def on_tick(self) -> None:
-        now = time.monotonic()
+        self._time.tick()
+        now = self._time.now()
         with self._lock:
             for transfer_id, waiting in self._waiting.items():
                 for rank in [rank for rank in waiting.missing if waiting.lost.get(rank, now) < now]:
                     waiting.open_to |= AFTER_A_PEERS_END
                     cause = f"producer lost: {waiting.missing[rank]} has ended"
                     self._answered(Failed(transfer_id, rank, 0, cause))
+                for rank in [rank for rank in waiting.missing if waiting.silent.get(rank, now) < now]:
+                    self._cancel(waiting, now)  # should it ever come back
+                    self._without_a_word(waiting, rank)
                 if waiting.deadline > now or not waiting.missing:
                     continue
                 if not waiting.cancelled:
                     log.warning("transfer %s: no word for %g s, cancelling it", transfer_id, self._timeout)
                     self._cancel(waiting, now)
                 else:
-                    for rank, address in list(waiting.missing.items()):
-                        cause = f"timed out: {address} did not answer"
-                        self._answered(Failed(transfer_id, rank, 0, cause, unended=True))
+                    for rank in list(waiting.missing):
+                        self._without_a_word(waiting, rank)
             for waiting in self._waiting.values():
                 if not waiting.missing:
                     self._end(waiting)
@@ -215,9 +241,13 @@ class Consumer:
         if not waiting.missing:
             self._end(waiting)
 
+    def _without_a_word(self, waiting: _Waiting, rank: int) -> None:
+        cause = f"timed out: {waiting.missing[rank]} did not answer"
+        self._answered(Failed(waiting.load.transfer_id, rank, 0, cause, unended=True))
+
     def _end(self, waiting: _Waiting) -> None:
         """Once nobody can write into the blocks; asked again with each tick until then."""
-        if self._revoked(waiting.load.segments[self._rank], waiting.open_to):
+        if self._revoked(waiting.segments(self._rank), waiting.open_to):
             self._outcomes[waiting.load.transfer_id] = waiting.outcome()
             self._news.notify_all()
 

@@ -24,7 +24,8 @@ class HeldShare:
     pieces_written: int = 0
     first_write: float = 0.0
     queued: bool = False
-    answered: bool = False
+    answered: bool = False  # or its consumer has ended, and there is nobody to answer
+    answer: Outcome | None = None
     checksums: LayerChecksums | None = None  # of what was written, when the consumer asked for it
 
     def __post_init__(self) -> None:
@@ -96,9 +97,17 @@ class HeldShare:
         )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What is remembered of a transfer: why it serves no more, and whether bytes of it may still arrive."""
+
+    cause: str
+    unended: bool
+
+
 @dataclass
 class Held:
-    """`deadline` is when to give up unless both sides have come; there is none while both are at work."""
+    """`deadline` (awake time) is when to give up unless both sides have come; there is none while both are at work."""
 
     transfer_id: str
     prompt: Prompt
@@ -125,6 +134,10 @@ class Held:
         """Nothing of it is in flight any more, and nothing will be."""
         decided = self.ending is not None or self.all_registered
         return decided and all(share.state.settled for share in self.shares.values())
+
+    @property
+    def unended(self) -> bool:
+        return any(share.state.unended for share in self.shares.values())
 
     @property
     def cause(self) -> str:

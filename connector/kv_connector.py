@@ -101,8 +101,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def _consumer_scheduler(self) -> ConsumerScheduler:
         channel = self._channel = self._options.open_channel(port=0)
-        channel.serve(_ignore, _nothing, _left_to_workers)
-        return ConsumerScheduler(
+        scheduler = ConsumerScheduler(
             self._fingerprint,
             self._block_size,
             self._total_heads,
@@ -110,6 +109,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
             channel.send,
             FactsWriter(os.environ.get(PIPE_VARIABLE)),
         )
+        channel.serve(_ignore, _nothing, _left_to_workers, scheduler.peer_back)
+        return scheduler
 
     # --- scheduler ---
 

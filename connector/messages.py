@@ -2,9 +2,12 @@
 
     consumer ── Register ──▶ producer      the blocks that await the prompt's KV
     consumer ── Cancel   ──▶ producer      the consumer no longer wants them
+    producer ── Mended   ──▶ consumer      the connection was broken: ask again for what you wait for
     producer ── Done     ──▶ consumer      every byte has arrived
     producer ── Failed   ──▶ consumer      it will not be completed, and why
     producer ── Cancelled ─▶ consumer      no write is in flight any more and none will follow
+
+A broken connection may have taken messages with it, so the consumer repeats Register or Cancel when it is mended.
 
 Exactly one of Done, Failed and Cancelled answers a registration. After any of them the producer never writes to the
 registered blocks again; what it has written may still be on its way where the answer says `unended`. Bytes themselves
@@ -52,6 +55,10 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     reply_to: str
 
 
+class Mended(msgspec.Struct, frozen=True, tag="mended"):
+    address: str  # control address of the producer's rank
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """Facts of a completed share: `seconds` from the first write to the last, `exposed_seconds` of them after the
     prefill had ended, `early_bytes` of `bytes` moved before that. `rank` is the producer's."""
@@ -83,7 +90,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     unended: bool = False  # as in `Failed`
 
 
-Message = Register | Cancel | Done | Failed | Cancelled
+Message = Register | Cancel | Mended | Done | Failed | Cancelled
 Outcome = Done | Failed | Cancelled
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,7 +1,9 @@
 """Connections to other ranks' control channels, and the news that one of them is lost.
 
-A peer is lost when its connection breaks, stays silent for `3 * HEARTBEAT_MS`, or cannot be made. Whether its process
-has ended, so that it writes nothing more, is a question to its host's kernel: only that refuses a connection at once.
+A connection breaks when it ends, is silent for `SILENT_MS`, or cannot be made. Whether the peer's process has
+ended, so that it writes nothing more, is a question to its host's kernel: only that refuses a connection at once. A
+peer that does not may come back: it was stopped, or we were and it gave the connection up. It counts as lost when it is
+not back within `MEND_S`. What was on its way when the connection broke may not have arrived.
 """
 
 import errno
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from connector.awake_time import AwakeTime
 from connector.control_key import ControlKey
 from stack import addresses
 
@@ -22,7 +25,10 @@ log = logging.getLogger(__name__)
 
 IDLE_PEER_S = 300.0  # a peer that was not written to for so long has gone, or is cheap to connect to again
 HEARTBEAT_MS = 3000
-PROBE_S = 1.0  # a kernel that lives answers sooner; also the pause between two probes
+SILENT_MS = 3 * HEARTBEAT_MS
+RECONNECT_MAX_MS = 1000  # the longest pause between two attempts: a peer that can be reached again is after it
+MEND_S = 3.0
+PROBE_S = 1.0  # a kernel that lives answers sooner; also the pause between two probes, and two reports of one loss
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 BROKEN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | REFUSED
 REFUSALS = 5  # in a row, until a peer that has never accepted us counts as one with another key
@@ -38,10 +44,13 @@ class _Peer:
     refusals: int = 0
     probe: socket.socket | None = None
     probed: float = field(default=-PROBE_S)
+    broken: bool = False
+    silent_at: float | None = None  # when it counts as lost, unless it is back before
 
 
 class Peers:
-    """For the channel's thread alone. `on_lost(address, gone)` may be called again for the same loss."""
+    """For the channel's thread alone. `on_lost(address, gone)` may come again for the same loss; `on_back(address)`
+    tells that a broken connection stands again, whether or not the peer counted as lost."""
 
     def __init__(
         self,
@@ -49,11 +58,14 @@ class Peers:
         key: ControlKey,
         poller: zmq.Poller,
         on_lost: Callable[[str, bool], None],
+        on_back: Callable[[str], None],
     ) -> None:
         self._context = context
         self._key = key
         self._poller = poller
         self._on_lost = on_lost
+        self._on_back = on_back
+        self._time = AwakeTime()
         self._peers: dict[str, _Peer] = {}
 
     def send(self, address: str, payload: bytes) -> None:
@@ -68,7 +80,7 @@ class Peers:
             dealer.linger = 0
             dealer.ipv6 = addresses.is_ipv6(urlsplit(address).hostname or "")
             notice_dead_peers(dealer)
-            dealer.reconnect_ivl_max = 3000  # milliseconds
+            dealer.reconnect_ivl_max = RECONNECT_MAX_MS
             self._key.connect(dealer)
             try:
                 dealer.connect(address)
@@ -77,6 +89,7 @@ class Peers:
                 raise
             events = dealer.get_monitor_socket(BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
             peer = self._peers[address] = _Peer(address, dealer, events, 0.0)
+            peer.silent_at = self._time.now() + SILENT_MS / 1000  # a kernel accepts for a process that is stopped
             self._poller.register(events, zmq.POLLIN)
         peer.used = time.monotonic()
         return peer.dealer
@@ -91,9 +104,13 @@ class Peers:
 
     def tick(self) -> None:
         now = time.monotonic()
+        self._time.tick()
         for peer in list(self._peers.values()):
             if peer.probe is not None and peer.probed + PROBE_S < now:
                 self._probed(peer, errno.ETIMEDOUT)
+            if peer.silent_at is not None and peer.silent_at <= self._time.now():
+                peer.silent_at = self._time.now() + PROBE_S
+                self._on_lost(peer.address, False)
             if peer.used + IDLE_PEER_S < now:
                 self._close(peer)
 
@@ -105,8 +122,15 @@ class Peers:
     def _on_event(self, peer: _Peer) -> None:
         event = recv_monitor_message(peer.events)["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            peer.accepted, peer.refusals = True, 0
-        elif event & REFUSED and not peer.accepted:
+            peer.accepted, peer.refusals, peer.silent_at = True, 0, None
+            if peer.broken:
+                peer.broken = False
+                self._on_back(peer.address)
+            return
+        peer.broken = True
+        if peer.silent_at is None:
+            peer.silent_at = self._time.now() + MEND_S
+        if event & REFUSED and not peer.accepted:
             # Whose key differs never took a registration of ours. One refusal proves nothing: a busy peer may be late.
             peer.refusals += 1
             if peer.refusals >= REFUSALS:
@@ -131,7 +155,8 @@ class Peers:
 
     def _probed(self, peer: _Peer, code: int) -> None:
         self._end_probe(peer)
-        self._on_lost(peer.address, code == errno.ECONNREFUSED)
+        if code == errno.ECONNREFUSED:
+            self._on_lost(peer.address, True)
 
     def _end_probe(self, peer: _Peer) -> None:
         if peer.probe is not None:
@@ -152,4 +177,4 @@ class Peers:
 def notice_dead_peers(socket: "zmq.Socket[bytes]") -> None:
     """A host that is gone without a word closes no connection; what is sent to it would wait for minutes."""
     socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = 3 * HEARTBEAT_MS
+    socket.heartbeat_timeout = SILENT_MS

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from connector.awake_time import AwakeTime
 from connector.checksum import Memory
 from connector.engine import TransferError
 from connector.engines import Engines
-from connector.held import Held, HeldShare
+from connector.held import Ended, Held, HeldShare
 from connector.layout import KVLayout, difference
-from connector.messages import Cancel, Cancelled, Done, Failed, Message, Register
+from connector.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Register
 from connector.senders import Senders
 from connector.stats import TransferStats
 from connector.steps import ProducerStep
@@ -32,7 +33,8 @@ REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations a
 
 
 class Producer:
-    """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come.
+    """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come, not
+    counting the time in which this process was stopped. `address`: of this rank's control channel.
 
     `write_timeout` bounds a write, so that a standstill of this process that is longer ends all transfers.
     `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its last layer, not layer by layer.
@@ -47,6 +49,7 @@ class Producer:
         memory: Memory,
         block_size: int,
         fingerprint: str,
+        address: str,
         send: Callable[[str, Message], None],
         watch: Callable[[str], None],
         fences: "Fences",
@@ -61,6 +64,7 @@ class Producer:
         self._layout = layout
         self._block_size = block_size
         self._fingerprint = fingerprint
+        self._address = address
         self._engines = engines
         self._send = send
         self._watch = watch
@@ -69,13 +73,14 @@ class Producer:
         self._min_stream_tokens = min_stream_tokens
         self._stats = stats
         self._transfers: dict[str, Held] = {}
-        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
         self._streaming = False  # this step goes layer by layer
         self._hooked: set[int] = set()  # layers of this step whose hook was called
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
+        self._time = AwakeTime()
         self._longest_standstill = write_timeout
         self._ticked = time.monotonic()
         self._senders = Senders(
@@ -167,13 +172,17 @@ class Producer:
             held = self._transfers.get(registration.transfer_id)
             known = held.shares.get(registration.rank) if held is not None else None
             if known is not None and known.state.registration == registration:
-                return  # its answer comes with the end: now it would say that nobody writes any more
+                # Before the end an answer would say that nobody writes any more; after it, the first may be lost.
+                if known.answer is not None:
+                    self._send(registration.reply_to, known.answer)
+                return
             refusal = self._refusal(registration, held)
             self._stats.registered(refusal)
             if refusal:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
                 log.warning("transfer %s: refused %s: %s", registration.transfer_id, registration.reply_to, refusal)
-                self._send(registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal))
+                unended = self._unended(registration.transfer_id)
+                self._send(registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal, unended))
                 return
             self._watch(registration.reply_to)
             held = self._held(registration.transfer_id)
@@ -204,7 +213,8 @@ class Producer:
         if not registration.block_ids:
             return "bad registration: it names no block"
         if held is None:
-            return self._ended.get(registration.transfer_id, "")
+            ended = self._ended.get(registration.transfer_id)
+            return ended.cause if ended is not None else ""
         if held.ending is not None:
             return held.ending[1]
         if registration.rank in held.shares or held.all_registered:
@@ -221,7 +231,8 @@ class Producer:
                 held.end(End.CANCELLED, "cancelled: the consumer no longer wants it")
                 share = next((share for share in held.shares.values() if share.reply_to == cancel.reply_to), None)
             if share is None or share.answered:
-                self._send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank))
+                unended = self._unended(cancel.transfer_id)
+                self._send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank, unended))
             if held is not None:
                 self._settle(held)
 
@@ -236,6 +247,10 @@ class Producer:
                         share.answered = share.answered or gone
                 self._settle(held)
 
+    def on_peer_back(self, address: str) -> None:
+        """Answers may be lost, and only the consumer's rank there knows which it misses."""
+        self._send(address, Mended(self._address))
+
     def _has_not_stood_still(self) -> bool:
         """A process that was stopped must not go on with its writes when it wakes: meanwhile its consumers may have
         taken their memory back."""
@@ -244,13 +259,14 @@ class Producer:
     def on_tick(self) -> None:
         """Give up transfers of which one side has not come in time, and all when this process was away for long."""
         now = time.monotonic()
+        self._time.tick()
         with self._lock:
             if not self._has_not_stood_still():
                 for held in list(self._transfers.values()):
                     held.end(End.FAILED, f"standstill: the producer was stopped for {now - self._ticked:.0f} s")
                     self._settle(held)
             self._ticked = now  # only now, when every share has its end
-            for held in [held for held in self._transfers.values() if held.deadline < now]:
+            for held in [held for held in self._transfers.values() if held.deadline < self._time.now()]:
                 if held.released and not held.all_registered:
                     held.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")
                 elif held.request_id is None:
@@ -266,9 +282,14 @@ class Producer:
         held = self._transfers.get(transfer_id)
         if held is None:
             prompt = Prompt(len(self._layout.layer_addresses), self._block_size)
-            held = Held(transfer_id, prompt, deadline=time.monotonic() + self._patience)
+            held = Held(transfer_id, prompt, deadline=self._time.now() + self._patience)
             self._transfers[transfer_id] = held
         return held
+
+    def _unended(self, transfer_id: str) -> bool:
+        """Whether bytes of the transfer, which may be over, may still arrive: whoever asks may have missed the word."""
+        one = self._transfers.get(transfer_id) or self._ended.get(transfer_id)
+        return one is not None and one.unended
 
     def _owned(self, transfer_id: str, request_id: str) -> Held | None:
         """The transfer that this request fills. None where its end was decided before the request came, and where
@@ -289,7 +310,7 @@ class Producer:
             return
         held.request_id = request_id
         held.released = True
-        held.deadline = time.monotonic() + self._patience
+        held.deadline = self._time.now() + self._patience
         if not complete:
             held.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
         self._settle(held)
@@ -300,10 +321,10 @@ class Producer:
         for share in held.shares.values():
             if share.state.settled and not share.answered:
                 share.answered = True
-                outcome = share.outcome(self._rank, held.prefill_end)
-                if isinstance(outcome, Done):
-                    self._stats.delivered(outcome)
-                self._send(share.reply_to, outcome)
+                share.answer = share.outcome(self._rank, held.prefill_end)
+                if isinstance(share.answer, Done):
+                    self._stats.delivered(share.answer)
+                self._send(share.reply_to, share.answer)
         if not held.settled or (not held.released and held.request_id is not None):
             return  # not over, or its request still runs: its release comes with a later step
         if held.request_id is not None:
@@ -315,7 +336,7 @@ class Producer:
             peers = ", ".join(share.reply_to for share in held.shares.values())
             log.warning("transfer %s to %s: %s", held.transfer_id, peers or "nobody", cause)
         del self._transfers[held.transfer_id]
-        self._ended[held.transfer_id] = cause or "already delivered: a transfer id serves once"
+        self._ended[held.transfer_id] = Ended(cause or "already delivered: a transfer id serves once", held.unended)
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
 

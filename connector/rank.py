@@ -46,6 +46,7 @@ class Parts:
             memory=self.memory,
             block_size=self.block_tokens,
             fingerprint=self.fingerprint,
+            address=self.channel.address,
             send=self.channel.send,
             watch=self.channel.watch,
             fences=DeviceFences(self.device) if self.device.type == "cuda" else HostFences(),
@@ -83,7 +84,7 @@ class Rank:
         self._number = parts.number
         self._channel = parts.channel
         self._engines = parts.engines  # a consumer's too must live on, or its memory is unregistered
-        parts.channel.serve(worker.on_message, worker.on_tick, worker.on_peer_lost)
+        parts.channel.serve(worker.on_message, worker.on_tick, worker.on_peer_lost, worker.on_peer_back)
 
     def take_renamed(self) -> dict[int, dict[str, str]]:
         """By rank the names under which its memory is reached, where they are others than when last asked."""

@@ -6,6 +6,7 @@ producer as soon as they are allocated, from here, because a worker hears of the
 
 import hashlib
 import logging
+import queue
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,13 +148,14 @@ class ConsumerScheduler:
         self._publish = publish
         self._ranks: list[RankAddress] = []
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
-        self._registered: dict[str, ConsumerParams] = {}  # request id -> a transfer whose end is awaited
+        self._registered: dict[str, Load] = {}  # request id -> a transfer whose end is awaited
         self._abandoned: set[str] = set()  # those of them whose request was aborted
         self._facts: dict[str, list[Done]] = {}  # request id -> one for each rank whose part has arrived whole
         self._tokens: dict[str, int] = {}  # request id -> tokens that came, or shall come, from the producer
         self._held: dict[str, int] = {}  # request id -> blocks that await their KV
         self._loads: list[Load] = []
         self._aborted: list[str] = []
+        self._back: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def set_ranks(self, ranks: list[RankAddress]) -> None:
         self._ranks = ranks
@@ -172,9 +174,9 @@ class ConsumerScheduler:
             name = params.producer.engine_id
             log.warning("request %s: computed here, because of producer %s: %s", request.request_id, name, error)
             return
-        if any(
-            params.transfer_id == other.transfer_id for other in [*self._asked.values(), *self._registered.values()]
-        ):
+        taken = {asked.transfer_id for asked in self._asked.values()}
+        taken |= {load.transfer_id for load in self._registered.values()}
+        if params.transfer_id in taken:
             # With n > 1 vLLM makes several requests of one, and one more when a client leaves.
             log.info("request %s: transfer %s belongs to another request", request.request_id, params.transfer_id)
             return
@@ -199,17 +201,21 @@ class ConsumerScheduler:
         wanted = list(block_ids[first : -(-request.num_prompt_tokens // self._block_size)])
         plan = sources(len(self._ranks), len(params.producer.control), self._total_heads)
         prompt = digest_of_prompt(request)
-        for rank, own in enumerate(plan):
-            for source in own:
-                registration = self._registration(params, rank, source, first, wanted, prompt)
-                self._send(params.producer.control[source.rank], registration)
-        self._registered[request.request_id] = params
+        registrations = [
+            {source.rank: self._registration(params, rank, source, first, wanted, prompt) for source in own}
+            for rank, own in enumerate(plan)
+        ]
+        load = Load(params.transfer_id, request.request_id, wanted, params.producer.control, plan, registrations)
+        for address, registration in load.addressed():
+            self._send(address, registration)
+        self._registered[request.request_id] = load
         self._tokens[request.request_id] = external_tokens
         self._held[request.request_id] = len(wanted)
-        segments = [rank.segments for rank in self._ranks]
-        self._loads.append(
-            Load(params.transfer_id, request.request_id, wanted, params.producer.control, plan, segments)
-        )
+        self._loads.append(load)
+
+    def peer_back(self, address: str) -> None:
+        """The connection to that producer's rank was broken, and registrations with it. From any thread."""
+        self._back.put(address)
 
     def _registration(
         self, params: ConsumerParams, rank: int, source: Source, first_block: int, block_ids: list[int], prompt: str
@@ -243,9 +249,18 @@ class ConsumerScheduler:
         return sum(self._held.values())
 
     def build_step(self, output: "SchedulerOutput") -> ConsumerStep:
+        while not self._back.empty():  # steps go on while a transfer is awaited
+            self._register_again_with(self._back.get())
         loads, self._loads = self._loads, []
         aborted, self._aborted = self._aborted, []
         return ConsumerStep(output.total_num_scheduled_tokens == 0, loads, aborted)
+
+    def _register_again_with(self, back: str) -> None:
+        for request_id, load in self._registered.items():
+            if request_id not in self._abandoned:
+                for address, registration in load.addressed():
+                    if address == back:
+                        self._send(address, registration)
 
     def loaded(self, request_ids: set[str], facts: dict[str, list[Done]]) -> None:
         """The workers' word on which requests' transfers are over, and the facts of those that arrived."""

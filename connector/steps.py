@@ -4,11 +4,11 @@ With vLLM's in-process executor these objects are passed by reference: they are 
 `idle`: the step computes no token, so a worker may wait a moment for a transfer to end instead of spinning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from connector.layout import KVLayout
-from connector.messages import Done
+from connector.messages import Done, Register
 from connector.parallel import Source
 
 
@@ -60,7 +60,13 @@ class Load:
     block_ids: list[int]
     producers: list[str]  # control address of each rank of the producer, by rank
     sources: list[list[Source]]  # who of them fills each rank of the consumer, by rank
-    segments: list[dict[str, str]]  # of each rank of the consumer, by transport, as registered
+    registrations: list[dict[int, Register]]  # of each rank of the consumer, by the producer's rank
+
+    def addressed(self) -> Iterator[tuple[str, Register]]:
+        """Every registration, and where it goes."""
+        for own in self.registrations:
+            for rank, registration in own.items():
+                yield self.producers[rank], registration
 
 
 @dataclass(frozen=True)

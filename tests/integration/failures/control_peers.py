@@ -26,7 +26,7 @@ class Stranger:
         self._news = threading.Condition()
         self._channel = Channel("127.0.0.1", 0, key)
         self.address = self._channel.address
-        self._channel.serve(self._on_message, lambda: None, lambda address, gone: None)
+        self._channel.serve(self._on_message, lambda: None, lambda *_: None, lambda _: None)
 
     def send(self, address: str, message: Message) -> None:
         self._channel.send(address, message)

@@ -76,6 +76,7 @@ class Rank:
             memory=HostMemory(),
             block_size=BLOCK_TOKENS,
             fingerprint="{}",
+            address=self._channel.address,
             send=self._channel.send,
             watch=self._channel.watch,
             fences=HostFences(),
@@ -98,7 +99,7 @@ class Rank:
             revoked=self._revocation.over,
             stats=self._stats,
         )
-        self._channel.serve(self._on_message, self._on_tick, self._on_peer_lost)
+        self._channel.serve(self._on_message, self._on_tick, self._on_peer_lost, self._on_peer_back)
 
     def _on_message(self, message: Message) -> None:
         worker = self._producer if isinstance(message, Register | Cancel) else self._consumer
@@ -112,6 +113,10 @@ class Rank:
         self._lost.append((address, gone))
         self._producer.on_peer_lost(address, gone)
         self._consumer.on_peer_lost(address, gone)
+
+    def _on_peer_back(self, address: str) -> None:
+        self._producer.on_peer_back(address)
+        self._consumer.on_peer_back(address)
 
     @property
     def address(self) -> dict[str, Any]:
@@ -179,9 +184,7 @@ class Rank:
             block_ids=blocks,
         )
         self._channel.send(peer["control"], registration)
-        load = Load(
-            transfer_id, transfer_id, blocks, [peer["control"]], [[Source(0, 0, 1, 1)]], [self._engines.segments]
-        )
+        load = Load(transfer_id, transfer_id, blocks, [peer["control"]], [[Source(0, 0, 1, 1)]], [{0: registration}])
         self._consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
 
     def finished(self, limit: float) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from connector.engine import TransferError, UnendedWriteError
 from connector.layout import KVLayout, Piece
-from connector.messages import Message, Outcome
+from connector.messages import Message, Outcome, Register
+from connector.parallel import Source
 from connector.polled_write import always
 
 LIMIT_S = 30.0  # for what must happen at all; no verdict depends on how fast
@@ -54,6 +55,7 @@ class FakeEngine:
         self.broken: set[str] = set()
         self.broken_once: set[str] = set()
         self.without_end: set[str] = set()
+        self.unended: list[tuple[str, list[Piece]]] = []  # writes of which bytes may come late
         self.faulty: set[str] = set()
         self.wanted: list[bool] = []  # by write, when it returned
         self._lock = threading.Lock()
@@ -87,12 +89,14 @@ class FakeEngine:
             if segment in self.faulty:
                 raise RuntimeError("CUDA error: out of memory")
             if segment in self.without_end:
+                self.unended.append((segment, list(pieces)))
                 raise UnendedWriteError(f"writing {len(pieces)} pieces to {segment}: {len(pieces)} did not end")
-            target = self.target(segment)
-            for piece in pieces:
-                target[piece.target : piece.target + piece.length] = self.source[
-                    piece.source : piece.source + piece.length
-                ]
+            self.land(segment, pieces)
+
+    def land(self, segment: str, pieces: Sequence[Piece]) -> None:
+        target = self.target(segment)
+        for piece in pieces:
+            target[piece.target : piece.target + piece.length] = self.source[piece.source : piece.source + piece.length]
 
 
 def never_opened(transport: str) -> FakeEngine:
@@ -114,6 +118,34 @@ class Access:
     def revoke(self) -> None:
         self.segments |= {name: f"{self.segments[name]} and a new one" for name in self.asked}
         self.asked = set()
+
+
+def registrations(
+    transfer_id: str, block_ids: list[int], sources: list[list[Source]], segments: dict[str, str]
+) -> list[dict[int, Register]]:
+    """What each rank of a consumer at tcp://d:1 has asked for, by the producer's rank."""
+    return [
+        {
+            source.rank: Register(
+                transfer_id=transfer_id,
+                engine_id="p",
+                fingerprint="same",
+                reply_to="tcp://d:1",
+                rank=rank,
+                shares=source.shares,
+                segments=segments,
+                host_identity="",
+                layer_addresses=list(TARGET.layer_addresses),
+                block_stride=TARGET.block_stride,
+                first_head=source.first_head,
+                heads=source.heads,
+                first_block=0,
+                block_ids=block_ids,
+            )
+            for source in own
+        }
+        for rank, own in enumerate(sources)
+    ]
 
 
 class ImmediateFences:

@@ -37,9 +37,11 @@ class Rank:
         senders: int = 2,
         fences: ImmediateFences | LateFences | None = None,
         min_stream_tokens: int = 0,
+        write_timeout: float = LIMIT_S * 10,
+        outbox: Outbox | None = None,
     ) -> None:
         self.engine = FakeEngine()
-        self.outbox = Outbox()
+        self.outbox = outbox or Outbox()
         self.stats = TransferStats()
         self.finished: list[str] = []
         self._ends: dict[int, int] = {}
@@ -52,13 +54,14 @@ class Rank:
             memory=ArrayMemory(self.engine.source),
             block_size=BLOCK_TOKENS,
             fingerprint="same",
+            address="tcp://p:1",
             send=self.outbox.send,
             watch=self.watched.append,
             fences=fences or ImmediateFences(),
             patience=patience,
             min_stream_tokens=min_stream_tokens,
             sender_threads=senders,
-            write_timeout=LIMIT_S * 10,
+            write_timeout=write_timeout,
             stats=self.stats,
         )
 
@@ -122,8 +125,8 @@ class Rank:
         until(lambda: len(self.collect()) >= len(requests))
         assert sorted(self.finished) == sorted(requests)
 
-    def assert_arrived(self, number: int, blocks: list[int], first_block: int = 0) -> None:
-        target = self.engine.target(f"segment{number}")
+    def assert_arrived(self, number: int, blocks: list[int], first_block: int = 0, segment: str = "") -> None:
+        target = self.engine.target(segment or f"segment{number}")
         for layer in range(LAYERS):
             for offset, block in enumerate(blocks):
                 expected = content(number, layer, first_block + offset)

@@ -29,7 +29,8 @@ class Listener:
         self.received: list[Message] = []
         self.ticked = threading.Event()
         self.lost: list[tuple[str, bool]] = []
-        self.channel.serve(self._on_message, self.ticked.set, lambda *loss: self.lost.append(loss))
+        self.back: list[str] = []
+        self.channel.serve(self._on_message, self.ticked.set, lambda *loss: self.lost.append(loss), self.back.append)
         self.address = self.channel.address
 
     def _on_message(self, message: Message) -> None:
@@ -103,7 +104,7 @@ def test_a_message_that_cannot_be_handled_is_logged_and_the_next_one_heard(
 
     failing = Channel("127.0.0.1", 0, KEY)
     try:
-        failing.serve(hear, lambda: None, lambda *_: None)
+        failing.serve(hear, lambda: None, lambda *_: None, lambda _: None)
         one = listen()
         for message in numbered(2):
             one.channel.send(failing.address, message)
@@ -120,9 +121,10 @@ def test_a_message_may_be_answered_from_the_callback(listen: Listen) -> None:
     try:
         one = listen()
         answering.serve(
-            lambda message: answering.send(one.address, Cancelled(message.transfer_id, 0)),
+            lambda message: answering.send(one.address, Cancelled("t", 0)),
             lambda: None,
             lambda *_: None,
+            lambda _: None,
         )
         one.channel.send(answering.address, Cancel("t", one.address))
         one.until_received(Cancelled("t", 0))
@@ -219,7 +221,7 @@ def test_idle_peers_are_dropped_and_found_again(listen: Listen, monkeypatch: pyt
 def test_what_was_sent_before_the_close_arrives(listen: Listen) -> None:
     one = listen()
     leaving = Channel("127.0.0.1", 0, KEY)
-    leaving.serve(lambda _: None, lambda: None, lambda *_: None)
+    leaving.serve(lambda _: None, lambda: None, lambda *_: None, lambda _: None)
     leaving.send(one.address, Cancelled("t0", 0))
     one.until_received(Cancelled("t0", 0))  # the connection stands
     for message in numbered(20)[1:]:
@@ -231,7 +233,7 @@ def test_what_was_sent_before_the_close_arrives(listen: Listen) -> None:
 def test_after_the_close_no_thread_is_left_and_sending_is_harmless() -> None:
     before = set(threading.enumerate())
     channel = Channel("127.0.0.1", 0, KEY)
-    channel.serve(lambda _: None, lambda: None, lambda *_: None)
+    channel.serve(lambda _: None, lambda: None, lambda *_: None, lambda _: None)
     assert {thread.name for thread in set(threading.enumerate()) - before} >= {"kv-control"}
     channel.send("tcp://127.0.0.1:1", Cancelled("t", 0))
     channel.close()
@@ -282,14 +284,37 @@ def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:
     until(lambda: (stranger.address, True) in one.lost)
 
 
+def test_a_connection_that_breaks_and_is_mended_is_reported_to_its_end_and_loses_nobody(listen: Listen) -> None:
+    one = listen()
+    two = Channel("127.0.0.1", 0, KEY)
+    port = int(two.address.rpartition(":")[2])
+    two.serve(lambda _: None, lambda: None, lambda *_: None, lambda _: None)
+    one.channel.send(two.address, Cancelled("t0", 0))
+    until(lambda: one.channel._peers is not None and one.channel._peers._peers[two.address].accepted)
+    assert one.back == []
+    two.close()
+    heard: list[Message] = []
+    again = Channel("127.0.0.1", port, KEY)
+    try:
+        again.serve(heard.append, lambda: None, lambda *_: None, lambda _: None)
+        until(lambda: one.back == [again.address])
+        one.channel.send(again.address, Cancelled("t1", 0))
+        until(lambda: Cancelled("t1", 0) in heard)
+    finally:
+        again.close()
+    assert (two.address, False) not in one.lost, "it was back in time"
+
+
 def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process may live on and write: a stopped one, or one behind a cut wire."""
     monkeypatch.setattr("connector.peers.HEARTBEAT_MS", 50)
+    monkeypatch.setattr("connector.peers.SILENT_MS", 150)
+    monkeypatch.setattr("connector.peers.MEND_S", 0.1)
     one = listen()
     code = (
         "import sys; from connector.channel import Channel; from connector.control_key import ControlKey\n"
         "c = Channel('127.0.0.1', 0, ControlKey.from_secret('the key of this stack'))\n"
-        "c.serve(print, lambda: None, print); print(c.address, flush=True); sys.stdin.read(); c.close()"
+        "c.serve(print, lambda: None, print, print); print(c.address, flush=True); sys.stdin.read(); c.close()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -306,5 +331,6 @@ def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monke
             assert (address, True) not in one.lost
         finally:
             peer.send_signal(signal.SIGCONT)
+        until(lambda: address in one.back)
         peer.kill()
         until(lambda: (address, True) in one.lost)

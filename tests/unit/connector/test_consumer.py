@@ -7,7 +7,7 @@ import pytest
 
 from connector.checksum import checksum_of_blocks
 from connector.consumer import Consumer
-from connector.messages import Cancel, Cancelled, Done, Failed, Outcome, Register
+from connector.messages import Cancel, Cancelled, Done, Failed, Mended, Outcome, Register
 from connector.parallel import Source, sources
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load
@@ -21,6 +21,7 @@ from tests.unit.connector.fakes import (
     ArrayMemory,
     Outbox,
     fill_page,
+    registrations,
     until,
 )
 
@@ -55,8 +56,11 @@ class Rank:
         )
 
     def load(self, number: int = 1, sources: list[list[Source]] = ONE_TO_ONE) -> None:
-        load = Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS, sources, [self.segments] * len(sources))
-        self.consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
+        self.consumer.begin_step(ConsumerStep(idle=True, loads=[self.new_load(number, sources)]))
+
+    def new_load(self, number: int = 1, sources: list[list[Source]] = ONE_TO_ONE) -> Load:
+        asked = registrations(f"t{number}", BLOCKS, sources, self.segments)
+        return Load(f"t{number}", f"r{number}", BLOCKS, PRODUCERS, sources, asked)
 
     def abort(self, number: int = 1) -> None:
         self.consumer.begin_step(ConsumerStep(idle=True, aborted=[f"t{number}"]))
@@ -149,8 +153,7 @@ def test_an_aborted_wait_is_cancelled_and_ends_without_invalid_blocks(outcome: O
 
 def test_an_abort_in_the_step_of_the_load_is_seen() -> None:
     rank = Rank()
-    load = Load("t1", "r1", BLOCKS, PRODUCERS, ONE_TO_ONE, [rank.segments] * 2)
-    rank.consumer.begin_step(ConsumerStep(idle=True, loads=[load], aborted=["t1"]))
+    rank.consumer.begin_step(ConsumerStep(idle=True, loads=[rank.new_load()], aborted=["t1"]))
     assert rank.outbox.take_next() == Cancel("t1", "tcp://d:1")
     rank.consumer.on_message(Cancelled("t1", 0))
     assert rank.consumer.take_finished(0.0) == {"r1"}
@@ -323,17 +326,37 @@ def test_what_a_dead_producer_had_sent_is_waited_for() -> None:
     assert rank.consumer.take_finished(0.0) == set()
 
 
-def test_a_silent_producer_is_told_to_stop_and_its_word_awaited() -> None:
+def test_a_silent_producer_is_waited_for_and_then_given_up() -> None:
     rank = Rank(cancel_timeout=0.0)
     rank.load()
     for _ in range(2):
         rank.consumer.on_peer_lost(PRODUCERS[0], False)
-    assert rank.outbox.sent == [(PRODUCERS[0], Cancel("t1", "tcp://d:1"))]
+    assert rank.outbox.sent == []
     until(lambda: rank.tick() and rank.access.asked == {"rdma", "tcp"})
+    assert rank.outbox.sent == [(PRODUCERS[0], Cancel("t1", "tcp://d:1"))], "should it come back"
     assert rank.consumer.take_finished(0.0) == set(), "it may still write"
     rank.revoked()
     assert rank.consumer.take_finished(0.0) == {"r1"}
     assert rank.failures() == {"timed out": 1}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the producer says so", "our own connection tells"])
+def test_a_producer_that_is_back_is_asked_again_for_what_is_still_awaited(told: bool) -> None:
+    rank = Rank(cancel_timeout=0.0)
+    for number in (1, 2, 3):
+        rank.load(number, sources=TWO_TO_ONE)
+    rank.abort(2)
+    rank.consumer.on_message(Failed("t3", 0, 0, "aborted: x"))
+    sent = len(rank.outbox.sent)
+    rank.consumer.on_peer_lost(PRODUCERS[0], False)
+    if told:
+        rank.consumer.on_message(Mended(PRODUCERS[0]))
+    else:
+        rank.consumer.on_peer_back(PRODUCERS[0])
+    asked = rank.new_load(1, TWO_TO_ONE).registrations[0][0]
+    assert rank.outbox.sent[sent:] == [(PRODUCERS[0], asked), (PRODUCERS[0], Cancel("t2", "tcp://d:1"))]
+    rank.consumer.on_tick()
+    assert rank.consumer._waiting["t1"].missing.keys() == {0, 1}, "it is waited for as before"
 
 
 @pytest.mark.parametrize("answer", [Failed("t1", 0, 1, "write failed: x", True), Cancelled("t1", 0, True)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connector.messages import Cancelled, Done, Failed
+from connector.messages import Cancelled, Done, Failed, Mended
 from connector.steps import ProducerStep, Queued
 from tests.unit.connector.fakes import (
     LIMIT_S,
@@ -85,6 +85,31 @@ def test_a_producer_that_was_stopped_for_long_posts_nothing_when_it_wakes(new_ra
     rank.until_released("r1")
     assert rank.engine.wanted == [False], "no other write"
     rank.assert_nothing_left()
+
+
+def test_who_asks_again_is_told_again(new_rank: NewRank) -> None:
+    """Also that bytes may be on their way: the first word may be lost."""
+    rank = new_rank()
+    rank.engine.without_end.add("segment1")
+    rank.register(1, THERE)
+    assert rank.outbox.sent == [], "there is nothing to say yet"
+    rank.register(1, THERE)
+    rank.chunk(1, PROMPT, HERE, 10)
+    first = rank.outbox.take_next()
+    assert isinstance(first, Failed)
+    assert first.unended
+    rank.register(1, THERE)
+    assert rank.outbox.take_next() == first
+    rank.release(1)
+    rank.until_released("r1")
+    rank.register(1, THERE)
+    refused = rank.outbox.take_next()
+    assert isinstance(refused, Failed)
+    assert (refused.delivered_blocks, refused.unended) == (0, True)
+    rank.cancel(1)
+    assert rank.outbox.take_next() == Cancelled("t1", 0, True)
+    rank.producer.on_peer_back("tcp://d1:1")
+    assert rank.outbox.sent[-1] == ("tcp://d1:1", Mended("tcp://p:1"))
 
 
 @pytest.mark.parametrize("registered", [True, False], ids=["registered", "cancel overtook the registration"])

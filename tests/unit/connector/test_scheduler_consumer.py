@@ -107,7 +107,8 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
         for number, (there, rank) in enumerate(zip(CONTROL, RANKS, strict=True))
     ]
     assert consumer.scheduler.blocks_held == len(wanted)
-    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS), [{"tcp": "d-0"}, {"tcp": "d-1"}])
+    asked = [{rank: message} for rank, (_, message) in enumerate(consumer.registers())]
+    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS), asked)
     assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [load])
     assert consumer.scheduler.build_step(output()).loads == []
 
@@ -118,7 +119,8 @@ def test_a_rank_with_a_new_segment_is_registered_under_it() -> None:
     consumer.registered()
     segments = [message.segments for _, message in consumer.outbox.sent if isinstance(message, Register)]
     assert segments == [{"tcp": "d-0"}, {"tcp": "d-1-new"}]
-    assert consumer.scheduler.build_step(output()).loads[0].segments == segments
+    (load,) = consumer.scheduler.build_step(output()).loads
+    assert [asked.segments for _, asked in load.addressed()] == segments
 
 
 def test_a_load_happens_once() -> None:
@@ -196,6 +198,21 @@ def test_an_abort_while_waiting_goes_to_the_workers_and_leaves_nothing(facts: di
     consumer.scheduler.loaded({"r1"}, facts)
     assert not consumer.published
     consumer.assert_nothing_left()
+
+
+def test_a_producer_that_is_back_gets_again_what_is_awaited_of_it() -> None:
+    consumer = Consumer()
+    awaited, aborted, loaded = (consumer.registered(number) for number in (1, 2, 3))
+    first = consumer.registers()[0]
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.request_finished(aborted)
+    consumer.scheduler.loaded({loaded.request_id}, {})
+    sent = len(consumer.outbox.sent)
+    consumer.scheduler.peer_back(first[0])
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.build_step(output())
+    assert consumer.outbox.sent[sent:] == [first]
+    consumer.scheduler.request_finished(awaited)
 
 
 def test_an_abort_after_the_load_is_none_of_the_workers_business() -> None:

@@ -1,8 +1,9 @@
-"""The consumer's rank in any order of events: loads, answers early and late, lost producers, aborts, time.
+"""The consumer's rank in any order of events: loads, answers early and late, lost producers, aborts, standstills, time.
 
 Whatever happens: a request is reported once, not before nobody can write into its blocks any more, and at the latest
 when both its times have run out; as received whole only if every rank said so and proved it; and every block that may
-not have arrived is named.
+not have arrived is named. A producer that is back is asked again for all that is awaited of it, and time in which the
+process stood still has not passed.
 """
 
 import sys
@@ -13,14 +14,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from connector.awake_time import LONGEST_PAUSE_S
 from connector.checksum import checksum_of_blocks
 from connector.consumer import LAST_BYTES_S, Consumer
 from connector.layout import KVLayout
-from connector.messages import Cancel, Cancelled, Done, Failed, Message, Outcome
+from connector.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome, Register
 from connector.parallel import Source
 from connector.stats import TransferStats
 from connector.steps import ConsumerStep, Load
-from tests.unit.connector.fakes import Access
+from tests.unit.connector.fakes import Access, registrations
 
 TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0
 LAYOUT = KVLayout((0, 100), 8, 4, 0, 2, 12)
@@ -38,10 +40,12 @@ class Blank:
 
 
 class Clock:
-    now = 1000.0
+    """`awake`: without standstills."""
+
+    real, awake = 1000.0, 0.0
 
     def monotonic(self) -> float:
-        return self.now
+        return self.real
 
 
 @dataclass
@@ -55,6 +59,7 @@ class Transfer:
     answered: float | None = None  # since when
     forgotten: bool = False  # the scheduler's word came too long after the first answer
     gone: dict[int, float] = field(default_factory=dict)
+    silent: dict[int, float] = field(default_factory=dict)
     reported: bool = False
 
     def may_be_written(self, rank: int, now: float, segments: dict[str, str]) -> bool:
@@ -63,10 +68,15 @@ class Transfer:
         if isinstance(word, Done) or (word is not None and not word.unended):
             return False
         if rank in self.gone and now > self.gone[rank] + LAST_BYTES_S:
-            return self.load.segments[0]["tcp"] == segments["tcp"]
-        if word is None and (self.cancelled is None or now < self.cancelled + CANCEL_TIMEOUT_S):
+            return self.segments["tcp"] == segments["tcp"]
+        patient = [since for since in (self.cancelled, self.silent.get(rank)) if since is not None]
+        if word is None and not any(now >= since + CANCEL_TIMEOUT_S for since in patient):
             return True
-        return any(self.load.segments[0][transport] == segments[transport] for transport in segments)
+        return any(self.segments[transport] == segments[transport] for transport in segments)
+
+    @property
+    def segments(self) -> dict[str, str]:
+        return self.load.registrations[0][0].segments
 
     @property
     def delivered(self) -> int:
@@ -90,10 +100,11 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = Clock()
-        self.patched = patch("connector.consumer.time", self.clock)
+        self.patched = patch("connector.awake_time.time", self.clock)
         self.patched.start()
         self.transfers: list[Transfer] = []
         self.cancels: list[tuple[str, str]] = []
+        self.asked_again: list[tuple[str, str]] = []
         self.access = Access()
         self.consumer = Consumer(
             rank=0,
@@ -110,11 +121,17 @@ class AnyOrder(RuleBasedStateMachine):
         )
 
     def _sent(self, address: str, message: Message) -> None:
-        assert isinstance(message, Cancel)
+        assert isinstance(message, Cancel | Register)
+        if isinstance(message, Register):
+            (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
+            assert message in transfer.load.registrations[0].values()
+            assert transfer.cancelled is None
+            self.asked_again.append((address, message.transfer_id))
+            return
         assert (address, message.transfer_id) not in self.cancels, "it was told to stop twice"
         self.cancels.append((address, message.transfer_id))
         (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
-        transfer.cancelled = self.clock.now
+        transfer.cancelled = transfer.cancelled if transfer.cancelled is not None else self.clock.awake
 
     @property
     def open(self) -> list[Transfer]:
@@ -134,7 +151,7 @@ class AnyOrder(RuleBasedStateMachine):
             list(range(4 * number, 4 * number + blocks)),
             producers,
             [sources],
-            [dict(self.access.segments)],
+            registrations(f"t{number}", [], [sources], dict(self.access.segments)),
         )
         self.transfers.append(Transfer(load, sources))
 
@@ -145,7 +162,7 @@ class AnyOrder(RuleBasedStateMachine):
         transfer = self._one_of_the_latest(index)
         loads = [] if transfer.begun else [transfer.load]
         if loads and transfer.answered is not None:
-            transfer.forgotten = self.clock.now > transfer.answered + TIMEOUT_S
+            transfer.forgotten = self.clock.awake > transfer.answered + TIMEOUT_S
         transfer.begun = True
         if aborted and not transfer.reported:
             transfer.aborted = True
@@ -176,7 +193,7 @@ class AnyOrder(RuleBasedStateMachine):
             message = Cancelled(transfer_id, source.rank, unended)
         if source.rank in transfer.believed:  # an ended transfer's cancellation is answered, too
             message = Cancelled(transfer_id, source.rank)
-        transfer.answered = transfer.answered or self.clock.now
+        transfer.answered = transfer.answered if transfer.answered is not None else self.clock.awake
         transfer.believed.setdefault(source.rank, message)
         self.consumer.on_message(message)
         self._judge()
@@ -186,17 +203,49 @@ class AnyOrder(RuleBasedStateMachine):
     def lose_peer(self, index: int, rank: int, gone: bool) -> None:
         transfer = self.open[index % len(self.open)]
         address = transfer.load.producers[rank % len(transfer.sources)]
-        if gone:
-            transfer.gone.setdefault(rank % len(transfer.sources), self.clock.now)
+        since = transfer.gone if gone else transfer.silent
+        since.setdefault(rank % len(transfer.sources), self.clock.awake)
         self.consumer.on_peer_lost(address, gone)
+        self._judge()
+
+    @precondition(lambda self: self.open)
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), told=st.booleans())
+    def peer_is_back(self, index: int, rank: int, told: bool) -> None:
+        transfer = self.open[index % len(self.open)]
+        rank %= len(transfer.sources)
+        address, transfer_id = transfer.load.producers[rank], transfer.load.transfer_id
+        transfer.silent.pop(rank, None)
+        self.asked_again = []
+        self.cancels = [sent for sent in self.cancels if sent != (address, transfer_id)]
+        if told:
+            self.consumer.on_message(Mended(address))
+        else:
+            self.consumer.on_peer_back(address)
+        if rank in self.consumer._waiting[transfer_id].missing:
+            assert ((address, transfer_id) in self.asked_again) == (transfer.cancelled is None)
+            assert ((address, transfer_id) in self.cancels) == (transfer.cancelled is not None)
+        else:
+            assert (address, transfer_id) not in self.asked_again + self.cancels
         self._judge()
 
     @precondition(lambda self: self.open or len(self.transfers) == MOST_TRANSFERS)
     @rule(seconds=st.sampled_from([0.1, 0.1, 0.1, LAST_BYTES_S * 1.1, CANCEL_TIMEOUT_S * 1.01, TIMEOUT_S * 1.01]))
     def time_passes(self, seconds: float) -> None:
-        self.clock.now += seconds
-        self.consumer.on_tick()
+        while seconds > 0:
+            step = min(seconds, LONGEST_PAUSE_S)
+            self._pass(step, step)
+            seconds -= step
         self._judge()
+
+    @rule(seconds=st.sampled_from([5.0, TIMEOUT_S, 1000.0]))
+    def stands_still(self, seconds: float) -> None:
+        self._pass(seconds, LONGEST_PAUSE_S)
+        self._judge()
+
+    def _pass(self, real: float, awake: float) -> None:
+        self.clock.real += real
+        self.clock.awake += awake
+        self.consumer.on_tick()
 
     @precondition(lambda self: self.access.asked)
     @rule()
@@ -207,7 +256,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _may_be_written(self, transfer: Transfer) -> list[bool]:
         return [
-            transfer.may_be_written(source.rank, self.clock.now, self.access.segments) for source in transfer.sources
+            transfer.may_be_written(source.rank, self.clock.awake, self.access.segments) for source in transfer.sources
         ]
 
     def _judge(self) -> None:

@@ -69,7 +69,9 @@ class AnyOrder(RuleBasedStateMachine):
         )
         self.forward, self.mishaps = 0, 0
         self.clock = Clock()
-        self.clocks = [patch(f"connector.{module}.time", self.clock) for module in ("producer", "held", "senders")]
+        self.clocks = [
+            patch(f"connector.{module}.time", self.clock) for module in ("producer", "held", "senders", "awake_time")
+        ]
         for clock in self.clocks:
             clock.start()
         cache, self.gpu = Cache(), Gpu(late, lambda: self._wait_until(self._senders_rest))
@@ -85,6 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
             memory=cache,
             block_size=BLOCK_TOKENS,
             fingerprint="same",
+            address="tcp://p:1",
             send=self.mailbox.send,
             watch=lambda address: None,
             fences=self.gpu,
@@ -222,8 +225,9 @@ class AnyOrder(RuleBasedStateMachine):
         self._wait_for_long()
 
     def _wait_for_long(self) -> None:
-        self.clock.now += PATIENCE_S * 1.1
-        self.producer.on_tick()
+        for _ in range(11):  # a longer pause would be a standstill, during which nobody loses patience
+            self.clock.now += PATIENCE_S / 10
+            self.producer.on_tick()
         self._quiet()
 
     # --- between two events ---
