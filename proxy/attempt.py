@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from proxy.completion_request import CompletionRequest
 from proxy.dispatch import Route
 from proxy.endpoints import Endpoint
-from proxy.errors import DeadlinePassed, LegFailed
+from proxy.errors import DeadlinePassed, InstanceError, LegFailed
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Call, Deadline
 from proxy.prompt import Prompt
@@ -111,9 +111,12 @@ class Attempt:
             self._timer.cancel()
         return answer
 
-    def finish(self) -> None:
+    def finish(self, answer: Answer) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
-        if self._job.endpoint.both_legs:
+        if answer.reported_error:
+            consumer = self.route.consumer
+            self.broken(InstanceError(consumer.role, consumer.instance_id, "told of an error in its stream"))
+        elif self._job.endpoint.both_legs:
             self._consumer_vote.succeeded(time.monotonic())
         self._consumer_vote.neutral()
         self._consumer_ended()

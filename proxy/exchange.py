@@ -145,8 +145,8 @@ class Exchange:
         if self._answer is not None:
             self._answer.close()
         if (attempt := self._facts.attempt) is not None:
-            if outcome == OK:
-                attempt.finish()
+            if outcome == OK and self._answer is not None:
+                attempt.finish(self._answer)
                 self._learn(attempt)
             else:
                 attempt.cancel()

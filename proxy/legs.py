@@ -24,6 +24,7 @@ from stack.instances import Instance
 # POST cannot be repeated blindly, so the pool lets go first.
 IDLE_CONNECTION_S = 3.0
 EVENT_STREAM = "text/event-stream"
+ERROR_EVENT = b'data: {"error"'  # vLLM ends such a stream as a whole one
 
 
 class Deadline(NamedTuple):
@@ -50,7 +51,7 @@ class Call(NamedTuple):
 class Answer:
     """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events.
 
-    cut: why it was ended here before its own end.
+    cut: why it was ended here before its own end. reported_error: whether a stream that had begun has told of one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Answer:
         self.content_type = response.headers.get("Content-Type", "application/json")
         self.is_stream = response.content_type == EVENT_STREAM
         self.first = first
+        self.reported_error = self.is_stream and ERROR_EVENT in first
         self._last = first
         self._call = call
         self._response = response
@@ -109,6 +111,8 @@ class Answer:
         try:
             while chunk := await self._response.content.readany():
                 if events := self._boundary.whole_events(chunk):
+                    if ERROR_EVENT in events:
+                        self.reported_error = True
                     self._last = events
                     return events
         except aiohttp.ClientError as error:

@@ -82,7 +82,9 @@ class ScriptedServer:
     async def stop(self) -> None:
         for site in tuple(self._runner.sites):
             await site.stop()
-        await asyncio.sleep(0.01)  # what was accepted a moment ago is a connection by then, and is closed with the others
+        await asyncio.sleep(
+            0.01
+        )  # what was accepted a moment ago is a connection by then, and is closed with the others
         await self._runner.cleanup()
 
     async def _answer_health(self, request: web.Request) -> web.StreamResponse:

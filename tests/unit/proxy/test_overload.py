@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually
-from tests.unit.proxy.scripted import DONE, MODEL, Script, breaks, error, hangs, prefilled, replies, streams, token
+from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack
+from tests.unit.proxy.scripted import DONE, MODEL, Script, error, hangs, prefilled, replies, streams, token
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from proxy.verdict import checks
 from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually
-from tests.unit.proxy.scripted import DONE, MODEL, Script, breaks, error, hangs, prefilled, replies, streams, token
+from tests.unit.proxy.scripted import (
+    DONE,
+    MODEL,
+    Script,
+    breaks,
+    data,
+    error,
+    hangs,
+    prefilled,
+    replies,
+    streams,
+    token,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -62,9 +74,9 @@ async def send(stack: Stack, body: dict[str, Any]) -> int:
 async def test_poison_costs_nobody_else_anything(
     producers: int, consumers: int, kind: str, start_stack: StartStack
 ) -> None:
-    """The second message of a client that has sent its first a hundred times, ten at once, is answered as ever."""
+    """The second message of a client that has sent its first fifty times, ten at once, is answered as ever."""
     stack = await start_stack([answers] * producers, [answers] * consumers, proxy_no_producer="local")
-    for begin in range(0, 100, 10):
+    for begin in range(0, 50, 10):
         statuses = await asyncio.gather(*(send(stack, poisonous(kind, begin + each)) for each in range(10)))
         assert 503 not in statuses or kind == "busy"
         assert not blocked(stack)
@@ -117,6 +129,16 @@ async def test_a_doubt_is_told_until_the_instance_has_answered(start_stack: Star
     await eventually(lambda: not stack.proxy.gateway.breakers.in_doubt("d0"))
     assert await stack.proxy.metric(line) == 0
     assert await stack.proxy.metric('pd_proxy_checks_total{result="well",role="decode"}') == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_error_in_a_stream_that_ends_well_is_no_good_answer(together: bool, start_stack: StartStack) -> None:
+    told = data({"error": {"message": "EngineCore", "type": "InternalServerError", "param": None, "code": 500}})
+    events = [token(" city") + told + DONE] if together else [token(" city"), told, DONE]
+    stack = await start_stack([], [streams(*events)], proxy_no_producer="local")
+    assert await send(stack, STREAM) == 0
+    await eventually(lambda: "/v1/completions" in stack.consumers[0].asked)
+    assert await stack.proxy.metric('pd_proxy_leg_failures_total{cause="error",role="decode"}') == 1
 
 
 async def test_without_a_doubt_nobody_is_asked(start_stack: StartStack) -> None:
