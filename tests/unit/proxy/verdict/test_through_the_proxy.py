@@ -31,7 +31,16 @@ pytestmark = pytest.mark.timeout(120)
 GOOD = {"model": MODEL, "prompt": "San Francisco is a"}
 STREAM = GOOD | {"stream": True}
 ANSWER = replies(200, {"choices": [{"text": " city"}]})
-KEY_ERROR = error(500, "'function'")
+
+
+async def raises(request: web.Request) -> web.StreamResponse:
+    """As vLLM under uvicorn: a moment after the answer the connection is closed, without a word about it."""
+    assert request.transport is not None
+    asyncio.get_running_loop().call_later(0.01, request.transport.close)
+    return await error(500, "'function'")(request)
+
+
+KEY_ERROR: Script = raises
 # What makes a healthy vLLM answer so: a KeyError in a validator; a field's value; an exception in a stream's generator;
 # one that ends it early; its queue.
 POISON: dict[str, Script] = {
@@ -109,6 +118,32 @@ async def test_poison_in_either_leg(where: str, start_stack: StartStack) -> None
             assert (await answer.json())["error"]["message"] == "'function'"
     assert not blocked(stack)
     assert await send(stack, GOOD) == 200
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "in pieces"])
+async def test_nobody_elses_request_is_sent_over_a_connection_that_poison_has_ended(
+    whole: bool, start_stack: StartStack
+) -> None:
+    async def in_pieces(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=500, headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for piece in (b'{"error": ', b'{"message": "\'function\'"}}'):
+            await asyncio.sleep(0.01)
+            await response.write(piece)
+        assert request.transport is not None
+        asyncio.get_running_loop().call_later(0.01, request.transport.close)
+        return response
+
+    async def takes_a_while(request: web.Request) -> web.StreamResponse:
+        if (await request.json()).get("user"):
+            return await (raises if whole else in_pieces)(request)
+        await asyncio.sleep(0.05)
+        return await ANSWER(request)
+
+    stack = await start_stack([], [takes_a_while], proxy_no_producer="local")
+    for number in range(5):
+        assert await send(stack, poisonous("500", number)) == 500
+        assert await send(stack, GOOD) == 200
 
 
 async def waits_for_poison(request: web.Request) -> web.StreamResponse:
