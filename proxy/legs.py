@@ -24,7 +24,7 @@ from stack.instances import Instance
 # POST cannot be repeated blindly, so the pool lets go first.
 IDLE_CONNECTION_S = 3.0
 EVENT_STREAM = "text/event-stream"
-ERROR_EVENT = b'data: {"error"'  # vLLM ends such a stream as a whole one
+ERROR_EVENT = b'data: {"error"'  # after it vLLM ends a stream as a whole one
 
 
 class Deadline(NamedTuple):
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 class Answer:
     """A consumer's answer of which `first` has arrived: all of it, or for a stream its first whole events.
 
-    cut: why it was ended here before its own end. reported_error: whether a stream that had begun has told of one.
+    cut: why it was ended here before its own end.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Answer:
         self.content_type = response.headers.get("Content-Type", "application/json")
         self.is_stream = response.content_type == EVENT_STREAM
         self.first = first
-        self.reported_error = self.is_stream and ERROR_EVENT in first
+        self._earlier = b""
         self._last = first
         self._call = call
         self._response = response
@@ -98,6 +98,11 @@ class Answer:
         self.close()
 
     @property
+    def reported_error(self) -> bool:
+        """Whether a stream that is over has told of one, which is then its last event or the one before its end."""
+        return self.is_stream and ERROR_EVENT in self._earlier + self._last
+
+    @property
     def at_end(self) -> bool:
         """Whether all of it has arrived and been taken: `next_events` then says at once whether it is whole."""
         return self._response.content.at_eof()
@@ -111,9 +116,7 @@ class Answer:
         try:
             while chunk := await self._response.content.readany():
                 if events := self._boundary.whole_events(chunk):
-                    if ERROR_EVENT in events:
-                        self.reported_error = True
-                    self._last = events
+                    self._earlier, self._last = self._last, events
                     return events
         except aiohttp.ClientError as error:
             if self.cut is not None:

@@ -34,18 +34,20 @@ class Checks:
         self._loop = asyncio.get_running_loop()
         self._timers: dict[Circuit, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Finding]] = set()
+        self._closed = False
 
     def consider(self, circuit: Circuit) -> None:
         """The circuit may have a question that is due, now or later."""
         due = circuit.due()
         timer = self._timers.get(circuit)
-        if due is None or (timer is not None and timer.when() <= due):
+        if due is None or self._closed or (timer is not None and timer.when() <= due):
             return
         if timer is not None:
             timer.cancel()
         self._timers[circuit] = self._loop.call_at(max(due, self._loop.time()), self._begin, circuit)
 
     async def close(self) -> None:
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
