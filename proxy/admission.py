@@ -31,17 +31,21 @@ class AdmissionLimits:
 class Throughput:
     """Tokens per second of the time in which there was something to do, of late; time in seconds is passed in.
 
-    Idle time does not count: after a quiet night the rate is still that of the evening.
+    Idle time does not count: after a quiet night the rate is still that of the evening. Nor does time in which nothing
+    ran but what nothing came of: requests that are refused would make an instance look slow.
     """
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._busy_s = 0.0
+        self._before = (0.0, 0.0)  # both, when something came of a request for the last time, or nothing ran
         self._running = 0
         self._seen = 0.0
 
     def begin(self, now: float) -> None:
         self._advance(now)
+        if not self._running:
+            self._before = self._tokens, self._busy_s
         self._running += 1
 
     def end(self, tokens: int, now: float) -> None:
@@ -49,6 +53,10 @@ class Throughput:
         self._advance(now)
         self._running -= 1
         self._tokens += tokens
+        if tokens:
+            self._before = self._tokens, self._busy_s
+        elif not self._running:
+            self._tokens, self._busy_s = self._before
 
     def tokens_per_s(self) -> float | None:
         """None before there is a measurement."""

@@ -10,15 +10,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from proxy.breaker import Leg
 from proxy.completion_request import CompletionRequest
 from proxy.dispatch import Route
 from proxy.endpoints import Endpoint
-from proxy.errors import DeadlinePassed, LegFailed, RejectedByInstance
+from proxy.errors import DeadlinePassed, InstanceError, LegFailed
 from proxy.gateway import Gateway
 from proxy.legs import Answer, Call, Deadline
 from proxy.prompt import Prompt
 from proxy.random_id import random_id
+from proxy.verdict.breakers import Leg
 from stack.instances import Instance
 
 
@@ -86,7 +86,7 @@ class Attempt:
             await asyncio.sleep(0)  # the producer's leg goes first: the consumer can do nothing before its blocks come
             answer = await self._gateway.legs.decode(self._decode_call())
         except asyncio.CancelledError:
-            self._consumer_vote.abandoned()
+            self._consumer_vote.neutral()
             # Who else has cancelled the task, like a client that leaves at the same moment, comes first.
             if self._interruption is None or job.task.uncancel():
                 raise
@@ -102,7 +102,8 @@ class Attempt:
             if answer is None:
                 self.cancel()
         self.answered_at = time.monotonic()
-        self._consumer_vote.answered()
+        if job.endpoint.both_legs:  # else it was not the engine that answered
+            self._consumer_vote.answered(self.answered_at)
         self._prefilled()
         # Not before: had the transfer failed, the next try would take the prompt for one that is there already.
         self._gateway.fleet.holds(consumer, job.prompt)
@@ -110,9 +111,14 @@ class Attempt:
             self._timer.cancel()
         return answer
 
-    def finish(self) -> None:
+    def finish(self, answer: Answer) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
-        self._consumer_vote.succeeded()
+        if answer.reported_error:
+            consumer = self.route.consumer
+            self.broken(InstanceError(consumer.role, consumer.instance_id, "told of an error in its stream"))
+        elif self._job.endpoint.both_legs:
+            self._consumer_vote.succeeded(time.monotonic())
+        self._consumer_vote.neutral()
         self._consumer_ended()
 
     def cancel(self) -> None:
@@ -120,14 +126,15 @@ class Attempt:
         self._timer.cancel()
         if self._prefill is not None:
             self._prefill.cancel()
-        self._consumer_vote.abandoned()
+        self._consumer_vote.neutral()
         self._consumer_ended()
 
     def broken(self, error: BaseException) -> None:
         """The answer failed after its first chunk."""
         self._gateway.metrics.leg_failed(self.route.consumer.role, error)
+        # A stream that is cut at the end of the whole request was not silent.
         if isinstance(error, LegFailed):
-            self._consumer_vote.failed(time.monotonic())
+            self._consumer_vote.failed(error, time.monotonic(), self._gateway.settings.proxy_token_timeout_s)
 
     def _send_prefill(self) -> "asyncio.Task[None] | None":
         producer, transfer_id, job = self.route.producer, self.transfer_id, self._job
@@ -137,7 +144,7 @@ class Attempt:
         vote = self._begin(producer, tokens)
         prefills.begin(tokens, self.dispatched_at)
         self._gateway.fleet.holds(producer, job.prompt)
-        call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers)
+        call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers, vote.signs)
 
         async def prefill() -> None:
             self.prefill_answer = await self._gateway.legs.prefill(call)
@@ -147,7 +154,7 @@ class Attempt:
             self._gateway.fleet.end(producer, tokens)
             error = self._late if task.cancelled() else task.exception()
             if self.prefilled_at is not None and error is None:
-                vote.succeeded()
+                vote.succeeded(self.prefilled_at)
                 prefills.end(tokens, tokens, self.prefilled_at)
             else:
                 self._note_failure(producer, error, vote)
@@ -162,11 +169,11 @@ class Attempt:
         return task
 
     def _decode_call(self) -> Call:
-        consumer, producer, job = self.route.consumer, self.route.producer, self._job
+        consumer, producer, job, signs = self.route.consumer, self.route.producer, self._job, self._consumer_vote.signs
         if producer is None or self.transfer_id is None:
-            return Call(consumer, job.endpoint, job.request.local_body(), job.headers)
+            return Call(consumer, job.endpoint, job.request.local_body(), job.headers, signs)
         body = job.request.decode_body(self.transfer_id, producer)
-        return Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": self.transfer_id})
+        return Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": self.transfer_id}, signs)
 
     def _next_deadline(self) -> Deadline:
         deadlines = self._job.deadlines
@@ -226,15 +233,9 @@ class Attempt:
     def _note_failure(self, instance: Instance, error: BaseException | None, vote: Leg) -> None:
         """Counts the end of a leg that failed; without an error it was cancelled."""
         if error is None:
-            vote.abandoned()
+            vote.neutral()
             return
         self._gateway.metrics.leg_failed(instance.role, error)
+        vote.failed(error, time.monotonic())
         if isinstance(error, LegFailed):
             self.failed.add(instance.instance_id)
-            vote.failed(time.monotonic())
-        elif isinstance(error, RejectedByInstance):
-            vote.succeeded()
-        elif isinstance(error, DeadlinePassed):
-            vote.failed(time.monotonic())
-        else:
-            vote.abandoned()

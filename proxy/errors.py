@@ -9,7 +9,7 @@ ProxyError
 │   ├── HeadTooSlow
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
-│   └── RejectedByInstance    a leg's own 4xx: its status and its body are the client's answer
+│   └── RejectedByInstance    a leg's own 4xx, or 501: its status and its body are the client's answer
 ├── Wait                      the same request can work a little later
 │   ├── NoInstance            neither a pair nor an aggregated instance for the model
 │   ├── TooBusy               the queue is full
@@ -18,8 +18,10 @@ ProxyError
 │   └── ShuttingDown          this proxy is on its way out
 ├── LegFailed                 another instance may do better; if there is none, the client learns which leg failed
 │   ├── InstanceUnreachable
-│   ├── InstanceError         it answered 5xx, or refused the proxy's own key
-│   ├── AnswerBroken          it stopped in the middle of its answer
+│   ├── InstanceBusy          it has as much to do as it takes: its 429 or 503 is the client's answer
+│   ├── InstanceError         it answered 5xx, which is the client's answer, or refused the proxy's own key
+│   ├── AnswerBroken          its connection broke in the middle of its answer
+│   ├── AnswerUnfinished      it ended its answer before its end
 │   └── AnswerStalled         it sends no more of it
 └── DeadlinePassed            nothing more to try within the time that was allowed
 
@@ -35,6 +37,8 @@ from stack.instances import Role
 
 # A crashed instance's lease ends, and a restarted one registers, within a few seconds.
 RETRY_AFTER_S = 5
+# vLLM does not say when; a busy instance has room again as soon as one of its requests ends.
+BUSY_RETRY_AFTER = "1"
 DEFECT = "The proxy has a defect; its log has the details."
 
 
@@ -145,12 +149,45 @@ class InstanceUnreachable(LegFailed):
     cause = "unreachable"
 
 
+class InstanceBusy(LegFailed):
+    """`status`, `body` and `retry_after` are the instance's own, the body in OpenAI's form."""
+
+    cause = "busy"
+
+    def __init__(
+        self, role: Role, instance_id: str, what: str, status: int, body: bytes, retry_after: str | None
+    ) -> None:
+        super().__init__(role, instance_id, what)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
 class InstanceError(LegFailed):
+    """`body` is the instance's own, in OpenAI's form; without one its words are not for the client.
+
+    repeated: another instance had the same answer for this request.
+    """
+
     cause = "error"
+
+    def __init__(self, role: Role, instance_id: str, what: str, status: int = 502, body: bytes | None = None) -> None:
+        super().__init__(role, instance_id, what)
+        self.status = status
+        self.body = body
+        self.repeated = False
+
+    def after(self, earlier: LegFailed | None) -> None:
+        """This is the second try's."""
+        self.repeated = isinstance(earlier, InstanceError) and earlier.status == self.status
 
 
 class AnswerBroken(LegFailed):
     cause = "broken_answer"
+
+
+class AnswerUnfinished(LegFailed):
+    cause = "unfinished_answer"
 
 
 class AnswerStalled(LegFailed):
@@ -185,8 +222,10 @@ _STATUS: dict[type[ProxyError], tuple[int, str]] = {
     NoInstance: (503, "no_instance"),
     ShuttingDown: (503, "shutting_down"),
     InstanceUnreachable: (502, "instance_unreachable"),
+    InstanceBusy: (503, "instance_busy"),
     InstanceError: (502, "instance_error"),
     AnswerBroken: (502, "answer_broken"),
+    AnswerUnfinished: (502, "answer_broken"),
     AnswerStalled: (504, "deadline_passed"),
     DeadlinePassed: (504, "deadline_passed"),
 }
@@ -197,6 +236,11 @@ def http_error(error: ProxyError) -> HttpError:
     if isinstance(error, RejectedByInstance):
         headers = {"Retry-After": error.retry_after} if error.retry_after else {}
         return HttpError(error.status, error.body, headers)
+    if isinstance(error, InstanceBusy):
+        return HttpError(error.status, error.body, {"Retry-After": error.retry_after or BUSY_RETRY_AFTER})
+    if isinstance(error, InstanceError) and error.body is not None:
+        # OpenAI's and Anthropic's own clients repeat a 5xx unless they are told that it is of no use.
+        return HttpError(error.status, error.body, {"X-Should-Retry": "false"} if error.repeated else {})
     status, _ = _STATUS[type(error)]
     body = error_body(status, str(error), code(error), getattr(error, "param", None))
     return HttpError(status, body, _headers(error))

@@ -18,7 +18,16 @@ from proxy.attempt import Attempt, Deadlines, Job
 from proxy.completion_request import CompletionRequest
 from proxy.dispatch import Demand
 from proxy.endpoints import Endpoint
-from proxy.errors import LegFailed, ModelNotFound, NoInstance, ProxyError, ShuttingDown, code, http_error
+from proxy.errors import (
+    InstanceError,
+    LegFailed,
+    ModelNotFound,
+    NoInstance,
+    ProxyError,
+    ShuttingDown,
+    code,
+    http_error,
+)
 from proxy.gateway import Gateway
 from proxy.json_body import bound_sequences
 from proxy.legs import Answer, Deadline
@@ -136,8 +145,8 @@ class Exchange:
         if self._answer is not None:
             self._answer.close()
         if (attempt := self._facts.attempt) is not None:
-            if outcome == OK:
-                attempt.finish()
+            if outcome == OK and self._answer is not None:
+                attempt.finish(self._answer)
                 self._learn(attempt)
             else:
                 attempt.cancel()
@@ -188,6 +197,8 @@ class Exchange:
                 return await attempt.answer()
             except LegFailed as error:
                 log.warning("leg failed", request_id=self._request_id, **self._facts.dispatch, error=str(error))
+                if isinstance(error, InstanceError):
+                    error.after(failure)
                 if self._facts.attempts == ATTEMPTS:
                     raise
                 failure = error

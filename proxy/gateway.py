@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from proxy.admission import Admission, AdmissionLimits, Prefills
-from proxy.breaker import BreakerLimits, Breakers
 from proxy.discovery import Discovery
 from proxy.dispatch import Demand, Policy, Route
 from proxy.errors import NoInstance, ProxyError, ShuttingDown
@@ -16,6 +15,10 @@ from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
 from proxy.token_estimate import TokenEstimate
 from proxy.tracing import Tracing
+from proxy.verdict.breakers import Breakers
+from proxy.verdict.checks import Checks
+from proxy.verdict.circuit import BreakerLimits
+from proxy.verdict.question import Questions
 from stack.instances import Instance
 
 
@@ -30,7 +33,14 @@ class Gateway:
         self.settings = settings
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         self.fleet = Fleet(Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer))
-        self.breakers = Breakers(BreakerLimits(settings.proxy_breaker_failures, settings.proxy_breaker_cooldown_s))
+        self._questions = Questions(settings)
+        self._checks = Checks(
+            self._questions.ask,
+            lambda: self.fleet.view.instances,
+            lambda role, finding: self.metrics.checks.labels(role, finding).inc(),
+        )
+        limits = BreakerLimits(settings.proxy_breaker_failures, settings.proxy_breaker_cooldown_s)
+        self.breakers = Breakers(limits, self._checks.consider)
         self.admission = Admission(
             AdmissionLimits(
                 settings.proxy_max_running_requests,
@@ -64,20 +74,25 @@ class Gateway:
     def route(self, demand: Demand, avoid: set[str]) -> Route:
         """Which instances take a request, without those whose circuit is open.
 
-        Raises: ModelNotFound; NoInstance: says when the first open circuit is tried again; SloUnreachable.
+        Raises: ModelNotFound; NoInstance: says when the first open circuit is asked again; SloUnreachable.
         """
-        now = self.loop.time()
-        blocked = self.breakers.blocked(now)
+        blocked = self.breakers.blocked()
         try:
             route = self.fleet.route(demand, avoid | blocked)
         except NoInstance as nobody:
             if blocked:
-                raise nobody.while_blocked(blocked, self.breakers.retry_after(blocked, now)) from None
+                raise nobody.while_blocked(blocked, self.breakers.retry_after(blocked, self.loop.time())) from None
             raise
         if self.settings.proxy_ttft_slo_s is not None and route.prefill_tokens:
             prefills = self.prefills(route.producer or route.consumer)
             prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens)
         return route
+
+    async def close(self) -> None:
+        await self._checks.close()
+        await self._questions.close()
+        await self.legs.close()
+        await self.tracing.close()
 
     def abort_all(self) -> None:
         """Ends what is still running, each with an answer that says so."""
@@ -106,5 +121,4 @@ async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> A
         yield gateway
     finally:
         await discovery.stop()
-        await gateway.legs.close()
-        await gateway.tracing.close()
+        await gateway.close()

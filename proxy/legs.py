@@ -13,26 +13,18 @@ import aiohttp
 
 from proxy import sse
 from proxy.endpoints import Endpoint
-from proxy.errors import (
-    AnswerBroken,
-    AnswerStalled,
-    DeadlinePassed,
-    InstanceError,
-    InstanceUnreachable,
-    LegFailed,
-    ProxyError,
-    RejectedByInstance,
-    error_body,
-)
+from proxy.errors import AnswerStalled, AnswerUnfinished, DeadlinePassed, ProxyError
+from proxy.instance_session import open_session
 from proxy.settings import ProxySettings
+from proxy.verdict import evidence
+from proxy.verdict.circuit import Signs
 from stack.instances import Instance
 
 # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE). A request sent at that moment would fail, and a
 # POST cannot be repeated blindly, so the pool lets go first.
 IDLE_CONNECTION_S = 3.0
 EVENT_STREAM = "text/event-stream"
-# The instance refuses the key that the proxy sends: the stack's configuration is wrong, not the client's request.
-OUR_FAULT = frozenset({401, 403, 407})
+ERROR_EVENT = b'data: {"error"'  # after it vLLM ends a stream as a whole one
 
 
 class Deadline(NamedTuple):
@@ -47,12 +39,13 @@ class Deadline(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What is posted where."""
+    """What is posted where; `signs` learns when something of a stream came."""
 
     instance: Instance
     endpoint: Endpoint
     body: bytes
     headers: Mapping[str, str]
+    signs: Signs
 
 
 class Answer:
@@ -73,6 +66,7 @@ class Answer:
         self.content_type = response.headers.get("Content-Type", "application/json")
         self.is_stream = response.content_type == EVENT_STREAM
         self.first = first
+        self._earlier = b""
         self._last = first
         self._call = call
         self._response = response
@@ -104,6 +98,11 @@ class Answer:
         self.close()
 
     @property
+    def reported_error(self) -> bool:
+        """Whether a stream that is over has told of one, which is then its last event or the one before its end."""
+        return self.is_stream and ERROR_EVENT in self._earlier + self._last
+
+    @property
     def at_end(self) -> bool:
         """Whether all of it has arrived and been taken: `next_events` then says at once whether it is whole."""
         return self._response.content.at_eof()
@@ -111,23 +110,22 @@ class Answer:
     async def next_events(self) -> bytes:
         """The whole events that have arrived after the last call; empty at the end of the stream.
 
-        Raises: AnswerBroken: the connection broke, or the stream ended without its last event; AnswerStalled;
-        DeadlinePassed.
+        Raises: AnswerBroken; AnswerUnfinished: the stream ended without its last event; AnswerStalled; DeadlinePassed.
         """
-        self._waiting_since = self._loop.time()
+        self._waiting_since = self._call.signs.at = self._loop.time()  # something has come, or this would not be called
         try:
             while chunk := await self._response.content.readany():
                 if events := self._boundary.whole_events(chunk):
-                    self._last = events
+                    self._earlier, self._last = self._last, events
                     return events
         except aiohttp.ClientError as error:
             if self.cut is not None:
                 raise self.cut from error
-            raise _failure(self._call, error) from error
+            raise evidence.lost(self._call.instance, error) from error
         finally:
             self._waiting_since = None
         if not self._call.endpoint.is_whole(self._last):
-            raise AnswerBroken(self._call.instance.role, self._call.instance.instance_id, "ended its stream early")
+            raise AnswerUnfinished(self._call.instance.role, self._call.instance.instance_id, "ended its stream early")
         return b""
 
     def close(self) -> None:
@@ -142,20 +140,10 @@ class Legs:
     """The one pooled session to all instances."""
 
     def __init__(self, settings: ProxySettings) -> None:
-        key = settings.openai_api_key
         self._loop = asyncio.get_running_loop()
-        self._session = aiohttp.ClientSession(
-            # Unbounded: waiting for a connection here would be a queue that nobody sees.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.proxy_connect_timeout_s),
-            headers={
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-                **({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}),
-            },
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        # Unbounded: waiting for a connection here would be a queue that nobody sees.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+        self._session = open_session(settings, connector)
 
     async def close(self) -> None:
         await self._session.close()
@@ -170,7 +158,7 @@ class Legs:
                 response.close()
                 raise
         except aiohttp.ClientError as error:
-            raise _failure(call, error) from error
+            raise evidence.lost(call.instance, error) from error
         _check_status(call, response.status, body, response.headers.get("Retry-After"))
         return body
 
@@ -184,7 +172,7 @@ class Legs:
                 response.close()
                 raise
         except aiohttp.ClientError as error:
-            raise _failure(call, error) from error
+            raise evidence.lost(call.instance, error) from error
 
     def _post(self, call: Call) -> "aiohttp.client._RequestContextManager":
         return self._session.post(
@@ -208,48 +196,9 @@ class Legs:
                 status = code if isinstance(code, int) and 400 <= code < 600 else 500
                 _check_status(call, status, json.dumps({"error": error}).encode(), None)
             return Answer(self._loop, call, response, seen, boundary)
-        raise AnswerBroken(call.instance.role, call.instance.instance_id, "ended its stream before the first token")
+        raise AnswerUnfinished(call.instance.role, call.instance.instance_id, "ended its stream before the first token")
 
 
 def _check_status(call: Call, status: int, body: bytes, retry_after: str | None) -> None:
-    if status < 300:
-        return
-    if status < 400 or status >= 500 or status in OUR_FAULT:
-        what = f"answered {status}: {_message(body)}"
-        raise InstanceError(call.instance.role, call.instance.instance_id, what)
-    raise RejectedByInstance(status, _in_openai_form(status, body), retry_after)
-
-
-def _in_openai_form(status: int, body: bytes) -> bytes:
-    try:
-        content = json.loads(body)
-    except ValueError:
-        content = None
-    if isinstance(content, dict) and isinstance(content.get("error"), dict):
-        return body
-    return error_body(status, _message(body), status)
-
-
-def _message(body: bytes) -> str:
-    """What an error body says, short enough for one line."""
-    text = body.decode(errors="replace").strip()
-    try:
-        content = json.loads(text)
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        error = content.get("error", content.get("detail"))
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
-    return text[:300] or "(no text)"
-
-
-def _failure(call: Call, error: aiohttp.ClientError) -> LegFailed:
-    role, name = call.instance.role, call.instance.instance_id
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
-        return InstanceUnreachable(role, name, f"cannot be reached ({_named(error)})")
-    return AnswerBroken(role, name, f"broke the connection off ({_named(error)})")
-
-
-def _named(error: BaseException) -> str:
-    """Some of aiohttp's errors have no text of their own."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if (refused := evidence.refusal(call.instance, status, body, retry_after)) is not None:
+        raise refused

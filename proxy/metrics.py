@@ -4,7 +4,6 @@ With several workers (PROMETHEUS_MULTIPROC_DIR) the one that is asked adds up wh
 circuits and the memory of the process are then left out, because each worker has its own.
 """
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +22,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.admission import Admission
-from proxy.breaker import Breakers
 from proxy.dispatch import of_role
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.fleet import Fleet
 from proxy.limits import REFUSED
 from proxy.request_facts import RequestFacts
+from proxy.verdict.breakers import Breakers
 from stack.instances import Role
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -99,6 +98,12 @@ class Metrics:
         )
         self.leg_failures = Counter(
             "pd_proxy_leg_failures", "Legs that failed, by cause", ("role", "cause"), registry=registry
+        )
+        self.checks = Counter(
+            "pd_proxy_checks",
+            "The proxy's own questions to instances in doubt; result: well, alive (no token now), silent or ill",
+            ("role", "result"),
+            registry=registry,
         )
 
     def leg_failed(self, role: Role, error: BaseException) -> None:
@@ -177,18 +182,23 @@ class _FleetCollector(Collector):
         )
         tokens = GaugeMetricFamily("pd_proxy_outstanding_tokens", "Tokens that an instance has in hand", labels=names)
         circuits = GaugeMetricFamily(
-            "pd_proxy_circuit_closed", "0 while an instance is left alone after failures, or probed", labels=names
+            "pd_proxy_circuit_closed", "0 while an instance is left alone after failures", labels=names
         )
-        now = asyncio.get_running_loop().time()
+        doubts = GaugeMetricFamily(
+            "pd_proxy_instance_in_doubt",
+            "1 while an instance in use has yet to answer the proxy's question",
+            labels=names,
+        )
         for role in get_args(Role):
             instances.add_metric((role,), len(of_role(view.usable, role)))
         for instance in view.instances:
             labels = (instance.role, instance.instance_id)
             requests.add_metric(labels, self._fleet.outstanding(instance.instance_id))
             tokens.add_metric(labels, self._fleet.outstanding_tokens(instance.instance_id))
-            circuits.add_metric(labels, self._breakers.state(instance.instance_id, now) == "closed")
+            circuits.add_metric(labels, self._breakers.state(instance.instance_id) == "closed")
+            doubts.add_metric(labels, self._breakers.in_doubt(instance.instance_id))
         stale = GaugeMetricFamily("pd_proxy_discovery_stale", "1 while etcd is away and the last view is served")
         stale.add_metric((), view.stale_since is not None)
         queued = GaugeMetricFamily("pd_proxy_queued_requests", "Requests that wait for a place")
         queued.add_metric((), self._admission.queued_requests)
-        yield from (instances, requests, tokens, circuits, stale, queued)
+        yield from (instances, requests, tokens, circuits, doubts, stale, queued)

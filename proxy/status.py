@@ -36,7 +36,10 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get("/instances")
     async def instances() -> Response:
-        return jsonify(describe(gateway().fleet, time.time()))
+        shown = describe(gateway().fleet, time.time())
+        for each in shown["instances"]:
+            each["verdict"] = gateway().breakers.described(each["instance_id"], gateway().loop.time())
+        return jsonify(shown)
 
     @routes.get("/metrics")
     async def metrics() -> Response:

@@ -50,19 +50,26 @@ class Received:
 
 @dataclass
 class ScriptedServer:
-    """`record` is what it would keep in etcd; `cancelled` is set when a peer closes before the script has ended."""
+    """`record` is what it would keep in etcd; `cancelled` is set when a peer closes before the script has ended.
+
+    The proxy's own questions are kept in `asked`, not in `received`: /health has its own script, what is posted has the
+    same as clients' requests.
+    """
 
     role: Role
     name: str
     script: Script
     record: Instance = field(init=False)
+    health: Script = field(default_factory=lambda: replies(200, b""))
     received: list[Received] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner = field(init=False)
 
     async def start(self) -> "ScriptedServer":
         app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_get("/health", self._answer_health)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
@@ -73,9 +80,21 @@ class ScriptedServer:
         return self
 
     async def stop(self) -> None:
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        await asyncio.sleep(
+            0.01
+        )  # what was accepted a moment ago is a connection by then, and is closed with the others
         await self._runner.cleanup()
 
+    async def _answer_health(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return await self.health(request)
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("X-Request-Id", "").startswith("proxy-check-"):
+            self.asked.append(request.path)
+            return await self.script(request)
         self.received.append(Received(request.path, request.headers, await request.read()))
         self.arrived.set()
         try:

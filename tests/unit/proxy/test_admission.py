@@ -199,6 +199,22 @@ def test_a_first_token_that_would_come_too_late(
         assert refusal.value.retry_after_s == pytest.approx(retry_after_s, rel=0.05)
 
 
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_what_nothing_comes_of_does_not_make_an_instance_look_slow(at_once: int) -> None:
+    """A thousand refused requests of 5 ms, then one whose first token is in time as ever."""
+    prefills = Prefills()
+    prefills.begin(1000, 0)
+    prefills.end(1000, 1000, 1)
+    now = 1.0
+    for _ in range(1000 // at_once):
+        for _ in range(at_once):
+            prefills.begin(10, now)
+        now += 0.005
+        for _ in range(at_once):
+            prefills.end(10, 0, now)
+    prefills.refuse_late_first_token(1.1, 1000)
+
+
 @dataclass
 class Client:
     tokens: int

@@ -53,9 +53,15 @@ CASES = [
     Case("consumer rejects a whole answer", hangs(), error(422, "no"), 422, 422, "no", WHOLE),
     Case("4xx of another shape", replies(404, {"detail": "Not Found"}), hangs(), 404, 404, "Not Found"),
     Case("4xx that is not JSON", hangs(), replies(413, b"too large"), 413, 413, "too large"),
-    Case("producer 500", error(500, "engine died"), hangs(), 502, "instance_error", "p0 answered 500: engine died"),
-    Case("consumer 500", hangs(), error(500, "engine died"), 502, "instance_error", "d0 answered 500: engine died"),
-    Case("consumer 503 whole", hangs(), error(503, "asleep"), 502, "instance_error", "asleep", WHOLE),
+    Case("producer 500", error(500, "'function'"), hangs(), 500, 500, "'function'"),
+    Case("consumer 500", hangs(), error(500, "'function'"), 500, 500, "'function'"),
+    Case("consumer 500 whole", hangs(), error(500, "'function'"), 500, 500, "'function'", WHOLE),
+    Case("consumer 500 that is not JSON", hangs(), replies(500, b"Internal Server Error"), 500, 500, "Internal Server"),
+    Case("consumer 501", hangs(), error(501, "not implemented"), 501, 501, "not implemented"),
+    Case("consumer 503 whole", hangs(), error(503, "busy"), 503, 503, "busy", WHOLE),
+    Case("producer 503", error(503, "busy"), hangs(), 503, 503, "busy"),
+    Case("consumer 503 without a word", hangs(), replies(503, b""), 503, 503, "(no text)"),
+    Case("consumer 503 while it scales", hangs(), replies(503, {"error": "scaling"}), 503, 503, "scaling"),
     Case("producer refuses our key", error(401, "Unauthorized"), hangs(), 502, "instance_error", "p0 answered 401"),
     Case("producer redirects", replies(307, b"", Location="/x"), hangs(), 502, "instance_error", "p0 answered 307"),
     Case("producer resets", breaks(), hangs(), 502, "answer_broken", "p0"),
@@ -63,14 +69,15 @@ CASES = [
     Case("consumer resets after its headers", hangs(), streams(end=breaks()), 502, "answer_broken", "d0"),
     Case("consumer resets in its first event", hangs(), streams(b"data: {", end=breaks()), 502, "answer_broken"),
     Case("consumer ends without an event", prefilled(), streams(), 502, "answer_broken", "before the first token"),
-    Case("first event is a 500", hangs(), streams(error_event(500, "EngineCore"), DONE), 502, "instance_error"),
+    Case("first event is a 500", hangs(), streams(error_event(500, "EngineCore"), DONE), 500, 500, "EngineCore"),
+    Case("first event is a 503", hangs(), streams(error_event(503, "busy"), DONE), 503, 503, "busy"),
     Case("first event is a 400", hangs(), streams(error_event(400, "bad regex"), DONE), 400, 400, "bad regex"),
     Case(
         "first event is an error in two chunks",
         prefilled(),
         streams(b": ping\n\n", error_event(500, "EngineCore")[:20], error_event(500, "EngineCore")[20:], DONE),
-        502,
-        "instance_error",
+        500,
+        500,
         "EngineCore",
     ),
 ]
@@ -145,9 +152,24 @@ async def test_an_instance_that_is_gone_is_replaced(start_stack: StartStack) -> 
 
 
 async def test_there_are_two_tries_not_three(start_stack: StartStack) -> None:
-    stack = await start_stack([hangs()], [error(500, "x")] * 3)
+    stack = await start_stack([hangs()], [breaks()] * 3)
     assert await stack.proxy.status("/v1/completions", json=STREAM) == 502
     assert sum(len(server.received) for server in stack.consumers) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "should_retry"),
+    [(500, 500, "false"), (500, 502, None), (500, None, None)],
+    ids=["the same", "another", "no second"],
+)
+async def test_what_two_instances_answer_alike_clients_are_told_not_to_repeat(
+    first: int, second: int | None, should_retry: str | None, start_stack: StartStack
+) -> None:
+    consumers = [error(first, "'function'"), *([error(second, "'function'")] if second else [])]
+    stack = await start_stack([hangs()], consumers)
+    async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+        assert (answer.status, answer.headers.get("X-Should-Retry")) == (second or first, should_retry)
+        assert (await answer.json())["error"]["message"] == "'function'"
 
 
 async def test_a_rejected_request_is_not_tried_again(start_stack: StartStack) -> None:
@@ -156,11 +178,27 @@ async def test_a_rejected_request_is_not_tried_again(start_stack: StartStack) ->
     assert sum(len(server.received) for server in stack.producers) == 1
 
 
-async def test_a_busy_instances_retry_after_is_passed_on(start_stack: StartStack) -> None:
-    busy = replies(429, {"error": {"message": "busy", "type": "x", "param": None, "code": 429}}, **{"Retry-After": "7"})
-    stack = await start_stack([hangs()], [busy])
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("given", ["7", None])
+async def test_what_a_busy_instance_says_is_passed_on_with_retry_after(
+    status: int, given: str | None, start_stack: StartStack
+) -> None:
+    words = {"error": {"message": "busy", "type": "Service Unavailable", "param": None, "code": status}}
+    stack = await start_stack([hangs()], [replies(status, words, **({"Retry-After": given} if given else {}))])
     async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
-        assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+        assert (answer.status, answer.headers["Retry-After"]) == (status, given or "1")
+        assert await answer.json() == words
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_another_instance_answers_for_a_busy_one(role: str, start_stack: StartStack) -> None:
+    busy = error(503, "busy")
+    producers, consumers = ([busy, prefilled()], [ANSWER]) if role == "prefill" else ([hangs()], [busy, ANSWER])
+    stack = await start_stack(producers, consumers)
+    if role == "prefill":  # the consumer waits for blocks
+        stack.consumers[0].script = streams(stack.producers[1].arrived, token(" city"), DONE)
+    assert await stack.proxy.status("/v1/completions", json=STREAM) == 200
+    assert await stack.proxy.metric(f'pd_proxy_leg_failures_total{{cause="busy",role="{role}"}}') == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Queue, circuits and the TTFT objective through a running proxy: who waits, who is refused, and who is the probe."""
+"""Queue, circuits and the TTFT objective through a running proxy: who waits and who is refused."""
 
 import asyncio
 
 import pytest
 
-from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually
-from tests.unit.proxy.scripted import DONE, MODEL, Script, breaks, error, hangs, prefilled, replies, streams, token
+from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack
+from tests.unit.proxy.scripted import DONE, MODEL, Script, error, hangs, prefilled, replies, streams, token
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -22,14 +22,6 @@ async def becomes(stack: Stack, line: str, value: float) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await stack.proxy.metric(line) != value:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-
-
-async def no_longer_refused(stack: Stack) -> int:
-    """Asks until the circuits let a request through, and returns what became of it."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (answered := await status(stack)) == 503:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    return answered
 
 
 async def test_a_client_that_leaves_the_queue_leaves_its_place(start_stack: StartStack) -> None:
@@ -59,64 +51,8 @@ async def test_a_request_waits_for_its_first_token_no_longer_than_any_other(star
     first.cancel()
 
 
-async def opened(stack: Stack, gate: asyncio.Event) -> None:
-    """The one consumer's circuit is open; from now on it answers when `gate` is set."""
-    assert await status(stack) == 502
-    assert await stack.proxy.metric(CLOSED) == 0
-    stack.consumers[0].script = hangs(gate, ANSWER)
-
-
 CLOSED = 'pd_proxy_circuit_closed{instance="d0",role="decode"}'
 CIRCUIT = {"proxy_breaker_failures": 1, "proxy_breaker_cooldown_s": 0.2}
-
-
-async def test_one_probe_at_a_time_and_its_success_closes_the_circuit(start_stack: StartStack) -> None:
-    gate = asyncio.Event()
-    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
-    await opened(stack, gate)
-    probe = asyncio.create_task(no_longer_refused(stack))
-    await eventually(lambda: len(stack.consumers[0].received) == 2)
-    assert [await status(stack) for _ in range(5)] == [503] * 5
-    assert len(stack.consumers[0].received) == 2
-    gate.set()
-    assert await probe == 200
-    assert await asyncio.gather(*(status(stack) for _ in range(5))) == [200] * 5
-
-
-async def test_a_probe_whose_client_leaves_makes_room_for_the_next(start_stack: StartStack) -> None:
-    gate = asyncio.Event()
-    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
-    await opened(stack, gate)
-    probe = asyncio.create_task(no_longer_refused(stack))
-    await eventually(lambda: len(stack.consumers[0].received) == 2)
-    probe.cancel()
-    await asyncio.wait_for(stack.consumers[0].cancelled.wait(), PATIENCE_S)
-    gate.set()
-    assert await no_longer_refused(stack) == 200
-
-
-async def test_a_probe_that_fails_opens_the_circuit_again(start_stack: StartStack) -> None:
-    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
-    assert await status(stack) == 502
-    assert await no_longer_refused(stack) == 502
-    assert await stack.proxy.metric(CLOSED) == 0
-    assert len(stack.consumers[0].received) == 2
-
-
-@pytest.mark.parametrize("end", [breaks(), None, hangs()], ids=["reset", "no [DONE]", "silence"])
-async def test_breaking_off_after_the_first_token_is_a_failure(end: Script | None, start_stack: StartStack) -> None:
-    stack = await start_stack(
-        *([prefilled()], [streams(token(" city"), end=end)]),
-        proxy_breaker_failures=2,
-        proxy_breaker_cooldown_s=30,
-        proxy_token_timeout_s=0.2,
-    )
-    for _ in range(2):
-        assert await stack.proxy.metric(CLOSED) == 1
-        async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
-            assert b"The decode instance d0 " in await answer.read()
-    assert await stack.proxy.metric(CLOSED) == 0
-    assert await status(stack) == 503
 
 
 async def test_a_client_that_leaves_a_stream_is_no_failure(start_stack: StartStack) -> None:
@@ -126,21 +62,6 @@ async def test_a_client_that_leaves_a_stream_is_no_failure(start_stack: StartSta
             await answer.content.readuntil(b"\n\n")
         await becomes(stack, "pd_proxy_requests_in_flight", 0)
     assert await stack.proxy.metric(CLOSED) == 1
-
-
-async def test_others_are_served_while_the_probe_still_streams(start_stack: StartStack) -> None:
-    gate, more = asyncio.Event(), asyncio.Event()
-    stack = await start_stack([prefilled()], [error(500, "x")], **CIRCUIT)
-    await opened(stack, gate)
-    stack.consumers[0].script = streams(token(" city"), more, DONE)
-    async with asyncio.timeout(PATIENCE_S):
-        while (probe := await stack.proxy.client.post(stack.proxy.url + "/v1/completions", json=STREAM)).status == 503:
-            await probe.read()
-            await asyncio.sleep(0.02)
-    stack.consumers[0].script = ANSWER
-    assert await status(stack) == 200
-    more.set()
-    assert DONE in await probe.read()
 
 
 async def test_a_rejection_is_no_failure(start_stack: StartStack) -> None:

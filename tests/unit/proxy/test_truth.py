@@ -149,14 +149,19 @@ async def test_a_wrong_key_is_401_and_the_name_of_a_right_one_is_counted(start_s
 
 async def test_a_failing_instance_is_left_alone_for_a_while(start_stack: StartStack) -> None:
     stack = await start_stack([prefilled()], [error(500, "x")], proxy_breaker_failures=2, proxy_breaker_cooldown_s=30)
-    for _ in range(2):
-        assert await stack.proxy.status("/v1/completions", json=WHOLE) == 502
+    assert await stack.proxy.status("/v1/completions", json=WHOLE) == 500
+    await eventually(lambda: stack.proxy.gateway.breakers.state("d0") == "open")
     async with stack.proxy.post("/v1/completions", json=WHOLE) as answer:
         assert answer.status == 503
         assert 25 <= int(answer.headers["Retry-After"]) <= 30
         assert "d0" in (await answer.json())["error"]["message"]
     assert await stack.proxy.metric('pd_proxy_circuit_closed{instance="d0",role="decode"}') == 0
-    assert len(stack.consumers[0].received) == 2
+    assert await stack.proxy.metric('pd_proxy_checks_total{result="ill",role="decode"}') == 2
+    assert len(stack.consumers[0].received) == 1
+    async with stack.proxy.client.get(stack.proxy.url + "/instances") as answer:
+        verdicts = {each["instance_id"]: each["verdict"] for each in (await answer.json())["instances"]}
+    assert verdicts["p0"] == {"circuit": "closed", "in_doubt": False, "failures": 0, "last_check": None}
+    assert (verdicts["d0"]["circuit"], verdicts["d0"]["last_check"]["result"]) == ("open", "ill")
 
 
 async def test_beyond_its_bounds_the_proxy_is_busy(start_stack: StartStack) -> None:
