@@ -16,10 +16,14 @@ from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
 from proxy.gateway import Gateway
+from proxy.http.cors import Cors
 from proxy.limits import CONNECTION, LimitedProtocol
 from proxy.request_id import taken_or_made
 
 JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+# Of event streams: nginx and those who learned from it pass each event on at once, and caches keep out.
+_UNBUFFERED = (("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache"))
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
@@ -32,13 +36,21 @@ class CompletionConnection(ASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         endpoint = _ENDPOINTS.get(self.scope["path"]) if self.scope["method"] == "POST" else None
         if endpoint is None:
-            await super().__call__(receive, send)
+            await self._answer_other(receive, send)
             return
-        # The first of a name counts, as it does for Quart.
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed([*self.scope["headers"]])
-        }
-        await self._complete(endpoint, headers, receive, send)
+        await self._complete(endpoint, self._headers(), receive, send)
+
+    def _headers(self) -> dict[str, str]:
+        """The first of a name counts, as it does for Quart."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed([*self.scope["headers"]])}
+
+    async def _answer_other(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if self.scope["method"] == "OPTIONS":
+            cors: Cors = self.app.extensions["cors"]
+            if (preflight := cors.preflight(self._headers())) is not None:  # of any path, and without a key
+                await _send_whole(send, preflight.status, TEXT, preflight.headers.items(), preflight.body)
+                return
+        await super().__call__(receive, send)
 
     async def _complete(
         self, endpoint: Endpoint, headers: Mapping[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -81,7 +93,7 @@ class CompletionConnection(ASGIHTTPConnection):
                 exchange.close(answer.status, OK)
                 await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
                 return
-            await _send_head(send, answer.status, answer.content_type, shown.items())
+            await _send_head(send, answer.status, answer.content_type, (*shown.items(), *_UNBUFFERED))
             end = None if answer.at_end else gateway.loop.call_at(exchange.ends_by, connection.transport.abort)
             try:
                 await exchange.stream(write)

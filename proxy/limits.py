@@ -33,6 +33,8 @@ from proxy.errors import (
     code,
     http_error,
 )
+from proxy.http.cors import Cors
+from proxy.http.http10 import answer_without_chunks
 from proxy.request_id import taken_or_made
 from proxy.socket_limits import SocketLimits
 
@@ -51,15 +53,16 @@ log = structlog.get_logger()
 class Sockets:
     """What the connections of one process share; `incomplete`, oldest first: those that owe a complete request."""
 
-    def __init__(self, limits: SocketLimits) -> None:
+    def __init__(self, limits: SocketLimits, cors: Cors) -> None:
         self.limits = limits
+        self.cors = cors
         self.incomplete: dict[LimitedProtocol, None] = {}
         self.buffered_bytes = 0
 
 
-def limited_protocol(limits: SocketLimits) -> Any:
+def limited_protocol(limits: SocketLimits, cors: Cors) -> Any:
     """For `uvicorn.Config(http=…)`; can be pickled, as uvicorn does for its workers."""
-    return partial(LimitedProtocol, Sockets(limits))
+    return partial(LimitedProtocol, Sockets(limits, cors))
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -159,6 +162,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         super().on_headers_complete()
         self.cycle.transport = self._answer_side  # type: ignore[assignment]
+        if (origin := dict(self.headers).get(b"origin")) is not None:
+            self.cycle.default_headers = [*self.cycle.default_headers, *self._sockets.cors.headers(origin)]
+        if self.scope["http_version"] == "1.0":
+            answer_without_chunks(self.cycle, self.parser.should_keep_alive())
         self._head_began = False
         self.in_body = True
         self._steps += 1
@@ -208,7 +215,8 @@ class LimitedProtocol(HttpToolsProtocol):
             # The parser takes what follows for another protocol: it is shown the same head once more, without Upgrade.
             self._upgrading = False
             headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-            head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, headers)
+            version = self.parser.get_http_version().encode()
+            head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, headers)
             self.parser = parser = httptools.HttpRequestParser(self)
             parser.feed_data(head + data[upgrade.args[0] :])
 
@@ -248,14 +256,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _answer(self, error: ProxyError) -> None:
         REFUSED.labels(code(error)).inc()
-        given = dict(self.headers).get(b"x-request-id", b"") if self._head_began or self.in_body else b""
-        request_id = taken_or_made(given.decode("latin-1"))
+        given = dict(self.headers) if self._head_began or self.in_body else {}
+        request_id = taken_or_made(given.get(b"x-request-id", b"").decode("latin-1"))
         log.info("refused at the socket", request_id=request_id, client=self.client, code=code(error), error=str(error))
         refusal = http_error(error)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
         headers["X-Request-Id"] = request_id
-        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items())
-        self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items()).encode()
+        lines += b"".join(b"%s: %s\r\n" % header for header in self._sockets.cors.headers(given.get(b"origin")))
+        self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + refusal.body)
 
     def _close_after_answer(self) -> None:
         if self.in_body and not self.pipeline:
