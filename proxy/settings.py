@@ -51,6 +51,9 @@ class ProxySettings(Settings):
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
     proxy_token_timeout_s: Seconds = 60.0
     proxy_request_timeout_s: Seconds = 3600.0
+    # Well below the minute after which load balancers end a silent connection, and long enough for most failures to be
+    # known, which until then have a status of their own. 0: never.
+    proxy_stream_keepalive_s: float = Field(20.0, ge=0)
     proxy_shutdown_grace_s: Seconds = 30.0
     proxy_breaker_failures: int = Field(3, ge=1)
     proxy_breaker_cooldown_s: Seconds = 5.0
