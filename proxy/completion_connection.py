@@ -90,6 +90,7 @@ class CompletionConnection(ASGIHTTPConnection):
                 await shown.whole(answer.status, answer.content_type, facts, first, lambda: endpoint.as_events(first))
                 return
             await shown.begin(answer.content_type, facts)
+            connection.give_sign = exchange.give_sign
             end = None if answer.at_end else gateway.loop.call_at(exchange.ends_by, connection.transport.abort)
             try:
                 await exchange.stream(shown.write)
@@ -100,7 +101,7 @@ class CompletionConnection(ASGIHTTPConnection):
             if not connection.lost:
                 raise
         finally:
-            connection.when_lost = None
+            connection.when_lost = connection.give_sign = None
             exchange.close(CLIENT_LEFT, LEFT)  # however it left, unless the request had its end
 
     async def _body(

@@ -7,6 +7,7 @@
 - The number of connections has a bound. Beyond it the one that has been without a complete request for longest makes
   room, so that a thousand silent or slow clients do not keep a busy one out; if all are being served: 503.
 - One request may be sent ahead while another is answered; a connection with more ends with the last of those two.
+- A client that ends its side of the connection after its request gets its answer; one that has left is found out.
 - `Upgrade` is ignored, as RFC 9110 allows. httptools drops the body of such a request, and Java's HttpClient asks every
   server for HTTP/2 that way.
 """
@@ -34,6 +35,7 @@ from proxy.errors import (
     http_error,
 )
 from proxy.http.cors import Cors
+from proxy.http.half_closed import Probes
 from proxy.http.http10 import answer_without_chunks
 from proxy.request_id import taken_or_made
 from proxy.socket_limits import SocketLimits
@@ -66,16 +68,20 @@ def limited_protocol(limits: SocketLimits, cors: Cors) -> Any:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """in_body: the newest request's is still to come. when_lost: called when the client has left, until it is unset."""
+    """in_body: the newest request's is still to come. when_lost: called when the client has left, until it is unset;
+    give_sign: writes something between the pieces of an answer that is under way, while it is set.
+    """
 
     def __init__(self, sockets: Sockets, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.lost = False
         self.in_body = False
         self.when_lost: Callable[[], object] | None = None
+        self.give_sign: Callable[[], object] | None = None
         self._sockets = sockets
         self._limits = sockets.limits
         self._head_timer: asyncio.TimerHandle | None = None
+        self._probes: Probes | None = None  # once the client has ended its side of the connection
         self._head_began = False
         self._head_bytes = 0
         self._steps = 0  # heads, pieces of bodies and messages that have come to an end
@@ -101,12 +107,30 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._deaf = True
         self._stop_head_timer()
+        if self._probes is not None:
+            self._probes.stop()
         self._unset_keepalive_if_required()
         self._sockets.incomplete.pop(self, None)
         self._release_body()
         self.lost = True
         if self.when_lost is not None:
             self.when_lost()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the client can still be written to: it has sent its last byte, and may wait for its answer."""
+        if self.cycle is None or self.cycle.response_complete or self.in_body:
+            return False
+        self.cycle.keep_alive = False
+        self._probes = Probes(self.loop, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._answer_side.begun:
+            self._answer_side.send_ahead()
+        elif self.give_sign is not None:
+            self.give_sign()
 
     def make_room(self) -> None:
         """Another connection needs this one's place."""

@@ -13,7 +13,9 @@ from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
+    # Whoever shares environments between clones has STACK_VENV_DIR set, and `clean` would remove those.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("STACK_", "MODEL_"))}
+    environment = {**inherited, "STACK_ENV_FILE": os.devnull, "STACK_MODE": "processes", **variables}
     return subprocess.run(
         [sys.executable, "-m", "stack", *arguments],
         cwd="/",
