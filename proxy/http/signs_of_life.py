@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-# How often all streams are looked through at most, as a share of the silence: a sign may be so much late.
+# How often all streams are looked through at most, of the silence and in seconds: a sign may be so much late.
 _COARSENESS = 0.05
+_COARSENESS_S = 0.01
 
 
 class Silent(Protocol):
@@ -26,6 +27,7 @@ class SignsOfLife:
         self._loop = loop
         self._waiting = waiting
         self._silence_s = silence_s
+        self._pause_s = max(_COARSENESS * silence_s, _COARSENESS_S)
         self._timer = loop.call_later(silence_s, self._look) if silence_s else None
 
     def close(self) -> None:
@@ -36,7 +38,7 @@ class SignsOfLife:
         now = self._loop.time()
         due = [(since + self._silence_s, each) for each in self._waiting if (since := each.silent_since) is not None]
         next_look = min((at for at, _ in due if at > now), default=now + self._silence_s)
-        self._timer = self._loop.call_at(max(next_look, now + _COARSENESS * self._silence_s), self._look)
+        self._timer = self._loop.call_at(max(next_look, now + self._pause_s), self._look)
         for at, each in due:
             if at <= now:
                 each.give_sign()
