@@ -32,6 +32,7 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     app.config["RESPONSE_TIMEOUT"] = None  # the proxy has deadlines of its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["cors"] = settings.cors
 
     @app.while_serving
     async def lifespan() -> AsyncGenerator[None, None]:

@@ -5,7 +5,7 @@ time that one took. So a POST to one of ENDPOINTS is answered here, from ASGI's 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import structlog
@@ -16,10 +16,10 @@ from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
 from proxy.gateway import Gateway
+from proxy.http.answers import JSON, TEXT, CompletionAnswer, send_whole
+from proxy.http.cors import Cors
 from proxy.limits import CONNECTION, LimitedProtocol
 from proxy.request_id import taken_or_made
-
-JSON = "application/json"
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
@@ -32,13 +32,21 @@ class CompletionConnection(ASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         endpoint = _ENDPOINTS.get(self.scope["path"]) if self.scope["method"] == "POST" else None
         if endpoint is None:
-            await super().__call__(receive, send)
+            await self._answer_other(receive, send)
             return
-        # The first of a name counts, as it does for Quart.
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed([*self.scope["headers"]])
-        }
-        await self._complete(endpoint, headers, receive, send)
+        await self._complete(endpoint, self._headers(), receive, send)
+
+    def _headers(self) -> dict[str, str]:
+        """The first of a name counts, as it does for Quart."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed([*self.scope["headers"]])}
+
+    async def _answer_other(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if self.scope["method"] == "OPTIONS":
+            cors: Cors = self.app.extensions["cors"]
+            if (preflight := cors.preflight(self._headers())) is not None:  # of any path, and without a key
+                await send_whole(send, preflight.status, TEXT, preflight.headers.items(), preflight.body)
+                return
+        await super().__call__(receive, send)
 
     async def _complete(
         self, endpoint: Endpoint, headers: Mapping[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -56,35 +64,36 @@ class CompletionConnection(ASGIHTTPConnection):
             connection.when_lost = task.cancel
             return body
 
-        async def write(events: bytes, more: bool) -> None:
-            await send({"type": "http.response.body", "body": events, "more_body": more})
-
+        shown = CompletionAnswer(connection.flow, send, request_id)
         try:
             try:
-                answer = await exchange.answer(whole_body)
+                answer = await exchange.answer(whole_body, shown.give_sign)
             except ProxyError as error:
                 refusal = http_error(error)
-                exchange.close(refusal.status, code(error), error)
-                more = {**exchange.headers, **refusal.headers, "X-Request-Id": request_id}
-                await _send_whole(send, refusal.status, JSON, more.items(), endpoint.error_body(refusal.body))
+                exchange.close(shown.status(refusal.status), code(error), error)
+                more = {**exchange.headers, **refusal.headers}.items()
+                body = endpoint.error_body(refusal.body)
+                await shown.whole(refusal.status, JSON, more, body, lambda: endpoint.failed(refusal.body))
                 return
             except _ClientLeftEarly:
                 return
             except Exception as error:
-                exchange.close(500, "internal_error")
+                exchange.close(shown.status(500), "internal_error")
                 log.error("internal error", request_id=request_id, path=endpoint.path, exc_info=error)
-                body = endpoint.error_body(error_body(500, DEFECT, "internal_error"))
-                await _send_whole(send, 500, JSON, [("X-Request-Id", request_id)], body)
+                defect = error_body(500, DEFECT, "internal_error")
+                await shown.whole(500, JSON, (), endpoint.error_body(defect), lambda: endpoint.failed(defect))
                 return
-            shown = {**exchange.headers, "X-Request-Id": request_id}
+            facts = exchange.headers.items()
             if not answer.is_stream:
                 exchange.close(answer.status, OK)
-                await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
+                first = answer.first
+                await shown.whole(answer.status, answer.content_type, facts, first, lambda: endpoint.as_events(first))
                 return
-            await _send_head(send, answer.status, answer.content_type, shown.items())
+            await shown.begin(answer.content_type, facts)
+            connection.give_sign = exchange.give_sign
             end = None if answer.at_end else gateway.loop.call_at(exchange.ends_by, connection.transport.abort)
             try:
-                await exchange.stream(write)
+                await exchange.stream(shown.write)
             finally:
                 if end is not None:
                     end.cancel()
@@ -92,7 +101,7 @@ class CompletionConnection(ASGIHTTPConnection):
             if not connection.lost:
                 raise
         finally:
-            connection.when_lost = None
+            connection.when_lost = connection.give_sign = None
             exchange.close(CLIENT_LEFT, LEFT)  # however it left, unless the request had its end
 
     async def _body(
@@ -133,18 +142,3 @@ async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: 
 
 def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {most} bytes.")
-
-
-async def _send_head(
-    send: ASGISendCallable, status: int, content_type: str, headers: Iterable[tuple[str, str]]
-) -> None:
-    lines = [(b"content-type", content_type.encode("latin-1"))]
-    lines += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    await send({"type": "http.response.start", "status": status, "headers": lines, "trailers": False})
-
-
-async def _send_whole(
-    send: ASGISendCallable, status: int, content_type: str, headers: Iterable[tuple[str, str]], body: bytes
-) -> None:
-    await _send_head(send, status, content_type, (("Content-Length", str(len(body))), *headers))
-    await send({"type": "http.response.body", "body": body, "more_body": False})

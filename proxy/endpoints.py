@@ -30,6 +30,7 @@ class Endpoint:
     response_format, …) must not be here, nor `suffix`: both legs have to see the same prompt.
     preamble: names of the events that vLLM sends before the first token, when nothing is certain yet.
     end: how the last event of a whole stream begins.
+    sign_of_life: what a stream's client skips, for when nothing else is to be sent.
     error_body: turns an error of the proxy's own from OpenAI's form into the API's; error_event: its head in a stream.
     """
 
@@ -39,6 +40,7 @@ class Endpoint:
     output_only: Mapping[str, Any] = field(default_factory=dict)
     preamble: frozenset[bytes] = frozenset()
     end: bytes = b"data: [DONE]"
+    sign_of_life: bytes = b": alive\n\n"
     error_body: Callable[[bytes], bytes] = _as_it_is
     error_event: bytes = b"data: "
 
@@ -62,6 +64,11 @@ class Endpoint:
     def is_whole(self, events: bytes) -> bool:
         """Whether `events`, the last that came, end with the one that says that the answer is complete."""
         return events[:-2].rpartition(b"\n\n")[2].startswith(self.end)
+
+    def as_events(self, answer: bytes) -> bytes:
+        """A whole answer for a client to whom events were promised."""
+        end = self.end + b"\n\n" if self.end.startswith(b"data: ") else b""
+        return b"data: " + answer.replace(b"\n", b"\ndata: ") + b"\n\n" + end
 
     def failed(self, openai_error: bytes) -> bytes:
         """The event that ends a stream which cannot go on."""
@@ -95,6 +102,7 @@ RESPONSES = Endpoint(
 MESSAGES = Endpoint(
     "/v1/messages",
     end=b"event: message_stop\n",
+    sign_of_life=b'event: ping\ndata: {"type": "ping"}\n\n',
     error_body=_anthropic_error,
     error_event=b"event: error\ndata: ",
 )

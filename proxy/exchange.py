@@ -1,8 +1,9 @@
 """One client request from its headers to the last byte of its answer.
 
-Until the consumer's first chunk every failure becomes an HTTP status, or one more try on another instance. After it a
-failure becomes an SSE `error` event, and the stream ends without its last event. However the request ends (answered,
-failed, client gone, proxy stopped), `close` settles both legs, counts it and writes its one log line.
+Until the consumer's first chunk every failure becomes an HTTP status, or one more try on another instance. After it
+(or after a sign of life, where that had to go out before it) a failure becomes an SSE `error` event, and the stream
+ends without its last event. However the request ends (answered, failed, client gone, proxy stopped), `close` settles
+both legs, counts it and writes its one log line.
 """
 
 import asyncio
@@ -67,6 +68,9 @@ class Exchange:
         self._prompt: Prompt | None = None
         self._ticket: Ticket | None = None
         self._answer: Answer | None = None
+        self._give_sign: Callable[[bytes], None] | None = None
+        self._waiting_since: float | None = None  # for a stream's first token
+        self._sign_given_at = 0.0
         self._events = 0
         self._bytes = 0
         self._abort: ProxyError | None = None
@@ -84,11 +88,23 @@ class Exchange:
         """In the running loop's time: a client that has not taken its answer until then is left."""
         return self._deadlines.total.at + LAST_WORDS_S
 
-    async def answer(self, read_body: Callable[[], Awaitable[bytes]]) -> Answer:
+    @property
+    def silent_since(self) -> float | None:
+        since = self._waiting_since if self._answer is None else self._answer.waiting_since
+        return None if since is None else max(since, self._sign_given_at)
+
+    def give_sign(self) -> None:
+        if self._give_sign is not None:
+            self._sign_given_at = self._gateway.loop.time()
+            self._give_sign(self._endpoint.sign_of_life)
+
+    async def answer(self, read_body: Callable[[], Awaitable[bytes]], give_sign: Callable[[bytes], None]) -> Answer:
         """Both legs for the client's body; returns when the consumer's first chunk is here.
 
+        Args: give_sign: writes something that clients skip, and before it a stream's head if none is out yet.
         Raises: ProxyError: what the client is to be told instead.
         """
+        self._give_sign = give_sign
         try:
             if self._gateway.draining:
                 raise ShuttingDown
@@ -172,6 +188,8 @@ class Exchange:
         request = CompletionRequest(raw, self._endpoint)
         self._model = request.model
         self._facts.stream, self._facts.parameter = request.stream, request.unsplittable
+        if request.stream and self._endpoint.both_legs:
+            self._waiting_since = gateway.loop.time()
         bound_sequences(request.body, gateway.settings.proxy_max_prompts)
         path, estimate = self._endpoint.path, gateway.estimate
         self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))

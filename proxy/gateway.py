@@ -10,6 +10,7 @@ from proxy.discovery import Discovery
 from proxy.dispatch import Demand, Policy, Route
 from proxy.errors import NoInstance, ProxyError, ShuttingDown
 from proxy.fleet import Fleet, View
+from proxy.http.signs_of_life import SignsOfLife, Silent
 from proxy.legs import Legs
 from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
@@ -22,7 +23,7 @@ from proxy.verdict.question import Questions
 from stack.instances import Instance
 
 
-class Abortable(Protocol):
+class BeingServed(Silent, Protocol):
     def abort(self, error: ProxyError) -> None: ...
 
 
@@ -53,7 +54,8 @@ class Gateway:
         self.legs = Legs(settings)
         self.metrics = Metrics(self.fleet, self.breakers, self.admission)
         self.tracing = Tracing(settings)
-        self.being_served: set[Abortable] = set()
+        self.being_served: set[BeingServed] = set()
+        self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)
         self.draining = False
         self._prefills: dict[str, Prefills] = {}
 
@@ -120,5 +122,6 @@ async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> A
     try:
         yield gateway
     finally:
+        gateway.signs.close()
         await discovery.stop()
         await gateway.close()

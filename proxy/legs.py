@@ -103,6 +103,11 @@ class Answer:
         return self.is_stream and ERROR_EVENT in self._earlier + self._last
 
     @property
+    def waiting_since(self) -> float | None:
+        """In the loop's time: since when `next_events` has been waiting; None while it does not."""
+        return self._waiting_since
+
+    @property
     def at_end(self) -> bool:
         """Whether all of it has arrived and been taken: `next_events` then says at once whether it is whole."""
         return self._response.content.at_eof()

@@ -7,6 +7,7 @@
 - The number of connections has a bound. Beyond it the one that has been without a complete request for longest makes
   room, so that a thousand silent or slow clients do not keep a busy one out; if all are being served: 503.
 - One request may be sent ahead while another is answered; a connection with more ends with the last of those two.
+- A client that ends its side of the connection after its request gets its answer; one that has left is found out.
 - `Upgrade` is ignored, as RFC 9110 allows. httptools drops the body of such a request, and Java's HttpClient asks every
   server for HTTP/2 that way.
 """
@@ -33,6 +34,9 @@ from proxy.errors import (
     code,
     http_error,
 )
+from proxy.http.cors import Cors
+from proxy.http.half_closed import Probes
+from proxy.http.http10 import answer_without_chunks
 from proxy.request_id import taken_or_made
 from proxy.socket_limits import SocketLimits
 
@@ -51,28 +55,33 @@ log = structlog.get_logger()
 class Sockets:
     """What the connections of one process share; `incomplete`, oldest first: those that owe a complete request."""
 
-    def __init__(self, limits: SocketLimits) -> None:
+    def __init__(self, limits: SocketLimits, cors: Cors) -> None:
         self.limits = limits
+        self.cors = cors
         self.incomplete: dict[LimitedProtocol, None] = {}
         self.buffered_bytes = 0
 
 
-def limited_protocol(limits: SocketLimits) -> Any:
+def limited_protocol(limits: SocketLimits, cors: Cors) -> Any:
     """For `uvicorn.Config(http=…)`; can be pickled, as uvicorn does for its workers."""
-    return partial(LimitedProtocol, Sockets(limits))
+    return partial(LimitedProtocol, Sockets(limits, cors))
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """in_body: the newest request's is still to come. when_lost: called when the client has left, until it is unset."""
+    """in_body: the newest request's is still to come. when_lost: called when the client has left, until it is unset;
+    give_sign: writes something between the pieces of an answer that is under way, while it is set.
+    """
 
     def __init__(self, sockets: Sockets, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.lost = False
         self.in_body = False
         self.when_lost: Callable[[], object] | None = None
+        self.give_sign: Callable[[], object] | None = None
         self._sockets = sockets
         self._limits = sockets.limits
         self._head_timer: asyncio.TimerHandle | None = None
+        self._probes: Probes | None = None  # once the client has ended its side of the connection
         self._head_began = False
         self._head_bytes = 0
         self._steps = 0  # heads, pieces of bodies and messages that have come to an end
@@ -98,12 +107,30 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._deaf = True
         self._stop_head_timer()
+        if self._probes is not None:
+            self._probes.stop()
         self._unset_keepalive_if_required()
         self._sockets.incomplete.pop(self, None)
         self._release_body()
         self.lost = True
         if self.when_lost is not None:
             self.when_lost()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the client can still be written to: it has sent its last byte, and may wait for its answer."""
+        if self.cycle is None or self.cycle.response_complete or self.in_body:
+            return False
+        self.cycle.keep_alive = False
+        self._probes = Probes(self.loop, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._answer_side.begun:
+            self._answer_side.send_ahead()
+        elif self.give_sign is not None:
+            self.give_sign()
 
     def make_room(self) -> None:
         """Another connection needs this one's place."""
@@ -159,6 +186,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         super().on_headers_complete()
         self.cycle.transport = self._answer_side  # type: ignore[assignment]
+        if (origin := dict(self.headers).get(b"origin")) is not None:
+            self.cycle.default_headers = [*self.cycle.default_headers, *self._sockets.cors.headers(origin)]
+        if self.scope["http_version"] == "1.0":
+            answer_without_chunks(self.cycle, self.parser.should_keep_alive())
         self._head_began = False
         self.in_body = True
         self._steps += 1
@@ -208,7 +239,8 @@ class LimitedProtocol(HttpToolsProtocol):
             # The parser takes what follows for another protocol: it is shown the same head once more, without Upgrade.
             self._upgrading = False
             headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-            head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, headers)
+            version = self.parser.get_http_version().encode()
+            head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, headers)
             self.parser = parser = httptools.HttpRequestParser(self)
             parser.feed_data(head + data[upgrade.args[0] :])
 
@@ -248,14 +280,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _answer(self, error: ProxyError) -> None:
         REFUSED.labels(code(error)).inc()
-        given = dict(self.headers).get(b"x-request-id", b"") if self._head_began or self.in_body else b""
-        request_id = taken_or_made(given.decode("latin-1"))
+        given = dict(self.headers) if self._head_began or self.in_body else {}
+        request_id = taken_or_made(given.get(b"x-request-id", b"").decode("latin-1"))
         log.info("refused at the socket", request_id=request_id, client=self.client, code=code(error), error=str(error))
         refusal = http_error(error)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
         headers["X-Request-Id"] = request_id
-        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items())
-        self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + refusal.body)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items()).encode()
+        lines += b"".join(b"%s: %s\r\n" % header for header in self._sockets.cors.headers(given.get(b"origin")))
+        self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + refusal.body)
 
     def _close_after_answer(self) -> None:
         if self.in_body and not self.pipeline:

@@ -106,7 +106,8 @@ def application() -> Quart:
 def uvicorn_config(app: Any, settings: ProxySettings, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=limited_protocol(_socket_limits(settings)),
+        http=limited_protocol(_socket_limits(settings), settings.cors),
+        headers=settings.cors.always,
         ws="none",
         lifespan="on",
         log_config=None,

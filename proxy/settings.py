@@ -4,13 +4,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from proxy.access import ClientKeys, read_client_keys
 from proxy.dispatch import NoProducer
+from proxy.http.cors import ANY, Cors
 from stack import etcd
 from stack.addresses import ListenHost
 from stack.environment import Settings
+
+
+def _cors_origins(value: str) -> str:
+    Cors(value)
+    return value
+
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -23,6 +30,8 @@ class ProxySettings(Settings):
 
     proxy_api_keys: SecretStr | None = None
     proxy_api_keys_file: Path | None = None
+
+    proxy_cors_origins: Annotated[str, AfterValidator(_cors_origins)] = ANY
 
     bind_address: ListenHost = "127.0.0.1"
     # In a container the proxy listens on every address of the container while compose publishes BIND_ADDRESS.
@@ -38,6 +47,9 @@ class ProxySettings(Settings):
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
     proxy_token_timeout_s: Seconds = 60.0
     proxy_request_timeout_s: Seconds = 3600.0
+    # Well below the minute after which load balancers end a silent connection, and long enough for most failures to be
+    # known, which until then have a status of their own. 0: never.
+    proxy_stream_keepalive_s: float = Field(20.0, ge=0)
     proxy_shutdown_grace_s: Seconds = 30.0
     proxy_breaker_failures: int = Field(3, ge=1)
     proxy_breaker_cooldown_s: Seconds = 5.0
@@ -52,7 +64,10 @@ class ProxySettings(Settings):
     # Clients that are served or wait, and some that keep a connection. The rest of 512 MB is for bodies: Python needs a
     # few times their size while it reads them.
     proxy_max_connections: int = Field(4096, ge=1)
-    proxy_idle_timeout_s: Seconds = 75.0  # longer than common clients', so that it is not the server that closes
+    # Longer than the pools of clients keep a connection, so that it is not the server that closes one just when a
+    # request is under way: Go and reqwest 90 s, LiteLLM 120 s, Apache's HttpClient 180 s, OkHttp 300 s. A header
+    # `Keep-Alive` would not do: of these only Apache's looks at it.
+    proxy_idle_timeout_s: Seconds = 330.0
     proxy_max_head_bytes: int = Field(64 * 1024, ge=1024)
     proxy_head_timeout_s: Seconds = 20.0
     proxy_max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
@@ -78,6 +93,10 @@ class ProxySettings(Settings):
             expected = f"expected at least PROXY_MAX_BODY_BYTES={self.proxy_max_body_bytes}"
             raise ValueError(f"PROXY_MAX_BUFFERED_BYTES={self.proxy_max_buffered_bytes}: {expected}")
         return self
+
+    @cached_property
+    def cors(self) -> Cors:
+        return Cors(self.proxy_cors_origins)
 
     @property
     def host(self) -> str:

@@ -59,3 +59,19 @@ def test_a_head_without_a_body_is_written_at_the_end() -> None:
     transport, side = started(b"HTTP/1.1 200 OK\r\n\r\n")
     side.close()
     assert (transport.writes, transport.closed) == ([b"HTTP/1.1 200 OK\r\n\r\n"], True)
+
+
+def test_what_was_sent_ahead_is_not_sent_again() -> None:
+    transport, side = started()
+    for _ in range(20):  # more than is the same for every answer
+        side.send_ahead()
+    side.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    side.send_ahead()
+    side.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    side.send_ahead()  # its head is there
+    side.write(b"one")
+    side.completed()
+    side.write(b"HTTP/1.1 404 Not Found\r\n\r\n")
+    side.completed()
+    said = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\noneHTTP/1.1 404 Not Found\r\n\r\n"
+    assert b"".join(transport.writes) == said

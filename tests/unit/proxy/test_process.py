@@ -20,6 +20,7 @@ from proxy.server import _listen
 from stack import etcd
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.conftest import without_comment
+from tests.unit.proxy.http.raw import post, split
 from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, replies, streams, token
 
 REPOSITORY = Path(__file__).parents[3]
@@ -173,6 +174,31 @@ async def test_sigterm_lets_a_stream_finish(
         assert without_comment(seen) == token(" city") + token(" of") + DONE
         status, _ = await proxy.ended()
     assert status == 0
+
+
+async def test_who_sends_no_more_gets_its_answer_and_who_has_left_none(
+    etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
+) -> None:
+    more = asyncio.Event()
+    consumer.script = streams(token(" city"), more, token(" of"), DONE)
+    async with proxy_process(etcd_server, producer, consumer) as proxy:
+        port = int(proxy.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(STREAM, version="1.0"))
+        writer.write_eof()
+        seen = await asyncio.wait_for(reader.readuntil(token(" city")), PATIENCE_S)
+        more.set()
+        seen += await asyncio.wait_for(reader.read(), PATIENCE_S)
+        writer.close()
+        _, _, events = split(seen)
+        assert without_comment(events).replace(b": alive\n\n", b"") == token(" city") + token(" of") + DONE
+
+        consumer.script = streams(token(" city"), asyncio.Event())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(STREAM))
+        await asyncio.wait_for(reader.readuntil(b" city"), PATIENCE_S)
+        writer.close()
+        await asyncio.wait_for(consumer.cancelled.wait(), PATIENCE_S)
 
 
 async def test_the_grace_ends_with_an_error_event(

@@ -47,6 +47,16 @@ def test_where_it_listens(variables: dict[str, str], host: str, monkeypatch: pyt
     assert load(ProxySettings).host == host
 
 
+@pytest.mark.parametrize(
+    ("client", "keeps_s"), [("Go", 90), ("LiteLLM", 120), ("Apache's HttpClient", 180), ("OkHttp", 300)]
+)
+def test_it_is_the_client_who_closes_an_idle_connection(
+    client: str, keeps_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROXY_IDLE_TIMEOUT_S", raising=False)
+    assert load(ProxySettings).proxy_idle_timeout_s > keeps_s, client
+
+
 def test_the_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     assert "secret" not in repr(load(ProxySettings))
