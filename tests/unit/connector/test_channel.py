@@ -284,13 +284,18 @@ def test_a_peer_with_another_key_is_reported_as_gone(listen: Listen) -> None:
     until(lambda: (stranger.address, True) in one.lost)
 
 
+def _has_accepted(channel: Channel, address: str) -> bool:
+    peers = channel._peers
+    return peers is not None and address in peers._peers and peers._peers[address].accepted
+
+
 def test_a_connection_that_breaks_and_is_mended_is_reported_to_its_end_and_loses_nobody(listen: Listen) -> None:
     one = listen()
     two = Channel("127.0.0.1", 0, KEY)
     port = int(two.address.rpartition(":")[2])
     two.serve(lambda _: None, lambda: None, lambda *_: None, lambda _: None)
     one.channel.send(two.address, Cancelled("t0", 0))
-    until(lambda: one.channel._peers is not None and one.channel._peers._peers[two.address].accepted)
+    until(lambda: _has_accepted(one.channel, two.address))
     assert one.back == []
     two.close()
     heard: list[Message] = []
