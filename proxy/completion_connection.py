@@ -16,6 +16,8 @@ from proxy.endpoints import ENDPOINTS, Endpoint
 from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
 from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
 from proxy.gateway import Gateway
+from proxy.http.content_coding import codings_of, decoded
+from proxy.http.content_type import require_json
 from proxy.limits import CONNECTION, LimitedProtocol
 from proxy.request_id import taken_or_made
 
@@ -48,12 +50,15 @@ class CompletionConnection(ASGIHTTPConnection):
         task = asyncio.current_task(gateway.loop)
         if task is None:
             raise RuntimeError("a request is answered by a task")
-        request_id = taken_or_made(headers.get("x-request-id", ""))
-        exchange = Exchange(gateway, endpoint, request_id, headers, task)
+        exchange = Exchange(gateway, endpoint, taken_or_made(headers.get("x-request-id", "")), headers, task)
 
         async def whole_body() -> bytes:
+            require_json(headers.get("content-type"))
+            codings = codings_of(self.scope["headers"]) if "content-encoding" in headers else ()
             body = await self._body(connection, headers, receive)
             connection.when_lost = task.cancel
+            if codings:
+                body = await decoded(body, codings, self.app.config["MAX_CONTENT_LENGTH"], connection.hold)
             return body
 
         async def write(events: bytes, more: bool) -> None:
@@ -65,18 +70,18 @@ class CompletionConnection(ASGIHTTPConnection):
             except ProxyError as error:
                 refusal = http_error(error)
                 exchange.close(refusal.status, code(error), error)
-                more = {**exchange.headers, **refusal.headers, "X-Request-Id": request_id}
+                more = {**exchange.headers, **refusal.headers, "X-Request-Id": exchange.request_id}
                 await _send_whole(send, refusal.status, JSON, more.items(), endpoint.error_body(refusal.body))
                 return
             except _ClientLeftEarly:
                 return
             except Exception as error:
                 exchange.close(500, "internal_error")
-                log.error("internal error", request_id=request_id, path=endpoint.path, exc_info=error)
+                log.error("internal error", request_id=exchange.request_id, path=endpoint.path, exc_info=error)
                 body = endpoint.error_body(error_body(500, DEFECT, "internal_error"))
-                await _send_whole(send, 500, JSON, [("X-Request-Id", request_id)], body)
+                await _send_whole(send, 500, JSON, [("X-Request-Id", exchange.request_id)], body)
                 return
-            shown = {**exchange.headers, "X-Request-Id": request_id}
+            shown = {**exchange.headers, "X-Request-Id": exchange.request_id}
             if not answer.is_stream:
                 exchange.close(answer.status, OK)
                 await _send_whole(send, answer.status, answer.content_type, shown.items(), answer.first)
@@ -116,7 +121,7 @@ async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: 
     """Raises: BodyTooLarge: before it is read, when it says so itself; _ClientLeftEarly."""
     declared = headers.get("content-length", "")
     if most is not None and declared.isdecimal() and int(declared) > most:
-        raise _too_large(most)
+        raise BodyTooLarge(most)
     body = bytearray()
     while True:
         message = await receive()
@@ -125,14 +130,10 @@ async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: 
         piece = message["body"]
         if most is not None and len(body) + len(piece) > most:
             body.clear()  # the error's traceback refers to it
-            raise _too_large(most)
+            raise BodyTooLarge(most)
         if not message["more_body"]:
             return bytes(body + piece) if body else piece
         body += piece
-
-
-def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {most} bytes.")
 
 
 async def _send_head(

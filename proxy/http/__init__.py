@@ -1,0 +1,1 @@
+"""HTTP as clients of all kinds speak it, beyond what uvicorn does by itself."""
