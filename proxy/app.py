@@ -75,7 +75,9 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
         if isinstance(error, NotFound):
             bare = without_slashes(request.scope["path"], request.query_string, app.url_map)
             if bare is not None:
-                return Response(b"", 307, {"Location": bare})
+                redirect = Response(b"", 307, {"Location": bare})
+                del redirect.headers["Content-Type"]
+                return redirect
         status = error.code or 500
         name = error.name.lower().replace(" ", "_")
         what = f"{request.method} {request.path}: {error.name}."

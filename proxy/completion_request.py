@@ -80,8 +80,15 @@ def _model(body: dict[str, Any]) -> str | None:
 
 
 def _request_id(body: dict[str, Any], endpoint: Endpoint) -> str | None:
+    """Raises: BadRequest: half of a surrogate pair is in it, with which vLLM fails when it writes its answer."""
     given = body.get("request_id") if endpoint.takes_request_id else None
-    return given if isinstance(given, str) else None
+    if not isinstance(given, str):
+        return None
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"'request_id' is not valid Unicode: {error.reason}.", "request_id") from error
+    return given
 
 
 def _refuse_transfer_parameters(body: dict[str, Any]) -> None:

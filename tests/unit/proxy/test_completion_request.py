@@ -193,6 +193,13 @@ def test_what_is_the_proxys_own_is_refused(endpoint: Endpoint, given: dict[str, 
     assert refusal.value.param == parameter
 
 
+def test_a_request_id_that_no_answer_can_hold_is_refused() -> None:
+    with pytest.raises(BadRequest, match="'request_id' is not valid Unicode: surrogates not allowed") as refusal:
+        request(CHAT, request_id="a\ud83d")
+    assert refusal.value.param == "request_id"
+    assert request(MESSAGES, request_id="a\ud83d").request_id is None
+
+
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"[]", b"1", b"\xff{}", b"[" * 100_000, '{"model": "m"}'.encode("utf-16")[:-1]]
 )
