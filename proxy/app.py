@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator
 
 import structlog
 from quart import Quart, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from proxy.completion_connection import CompletionConnection
 from proxy.discovery import Discovery
 from proxy.endpoints import ENDPOINTS
 from proxy.errors import DEFECT, Unauthorized, error_body, http_error
 from proxy.gateway import Follow, Gateway, open_gateway
+from proxy.http.slashes import without_slashes
 from proxy.request_id import taken_or_made
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
@@ -33,6 +34,7 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["cors"] = settings.cors
+    app.url_map.merge_slashes = False  # or it answers `/v1//models` with a redirect, where vLLM knows no such path
 
     @app.while_serving
     async def lifespan() -> AsyncGenerator[None, None]:
@@ -47,6 +49,11 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     @app.before_request
     async def take_or_make_request_id() -> None:
         g.request_id = taken_or_made(request.headers.get("X-Request-Id", ""))
+
+    @app.before_request
+    async def know_no_path_with_two_slashes_first() -> None:
+        if request.scope["path"].startswith("//"):  # Werkzeug leaves all but one out
+            raise NotFound
 
     @app.before_request
     async def ask_for_the_key() -> Response | None:
@@ -66,10 +73,18 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
 
     @app.errorhandler(HTTPException)
     async def refused_by_quart(error: HTTPException) -> Response:
+        if isinstance(error, NotFound):
+            bare = without_slashes(request.scope["path"], request.query_string, app.url_map)
+            if bare is not None:
+                redirect = Response(b"", 307, {"Location": bare})
+                del redirect.headers["Content-Type"]
+                return redirect
         status = error.code or 500
         name = error.name.lower().replace(" ", "_")
         what = f"{request.method} {request.path}: {error.name}."
-        return Response(error_body(status, what, name), status, mimetype="application/json")
+        allowed = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+        headers = {"Allow": ", ".join(sorted(allowed))} if allowed else {}
+        return Response(error_body(status, what, name), status, headers, mimetype="application/json")
 
     @app.errorhandler(Exception)
     async def broken(error: Exception) -> Response:

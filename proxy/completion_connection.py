@@ -17,6 +17,8 @@ from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, er
 from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
 from proxy.gateway import Gateway
 from proxy.http.answers import JSON, TEXT, CompletionAnswer, send_whole
+from proxy.http.content_coding import codings_of, decoded
+from proxy.http.content_type import require_json
 from proxy.http.cors import Cors
 from proxy.limits import CONNECTION, LimitedProtocol
 from proxy.request_id import taken_or_made
@@ -56,15 +58,18 @@ class CompletionConnection(ASGIHTTPConnection):
         task = asyncio.current_task(gateway.loop)
         if task is None:
             raise RuntimeError("a request is answered by a task")
-        request_id = taken_or_made(headers.get("x-request-id", ""))
-        exchange = Exchange(gateway, endpoint, request_id, headers, task)
+        exchange = Exchange(gateway, endpoint, taken_or_made(headers.get("x-request-id", "")), headers, task)
 
         async def whole_body() -> bytes:
+            require_json(headers.get("content-type"))
+            codings = codings_of(self.scope["headers"]) if "content-encoding" in headers else ()
             body = await self._body(connection, headers, receive)
             connection.when_lost = task.cancel
+            if codings:
+                body = await decoded(body, codings, self.app.config["MAX_CONTENT_LENGTH"], connection.hold)
             return body
 
-        shown = CompletionAnswer(connection.flow, send, request_id)
+        shown = CompletionAnswer(connection.flow, send, lambda: exchange.request_id)
         try:
             try:
                 answer = await exchange.answer(whole_body, shown.give_sign)
@@ -79,7 +84,7 @@ class CompletionConnection(ASGIHTTPConnection):
                 return
             except Exception as error:
                 exchange.close(shown.status(500), "internal_error")
-                log.error("internal error", request_id=request_id, path=endpoint.path, exc_info=error)
+                log.error("internal error", request_id=exchange.request_id, path=endpoint.path, exc_info=error)
                 defect = error_body(500, DEFECT, "internal_error")
                 await shown.whole(500, JSON, (), endpoint.error_body(defect), lambda: endpoint.failed(defect))
                 return
@@ -125,7 +130,7 @@ async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: 
     """Raises: BodyTooLarge: before it is read, when it says so itself; _ClientLeftEarly."""
     declared = headers.get("content-length", "")
     if most is not None and declared.isdecimal() and int(declared) > most:
-        raise _too_large(most)
+        raise BodyTooLarge(most)
     body = bytearray()
     while True:
         message = await receive()
@@ -134,11 +139,7 @@ async def _read(receive: ASGIReceiveCallable, headers: Mapping[str, str], most: 
         piece = message["body"]
         if most is not None and len(body) + len(piece) > most:
             body.clear()  # the error's traceback refers to it
-            raise _too_large(most)
+            raise BodyTooLarge(most)
         if not message["more_body"]:
             return bytes(body + piece) if body else piece
         body += piece
-
-
-def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {most} bytes.")

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.endpoints import CHAT, MESSAGES, Endpoint
 from proxy.errors import BadRequest
-from proxy.json_body import parse_object
+from proxy.json_body import in_utf8, parse_object
 from stack.instances import Instance
 
 # Tools that the client runs. vLLM runs others itself and goes on, with a second request to the engine.
@@ -28,15 +28,19 @@ MAX_MODEL_CHARACTERS = 1024  # it is repeated in the answer and in the log
 class CompletionRequest:
     """One request; what is wrong with it beyond what the proxy itself needs is left to vLLM to say.
 
-    body: the parsed JSON object. model: what to look for among the served ones. stream: whether events are expected.
+    body: the parsed JSON object. model: what to look for among the served ones, None for the one that vLLM serves when
+    none is named. request_id: what vLLM would call it unless a header says otherwise. stream: whether events are
+    expected.
     output_limit: the most tokens that the client wants, None when it leaves that to vLLM.
     unsplittable: the parameter that one transfer cannot serve, None for a request that can be disaggregated.
     Raises: BadRequest: with the name of the parameter, for what no instance should be bothered with.
     """
 
     def __init__(self, raw: bytes, endpoint: Endpoint) -> None:
+        raw = in_utf8(raw)
         self.body = parse_object(raw)
         self.model = _model(self.body)
+        self.request_id = _request_id(self.body, endpoint)
         _refuse_transfer_parameters(self.body)
         self.stream = _true(self.body.get("stream"))
         self.output_limit = _output_limit(self.body, endpoint)
@@ -61,19 +65,30 @@ class CompletionRequest:
         return self._raw
 
     def _with(self, members: dict[str, Any]) -> bytes:
-        """The body is an object with at least one member: the model."""
-        return self._raw[:-1] + b", " + orjson.dumps(members)[1:]
+        return self._raw[:-1] + (b", " if self.body else b"") + orjson.dumps(members)[1:]
 
 
-def _model(body: dict[str, Any]) -> str:
+def _model(body: dict[str, Any]) -> str | None:
     model = body.get("model")
     if model is None or model == "":
-        raise BadRequest("Missing required parameter: 'model'.", "model")
+        return None
     if not isinstance(model, str):
         raise BadRequest("'model' must be a string.", "model")
     if len(model) > MAX_MODEL_CHARACTERS:
         raise BadRequest(f"'model' has {len(model)} characters: expected at most {MAX_MODEL_CHARACTERS}.", "model")
     return model
+
+
+def _request_id(body: dict[str, Any], endpoint: Endpoint) -> str | None:
+    """Raises: BadRequest: half of a surrogate pair is in it, with which vLLM fails when it writes its answer."""
+    given = body.get("request_id") if endpoint.takes_request_id else None
+    if not isinstance(given, str):
+        return None
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"'request_id' is not valid Unicode: {error.reason}.", "request_id") from error
+    return given
 
 
 def _refuse_transfer_parameters(body: dict[str, Any]) -> None:

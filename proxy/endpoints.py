@@ -31,6 +31,7 @@ class Endpoint:
     preamble: names of the events that vLLM sends before the first token, when nothing is certain yet.
     end: how the last event of a whole stream begins.
     sign_of_life: what a stream's client skips, for when nothing else is to be sent.
+    takes_request_id: whether vLLM takes an id from the body's `request_id` where no header gives one.
     error_body: turns an error of the proxy's own from OpenAI's form into the API's; error_event: its head in a stream.
     """
 
@@ -41,6 +42,7 @@ class Endpoint:
     preamble: frozenset[bytes] = frozenset()
     end: bytes = b"data: [DONE]"
     sign_of_life: bytes = b": alive\n\n"
+    takes_request_id: bool = False
     error_body: Callable[[bytes], bytes] = _as_it_is
     error_event: bytes = b"data: "
 
@@ -79,11 +81,13 @@ _TEXT_OUTPUT = {"stream_options": None, "min_tokens": 0, "structured_outputs": N
 
 COMPLETIONS = Endpoint(
     "/v1/completions",
+    takes_request_id=True,
     output_only={**_TEXT_OUTPUT, "echo": False, "logprobs": None, "logprob_token_ids": None},
 )
 CHAT = Endpoint(
     "/v1/chat/completions",
     limits=("max_completion_tokens", "max_tokens"),
+    takes_request_id=True,
     output_only={
         **_TEXT_OUTPUT,
         "logprobs": False,
@@ -95,6 +99,7 @@ CHAT = Endpoint(
 RESPONSES = Endpoint(
     "/v1/responses",
     limits=("max_output_tokens",),
+    takes_request_id=True,
     output_only={"include": None, "top_logprobs": 0, "structured_outputs": None, "enable_response_messages": False},
     preamble=frozenset({b"response.created", b"response.in_progress"}),
     end=b"event: response.completed\n",

@@ -9,6 +9,7 @@ ProxyError
 │   ├── HeadTooSlow
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
+│   ├── UnsupportedCoding     the body is compressed in a way that is not known here
 │   └── RejectedByInstance    a leg's own 4xx, or 501: its status and its body are the client's answer
 ├── Wait                      the same request can work a little later
 │   ├── NoInstance            neither a pair nor an aggregated instance for the model
@@ -77,11 +78,18 @@ class HeadTooSlow(RequestRefused):
 
 
 class BodyTooLarge(RequestRefused):
-    pass
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is larger than {limit} bytes.")
 
 
 class BodyTooSlow(RequestRefused):
     pass
+
+
+class UnsupportedCoding(RequestRefused):
+    def __init__(self, header: str, known: Collection[str]) -> None:
+        self.known = ", ".join(known)
+        super().__init__(f"Content-Encoding: {header[:100]!r}: expected {self.known} or identity.")
 
 
 class RejectedByInstance(RequestRefused):
@@ -215,6 +223,7 @@ _STATUS: dict[type[ProxyError], tuple[int, str]] = {
     HeadTooSlow: (408, "request_timeout"),
     BodyTooSlow: (408, "request_timeout"),
     BodyTooLarge: (413, "request_too_large"),
+    UnsupportedCoding: (415, "unsupported_content_encoding"),
     HeadTooLarge: (431, "headers_too_large"),
     TooBusy: (429, "overloaded"),
     SloUnreachable: (429, "slo_unreachable"),
@@ -249,6 +258,8 @@ def http_error(error: ProxyError) -> HttpError:
 def _headers(error: ProxyError) -> dict[str, str]:
     if isinstance(error, Wait):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, UnsupportedCoding):
+        return {"Accept-Encoding": error.known}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
 
 

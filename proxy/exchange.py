@@ -34,6 +34,7 @@ from proxy.json_body import bound_sequences
 from proxy.legs import Answer, Deadline
 from proxy.prompt import Prompt, read_prompt
 from proxy.request_facts import RequestFacts
+from proxy.request_id import fits
 
 ATTEMPTS = 2
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection first
@@ -54,11 +55,13 @@ class Exchange:
         headers: Mapping[str, str],
         task: "asyncio.Task[Any]",
     ) -> None:
-        """Args: headers: of the client, by their names in small letters; task: the one that calls this, and `close`."""
+        """Args: request_id: the client's of the headers, or a new one; headers: of the client, by their names in small
+        letters; task: the one that calls this, and `close`.
+        """
         self._gateway = gateway
         self._task = task
         self._endpoint = endpoint
-        self._request_id = request_id
+        self.request_id = request_id
         self._headers = headers
         self._span = gateway.tracing.start(f"POST {endpoint.path}", headers)
         self._facts = RequestFacts(time.monotonic())
@@ -140,7 +143,7 @@ class Exchange:
                 if unwritten:
                     await self._answer.next_events()
                 outcome = OK
-                last = self._facts.comment(request_id=self._request_id, duration_ms=self._duration_ms())
+                last = self._facts.comment(request_id=self.request_id, duration_ms=self._duration_ms())
             except ProxyError as error:
                 failure = self._abort or error
                 outcome = code(failure)
@@ -172,7 +175,7 @@ class Exchange:
         metrics = self._gateway.metrics
         metrics.in_flight.dec()
         metrics.ended(self._endpoint.path, status, outcome, self._client, time.monotonic() - self._facts.arrived_at)
-        self._span.end(self._facts, status=status, outcome=outcome, request_id=self._request_id)
+        self._span.end(self._facts, status=status, outcome=outcome, request_id=self.request_id)
         self._log(status, outcome, failure)
 
     def abort(self, error: ProxyError) -> None:
@@ -186,18 +189,19 @@ class Exchange:
     async def _try_routes(self, raw: bytes) -> Answer:
         gateway = self._gateway
         request = CompletionRequest(raw, self._endpoint)
-        self._model = request.model
+        legs_headers = self._take_id(request)
+        self._model = model = request.model or gateway.fleet.model_left_out()
         self._facts.stream, self._facts.parameter = request.stream, request.unsplittable
         if request.stream and self._endpoint.both_legs:
             self._waiting_since = gateway.loop.time()
         bound_sequences(request.body, gateway.settings.proxy_max_prompts)
         path, estimate = self._endpoint.path, gateway.estimate
-        self._prompt = prompt = read_prompt(request.body, path, estimate.bytes_per_token(request.model))
-        output = estimate.output_tokens(request.model, request.output_limit)
+        body = request.body if request.model else request.body | {"model": model}  # they share prefixes
+        self._prompt = prompt = read_prompt(body, path, estimate.bytes_per_token(model))
+        output = estimate.output_tokens(model, request.output_limit)
         splittable = request.unsplittable is None and self._endpoint.both_legs
-        demand = Demand(request.model, prompt, output, splittable)
-        headers = {**self._span.headers, "X-Request-Id": self._request_id}
-        job = Job(request, self._endpoint, prompt, headers, self._deadlines, self._task)
+        demand = Demand(model, prompt, output, splittable)
+        job = Job(request, self._endpoint, prompt, legs_headers, self._deadlines, self._task)
         self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()
         failure: LegFailed | None = None
@@ -214,13 +218,26 @@ class Exchange:
             try:
                 return await attempt.answer()
             except LegFailed as error:
-                log.warning("leg failed", request_id=self._request_id, **self._facts.dispatch, error=str(error))
+                log.warning("leg failed", request_id=self.request_id, **self._facts.dispatch, error=str(error))
                 if isinstance(error, InstanceError):
                     error.after(failure)
                 if self._facts.attempts == ATTEMPTS:
                     raise
                 failure = error
                 avoid |= attempt.failed
+
+    def _take_id(self, request: CompletionRequest) -> dict[str, str]:
+        """The id in the body counts where no header has one. Returns: the headers of both legs.
+
+        An id that cannot be in a header is in none: vLLM finds it in the body, and no header would win over it.
+        """
+        named, headers = request.request_id, dict(self._span.headers)
+        if named is not None and self._headers.get("x-request-id") != self.request_id:
+            if not fits(named):
+                return headers
+            self.request_id = named
+        headers["X-Request-Id"] = self.request_id
+        return headers
 
     async def _admitted(self, tokens: int, deadline: Deadline) -> Ticket:
         if (ticket := self._gateway.admission.enter_at_once(tokens)) is not None:
@@ -258,7 +275,7 @@ class Exchange:
         ttft = self._facts.ttft_s
         log.info(
             "request",
-            request_id=self._request_id,
+            request_id=self.request_id,
             client=self._client or None,
             endpoint=self._endpoint.path,
             model=self._model,

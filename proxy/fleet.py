@@ -7,7 +7,7 @@ from itertools import count
 
 from proxy import dispatch
 from proxy.dispatch import Demand, Load, Policy, Route
-from proxy.errors import NoInstance
+from proxy.errors import BadRequest, NoInstance
 from proxy.prefix_cache import PrefixCache
 from proxy.prompt import Prompt
 from stack.instances import Instance
@@ -42,6 +42,11 @@ class View:
     def usable(self) -> tuple[Instance, ...]:
         return tuple(instance for instance in self.instances if instance.instance_id not in self.superseded)
 
+    @cached_property
+    def base_models(self) -> tuple[str, ...]:
+        """What a request without a model gets, from each of the instances: vLLM's first name that is not an adapter."""
+        return tuple(sorted({name for instance in self.usable if (name := _base_model(instance)) is not None}))
+
 
 class Fleet:
     """Both legs of a request begin and end here, each with the tokens that its route names."""
@@ -68,6 +73,17 @@ class Fleet:
             raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
         return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
 
+    def model_left_out(self) -> str:
+        """The model of a request that names none: the only one, whatever adapters it has, or none before there is any.
+
+        Raises: BadRequest: there are several.
+        """
+        base_models = self.view.base_models
+        if len(base_models) > 1:
+            served = ", ".join(base_models)
+            raise BadRequest(f"Missing required parameter: 'model'. There are several: {served}.", "model")
+        return base_models[0] if base_models else ""
+
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding
 
@@ -93,3 +109,8 @@ class Fleet:
         """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
         if (cache := self._caches.get(instance.instance_id)) is not None:
             cache.insert(prompt.blocks)
+
+
+def _base_model(instance: Instance) -> str | None:
+    adapters = {adapter.id for adapter in instance.adapters}
+    return next((name for name in instance.served_models if name not in adapters), None)

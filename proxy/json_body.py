@@ -5,6 +5,7 @@ seconds and 800 MB. So what costs is counted before it is parsed, as bytes, insi
 what a prompt of half a million tokens has.
 """
 
+import codecs
 import json
 from typing import Any
 
@@ -12,16 +13,34 @@ from proxy.errors import BadRequest
 
 # Values, names and containers. Each bound is a fraction of a second and some ten megabytes.
 _MOST = {b",": 1_000_000, b":": 250_000, b"[": 250_000, b"{": 250_000}
+_SURROGATES = "surrogatepass"  # json.loads on bytes takes halves of surrogate pairs, and so vLLM does
+
+
+def in_utf8(raw: bytes) -> bytes:
+    """The same text without a BOM, and in UTF-8 if it came in UTF-16 or UTF-32, all of which vLLM reads: `json.loads`
+    on bytes looks for them. What goes on to it has members appended, as bytes.
+
+    Raises: BadRequest: it is not what it looks like.
+    """
+    if raw.startswith(b'{"') or (encoding := json.detect_encoding(raw)) == "utf-8":  # as nearly all do
+        return raw
+    if encoding == "utf-8-sig":
+        return raw[len(codecs.BOM_UTF8) :]
+    try:
+        return raw.decode(encoding, _SURROGATES).encode("utf-8", _SURROGATES)
+    except UnicodeError as error:
+        raise BadRequest(f"The body is not valid JSON in {encoding.upper()}: {error}.") from error
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Raises: BadRequest: not JSON, not in UTF-8, nested too deeply, too many values, or not an object."""
+    """Args: raw: in UTF-8, without a BOM.
+    Raises: BadRequest: not JSON, not in UTF-8, nested too deeply, too many values, or not an object.
+    """
     for mark, most in _MOST.items():
         if len(raw) > most and raw.count(mark) > most:
             raise BadRequest(f"The body holds more than {most} '{mark.decode()}'.")
     try:
-        # Decoded first: json.loads on bytes would accept UTF-16, to which nothing can be appended as bytes.
-        body = json.loads(raw.decode())
+        body = json.loads(raw.decode("utf-8", _SURROGATES))
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not valid JSON in UTF-8: {error}.") from error
     if not isinstance(body, dict):

@@ -206,6 +206,16 @@ class LimitedProtocol(HttpToolsProtocol):
                 raise too_busy
             largest._refuse(too_busy)
 
+    def hold(self, more: int) -> None:
+        """So many bytes were made of the body, and count as it does.
+
+        Raises: TooBusy.
+        """
+        self._buffered_bytes += more
+        self._sockets.buffered_bytes += more
+        if self._sockets.buffered_bytes > self._limits.buffered_bytes:
+            raise TooBusy("Too many large requests are being served.", RETRY_AFTER_S)
+
     def on_message_complete(self) -> None:
         if self._upgrading:
             return

@@ -16,9 +16,12 @@ Headers = Iterable[tuple[str, str]]
 
 
 class CompletionAnswer:
-    """Events or a whole answer; once a sign of life had to go out, and the head with it, only events."""
+    """Events or a whole answer; once a sign of life had to go out, and the head with it, only events.
 
-    def __init__(self, flow: FlowControl, send: ASGISendCallable, request_id: str) -> None:
+    Args: request_id: asked when the head goes out, because the body may name it.
+    """
+
+    def __init__(self, flow: FlowControl, send: ASGISendCallable, request_id: Callable[[], str]) -> None:
         self._begun = False
         self._flow = flow
         self._send = send
@@ -34,12 +37,12 @@ class CompletionAnswer:
         if self._begun:
             await self.write(as_events(), False)
         else:
-            await send_whole(self._send, status, content_type, (*headers, ("X-Request-Id", self._request_id)), body)
+            await send_whole(self._send, status, content_type, (*headers, ("X-Request-Id", self._request_id())), body)
 
     async def begin(self, content_type: str = EVENTS, headers: Headers = ()) -> None:
         if not self._begun:
             self._begun = True
-            lines = (*headers, ("X-Request-Id", self._request_id), *_UNBUFFERED)
+            lines = (*headers, ("X-Request-Id", self._request_id()), *_UNBUFFERED)
             await _send_head(self._send, 200, content_type, lines)
 
     async def write(self, events: bytes, more: bool) -> None:

@@ -77,7 +77,8 @@ async def running_proxy(view: View, **settings: Any) -> AsyncIterator[RunningPro
     serving = asyncio.create_task(server.serve([listener]))
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as client:
+        # For the bodies that tests write as bytes; aiohttp would call them something else.
+        async with aiohttp.ClientSession(timeout=timeout, headers={"Content-Type": "application/json"}) as client:
             url = f"http://127.0.0.1:{port}"
             async with client.get(url + "/health") as answer:  # the socket listens already: this waits for the start
                 assert answer.status == 200

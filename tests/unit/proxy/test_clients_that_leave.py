@@ -16,14 +16,18 @@ WHOLE = {"model": MODEL, "prompt": "San Francisco is a"}
 MEBIBYTE = 1 << 20
 
 
+def head(length: int) -> bytes:
+    lines = "POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}"
+    return "\r\n".join((*lines, "", "")).encode()
+
+
 @asynccontextmanager
 async def raw_client(stack: Stack, body: dict[str, object]) -> AsyncIterator[asyncio.StreamReader]:
     """A client that has sent its request; leaving the context closes its socket."""
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     content = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
+    writer.write(head(len(content)) + content)
     try:
         yield reader
     finally:
@@ -57,7 +61,7 @@ async def test_a_client_with_a_long_prompt_that_leaves(start_stack: StartStack) 
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     content = json.dumps(STREAM | {"prompt": "word " * 40_000}).encode()  # more than uvicorn reads ahead
-    writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+    writer.write(head(len(content)))
     await eventually(lambda: len(stack.proxy.gateway.being_served) == 1)  # it waits for the body
     writer.write(content)
     for server in (stack.producers[0], stack.consumers[0]):
@@ -82,7 +86,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body(start_stack: Start
     stack = await start_stack([prefilled()], [prefilled()])
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    writer.write(head(1000) + b"{")
     await eventually(lambda: len(stack.proxy.gateway.being_served) == 1)
     writer.transport.abort()
     await settled(stack, 499)
@@ -94,7 +98,7 @@ async def test_a_client_that_does_not_finish_its_body(start_stack: StartStack) -
     stack.proxy.app.config["BODY_TIMEOUT"] = 0.2
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    writer.write(head(1000) + b"{")
     answer = await asyncio.wait_for(reader.read(), PATIENCE_S)  # up to the end: the connection is closed
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"code": "request_timeout"' in answer

@@ -88,6 +88,52 @@ def test_every_leg_gets_the_clients_own_bytes(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_every_leg_gets_in_utf_8_what_came_in_another_encoding(encoding: str) -> None:
+    text = '{"model": "m", "prompt": "你好 🎈"} '
+    asked = CompletionRequest(text.encode(encoding), COMPLETIONS)
+    assert asked.local_body() == text.rstrip().encode()
+    assert asked.prefill_body("t").startswith(text.rstrip()[:-1].encode() + b', "stream":false')
+    assert json.loads(asked.decode_body("t", PRODUCER))["prompt"] == "你好 🎈"
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"{ \n}", b"\xef\xbb\xbf{}"])
+def test_a_body_without_members_stays_one_that_can_be_read(raw: bytes) -> None:
+    asked = CompletionRequest(raw, COMPLETIONS)
+    assert asked.model is None
+    assert json.loads(asked.prefill_body("t"))["max_tokens"] == 1
+    assert json.loads(asked.decode_body("t", PRODUCER)).keys() == {"kv_transfer_params"}
+
+
+@pytest.mark.parametrize("given", [{"model": None}, {"model": ""}])
+@pytest.mark.parametrize("endpoint", MINIMAL)
+def test_a_model_that_is_left_out_is_left_to_the_instance(endpoint: Endpoint, given: dict[str, Any]) -> None:
+    asked = request(endpoint, **given)
+    assert asked.model is None
+    assert json.loads(asked.local_body()) == MINIMAL[endpoint] | given
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "request_id"),
+    [
+        (COMPLETIONS, {"request_id": "mine"}, "mine"),
+        (CHAT, {"request_id": "mine"}, "mine"),
+        (RESPONSES, {"request_id": "mine"}, "mine"),
+        (COMPLETIONS, {"request_id": ""}, ""),
+        (COMPLETIONS, {"request_id": 5}, None),
+        (COMPLETIONS, {"request_id": None}, None),
+        (COMPLETIONS, {}, None),
+        # No field of theirs in vLLM.
+        (MESSAGES, {"request_id": "mine"}, None),
+        (TOKENIZE, {"request_id": "mine"}, None),
+    ],
+)
+def test_request_id(endpoint: Endpoint, given: dict[str, Any], request_id: str | None) -> None:
+    assert request(endpoint, **given).request_id == request_id
+
+
+@pytest.mark.parametrize(
     ("endpoint", "given", "parameter"),
     [
         (COMPLETIONS, {"n": 2}, "n"),
@@ -136,9 +182,8 @@ def test_what_one_transfer_cannot_serve_is_named(
         ({"kv_transfer_params": {"do_remote_decode": True}}, "kv_transfer_params"),
         ({"ec_transfer_params": {}}, "ec_transfer_params"),
         ({"vllm_xargs": {"kv_transfer_params": "x"}}, "kv_transfer_params"),
-        ({"model": ""}, "model"),
-        ({"model": None}, "model"),
         ({"model": ["m"]}, "model"),
+        ({"model": False}, "model"),
     ],
 )
 @pytest.mark.parametrize("endpoint", MINIMAL)
@@ -148,7 +193,16 @@ def test_what_is_the_proxys_own_is_refused(endpoint: Endpoint, given: dict[str, 
     assert refusal.value.param == parameter
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"1", b"\xff{}", b"[" * 100_000, '{"model": "m"}'.encode("utf-16")])
+def test_a_request_id_that_no_answer_can_hold_is_refused() -> None:
+    with pytest.raises(BadRequest, match="'request_id' is not valid Unicode: surrogates not allowed") as refusal:
+        request(CHAT, request_id="a\ud83d")
+    assert refusal.value.param == "request_id"
+    assert request(MESSAGES, request_id="a\ud83d").request_id is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"1", b"\xff{}", b"[" * 100_000, '{"model": "m"}'.encode("utf-16")[:-1]]
+)
 def test_what_is_not_a_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(BadRequest, match="JSON"):
         CompletionRequest(raw, COMPLETIONS)

@@ -1,11 +1,14 @@
 """What is parsed and what is not: size, depth, number of values, and how many sequences one request may be."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
-from proxy.json_body import bound_sequences, parse_object
+from proxy.json_body import bound_sequences, in_utf8, parse_object
 
 MEBIBYTE = 1024 * 1024
 
@@ -70,3 +73,29 @@ def test_sequences_of_one_request(body: dict[str, Any], param: str | None) -> No
     else:
         refused = None
     assert refused == param
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@given(
+    st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=3),
+    st.booleans(),
+    st.sampled_from(ENCODINGS),
+)
+def test_what_json_reads_from_bytes_is_read_the_same(body: dict[str, Any], escaped: bool, encoding: str) -> None:
+    raw = json.dumps(body, ensure_ascii=escaped).encode(encoding, "surrogatepass")
+    assert parse_object(in_utf8(raw)) == json.loads(raw) == body
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda piece: b'{"a": "' + piece + b'"}'))
+def test_bytes_that_are_no_json_are_refused_where_json_refuses_them(raw: bytes) -> None:
+    try:
+        expected = json.loads(raw)
+    except (ValueError, RecursionError):
+        expected = None
+    if isinstance(expected, dict):
+        assert parse_object(in_utf8(raw)) == expected
+    else:
+        with pytest.raises(BadRequest):
+            parse_object(in_utf8(raw))

@@ -9,6 +9,7 @@ from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.scripted import MODEL, prefilled
 
 GOOD: dict[str, Any] = {"model": MODEL, "prompt": "San Francisco is a"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,16 @@ CASES = [
     Case("no JSON", {"data": b"{'model'"}, 400, "invalid_request"),
     Case("empty", {"data": b""}, 400, "invalid_request"),
     Case("broken UTF-8", {"data": b'{"model": "\xff"}'}, 400, "invalid_request"),
-    Case("UTF-16", {"data": '{"model": "x"}'.encode("utf-16")}, 400, "invalid_request"),
+    Case("cut UTF-16", {"data": '{"model": "x"}'.encode("utf-16")[:-1]}, 400, "invalid_request"),
     Case("deeply nested", {"data": b"[" * 100_000}, 400, "invalid_request"),
     Case("a list", {"json": []}, 400, "invalid_request"),
-    Case("no model", {"json": {"prompt": "x"}}, 400, "invalid_request", "model"),
     Case("model is a number", {"json": {"model": 1, "prompt": "x"}}, 400, "invalid_request", "model"),
     Case("model is a book", {"json": {"model": "x" * 2000, "prompt": "x"}}, 400, "invalid_request", "model"),
     Case("unknown model", {"json": GOOD | {"model": "x"}}, 404, "model_not_found", "model"),
     Case("KV parameters", {"json": GOOD | {"kv_transfer_params": {}}}, 400, "invalid_request", "kv_transfer_params"),
     Case("too large", {"data": b" " * 5000}, 413, "request_too_large"),
+    Case("a form", {"data": {"model": MODEL}, "headers": FORM}, 400, "invalid_request"),
+    Case("text", {"json": GOOD, "headers": {"Content-Type": "text/plain"}}, 400, "invalid_request"),
     Case("unknown path", {"json": {}}, 404, "not_found", path="/v1/embeddings"),
     Case("wrong method", {}, 405, "method_not_allowed", method="GET"),
     Case("unknown model object", {}, 404, "model_not_found", "model", "/v1/models/org/x", "GET"),
