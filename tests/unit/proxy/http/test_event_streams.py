@@ -100,6 +100,15 @@ async def test_a_failure_is_a_status_at_first_and_an_event_later(late: Script, s
     assert await stack.proxy.status(PATH, json=STREAM) in (400, 502)
 
 
+async def test_a_proxy_that_shuts_down_says_so_after_a_sign_too(start_stack: StartStack) -> None:
+    stack = await start_stack([hangs()], [hangs()], proxy_stream_keepalive_s=SILENCE_S)
+    async with stack.proxy.post(PATH, json=STREAM) as answer:
+        await seen_after(answer, 1)
+        stack.proxy.gateway.abort_all()
+        rest = (await answer.read()).replace(SIGN, b"")
+    assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "shutting_down"
+
+
 async def test_another_instance_is_tried_unseen(start_stack: StartStack) -> None:
     fails, answers = asyncio.Event(), asyncio.Event()
     broken = hangs(fails, error(500, "broken"))
