@@ -60,15 +60,15 @@ async def test_tokens_are_signs_enough(start_stack: StartStack) -> None:
     async def consumer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         answer = aiohttp.web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
-        for _ in range(20):
+        for _ in range(50):
             await answer.write(token(" city"))
             await asyncio.sleep(SILENCE_S / 4)
         await answer.write(DONE)
         return answer
 
-    stack = await start_stack([prefilled()], [consumer], proxy_stream_keepalive_s=4 * SILENCE_S)
+    stack = await start_stack([prefilled()], [consumer], proxy_stream_keepalive_s=10 * SILENCE_S)
     async with stack.proxy.post(PATH, json=STREAM) as answer:
-        assert without_comment(await answer.read()) == token(" city") * 20 + DONE
+        assert without_comment(await answer.read()) == token(" city") * 50 + DONE
 
 
 @pytest.mark.parametrize(
