@@ -60,15 +60,15 @@ async def test_tokens_are_signs_enough(start_stack: StartStack) -> None:
     async def consumer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         answer = aiohttp.web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
-        for _ in range(20):
+        for _ in range(50):
             await answer.write(token(" city"))
             await asyncio.sleep(SILENCE_S / 4)
         await answer.write(DONE)
         return answer
 
-    stack = await start_stack([prefilled()], [consumer], proxy_stream_keepalive_s=4 * SILENCE_S)
+    stack = await start_stack([prefilled()], [consumer], proxy_stream_keepalive_s=10 * SILENCE_S)
     async with stack.proxy.post(PATH, json=STREAM) as answer:
-        assert without_comment(await answer.read()) == token(" city") * 20 + DONE
+        assert without_comment(await answer.read()) == token(" city") * 50 + DONE
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,15 @@ async def test_a_failure_is_a_status_at_first_and_an_event_later(late: Script, s
     assert "no such thing" in said["message"] or "broken" in said["message"]
     fails.set()  # now at once
     assert await stack.proxy.status(PATH, json=STREAM) in (400, 502)
+
+
+async def test_a_proxy_that_shuts_down_says_so_after_a_sign_too(start_stack: StartStack) -> None:
+    stack = await start_stack([hangs()], [hangs()], proxy_stream_keepalive_s=SILENCE_S)
+    async with stack.proxy.post(PATH, json=STREAM) as answer:
+        await seen_after(answer, 1)
+        stack.proxy.gateway.abort_all()
+        rest = (await answer.read()).replace(SIGN, b"")
+    assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "shutting_down"
 
 
 async def test_another_instance_is_tried_unseen(start_stack: StartStack) -> None:
