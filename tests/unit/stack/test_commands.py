@@ -1,6 +1,8 @@
 """The command line of `python -m stack`: which way it chooses, what it prints, what it removes."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +131,9 @@ def test_what_up_prints_can_be_pasted(bind_address: str, url: str) -> None:
     text = commands.farewell(StackSettings(bind_address=bind_address), 1)
 
     assert f"  API      {url}   " in text
-    assert f"curl -s {url}/v1/completions" in text
+    (command,) = [line for line in text.splitlines() if "curl" in line]
+    assert shlex.split(command.removesuffix("'{"))[:3] == ["curl", "-s", f"{url}/v1/completions"]
+    assert "[" not in re.sub("'[^']*'", "", command), "brackets mean something to a shell"
 
 
 @pytest.mark.parametrize(
