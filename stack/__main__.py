@@ -5,6 +5,7 @@ Usage: python -m stack up|down|status|logs|load|clean     (`make` calls it; see 
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ The stack is ready after {elapsed:.0f} s.
 
 Try it:
 
-  curl -s {api}/v1/completions -H "Content-Type: application/json" -d '{{
+  curl -s {completions} -H "Content-Type: application/json" -d '{{
     "model": "{model}",
     "prompt": "San Francisco is a",
     "max_tokens": 1000
@@ -41,7 +42,7 @@ SPLIT = """
 So short a prompt the decode instance computes itself. This one is split, and the headers say so: x-pd-path tells the
 way, x-pd-kv-bytes how much of the KV cache came from the prefill instance, server-timing where the time went.
 
-  curl -s -D- {api}/v1/completions -H "Content-Type: application/json" -d '{{
+  curl -s -D- {completions} -H "Content-Type: application/json" -d '{{
     "model": "{model}", "prompt": "'"$(seq -s ' ' 1 300)"'", "max_tokens": 8}}'
 """
 
@@ -72,8 +73,11 @@ def farewell(settings: StackSettings, elapsed_s: float) -> str:
     if "proxy" not in settings.stack_services:
         return PART_READY.format(elapsed=elapsed_s, services=", ".join(settings.stack_services))
     api, locust = (addresses.http_url(_shown(settings), port) for port in (settings.proxy_port, settings.locust_port))
-    split = "" if settings.is_baseline else SPLIT.format(api=api, model=settings.model_name)
-    return READY.format(elapsed=elapsed_s, api=api, locust=locust, model=settings.model_name, split=split)
+    completions = shlex.quote(api + "/v1/completions")  # brackets mean something to a shell
+    split = "" if settings.is_baseline else SPLIT.format(completions=completions, model=settings.model_name)
+    return READY.format(
+        elapsed=elapsed_s, api=api, completions=completions, locust=locust, model=settings.model_name, split=split
+    )
 
 
 def _up_with_docker(settings: StackSettings) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -154,7 +156,9 @@ def test_what_up_prints_can_be_pasted(bind_address: str, url: str) -> None:
     text = commands.farewell(StackSettings(bind_address=bind_address), 1)
 
     assert f"  API      {url}   " in text
-    assert f"curl -s {url}/v1/completions" in text
+    (command,) = [line for line in text.splitlines() if "curl" in line]
+    assert shlex.split(command.removesuffix("'{"))[:3] == ["curl", "-s", f"{url}/v1/completions"]
+    assert "[" not in re.sub("'[^']*'", "", command), "brackets mean something to a shell"
 
 
 @pytest.mark.parametrize(
