@@ -113,6 +113,8 @@ class _Reader:
             try:
                 name, alone = self._name()
                 value = self._lookup(name) if alone else self._value()
+                if "\0" in (value or ""):
+                    raise _Unreadable("expected a value without a NUL byte")
             except (_Unreadable, InterpolationError) as error:
                 self._position = self._end_of_line(start if name is None else max(self._position - 1, start))
                 yield Entry(line, name, self._text[start : self._position].strip(), problem=str(error))

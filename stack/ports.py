@@ -4,7 +4,7 @@ Replicas, ranks and control channels count from ports that a person sets, so two
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import psutil
@@ -16,6 +16,9 @@ from stack.settings import StackSettings
 
 LAST_PORT = 65535
 LOCUST_MASTER_PORT = 5557  # of compose.rdma.yaml's loadtest, on loopback
+# Where each service listens, and the control channels of the instances.
+Hosts = Mapping[str, tuple[str, ...]]
+CONTROL = "control"
 EVERYWHERE = ("0.0.0.0", "::", "")
 # Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
 STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
@@ -55,15 +58,17 @@ def to_be_used(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...
     chosen = services(settings)
     if with_docker and "compose.rdma.yaml" in settings.overlays:
         # On the host's network. Replicas do not count there, and CONTROL_PORT does not reach the containers.
-        found = [port for service in chosen for port in _of(service, settings, control_port=0, apart=0)]
+        hosts = _hosts_of_containers(settings)
+        found = [port for service in chosen for port in _of(service, hosts, control_port=0, apart=0)]
         if "loadtest" in settings.stack_services:
             found.append(Port(LOCUST_MASTER_PORT, "the load test's workers", ""))
     elif with_docker:
-        found = [
-            port for service in chosen if service.name in ("proxy", "loadtest") for port in _of_http(service, settings)
-        ]
+        hosts = _hosts_of_containers(settings)
+        published = [service for service in chosen if service.name in ("proxy", "loadtest")]
+        found = [port for service in published for port in _of_http(service, hosts)]
     else:
-        found = [port for service in chosen for port in _of(service, settings, settings.control_port)]
+        hosts = _hosts_of_processes(settings)
+        found = [port for service in chosen for port in _of(service, hosts, settings.control_port)]
     listeners = _listeners()
     return tuple(replace(port, used_by=listeners.get(port.number)) for port in found)
 
@@ -81,12 +86,12 @@ def given_twice(ports: Iterable[Port]) -> Iterator[tuple[Port, Port]]:
         seen.setdefault(port.number, []).append(port)
 
 
-def _of(service: Service, settings: StackSettings, control_port: int, apart: int = 1) -> Iterator[Port]:
-    yield from _of_http(service, settings, apart)
-    yield from _of_control(service, settings, control_port, apart)
+def _of(service: Service, hosts: Hosts, control_port: int, apart: int = 1) -> Iterator[Port]:
+    yield from _of_http(service, hosts, apart)
+    yield from _of_control(service, hosts, control_port, apart)
 
 
-def _of_http(service: Service, settings: StackSettings, apart: int = 1) -> Iterator[Port]:
+def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
     """`apart`: how many ports lie between two replicas."""
     first = service.ports[0]
     for index in range(service.replicas):
@@ -96,11 +101,11 @@ def _of_http(service: Service, settings: StackSettings, apart: int = 1) -> Itera
             service.port_variable,
             first=first,
             replicas=_replicas(service),
-            hosts=_hosts(service, settings),
+            hosts=hosts[service.name],
         )
 
 
-def _of_control(service: Service, settings: StackSettings, control_port: int, apart: int) -> Iterator[Port]:
+def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -> Iterator[Port]:
     """Of an instance's control channel, one for each of its ranks; none for a service that has no such channel."""
     role = service.environment.get("VLLM_DISTRIBUTED_KV_ROLE")
     if role is None:
@@ -121,7 +126,7 @@ def _of_control(service: Service, settings: StackSettings, control_port: int, ap
                 variable,
                 first=launcher.control_ports.start if file else control_port,
                 replicas=_replicas(service),
-                hosts=(settings.host_ip,),
+                hosts=hosts[CONTROL],
             )
 
 
@@ -133,18 +138,26 @@ def _replicas(service: Service) -> str:
     return f"{service.name.upper()}_REPLICAS" if service.replicas > 1 else ""
 
 
-def _hosts(service: Service, settings: StackSettings) -> tuple[str, ...]:
-    """Where it listens."""
-    match service.name:
-        case "etcd":
-            hosts: tuple[str, ...] = ("127.0.0.1", settings.host_ip)
-        case "proxy":
-            hosts = (os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address,)
-        case "loadtest":
-            hosts = (settings.bind_address,)
-        case _:
-            hosts = (settings.listen_host or settings.host_ip,)
-    return tuple("127.0.0.1" if host == "localhost" else host for host in hosts)
+def _hosts_of_processes(settings: StackSettings) -> Hosts:
+    instance = (_address(settings.listen_host or settings.host_ip),)
+    return {
+        "etcd": ("127.0.0.1", _address(settings.host_ip)),
+        "prefill": instance,
+        "decode": instance,
+        CONTROL: (_address(settings.host_ip),),
+        "proxy": (_address(os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address),),
+        "loadtest": (_address(settings.bind_address),),
+    }
+
+
+def _hosts_of_containers(settings: StackSettings) -> Hosts:
+    """Where their ports are published, or where they listen on the host's network."""
+    inside, outside = (_address(settings.host_ip),), (_address(settings.bind_address),)
+    return {**dict.fromkeys(("etcd", "prefill", "decode", CONTROL), inside), "proxy": outside, "loadtest": outside}
+
+
+def _address(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host
 
 
 def _listeners() -> dict[int, str]:

@@ -51,6 +51,13 @@ def test_a_value_is_what_compose_makes_of_it(content: bytes, value: str | None, 
         assert {entry.name: entry.value for entry in found}["X"] == value
 
 
+def test_a_nul_byte_is_no_value_of_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text('A="\\0000"\n')
+
+    assert [entry.problem for entry in env_file.entries(file, {})] == ["expected a value without a NUL byte"]
+
+
 def test_entries_keep_lines_that_are_no_assignment(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text("# comment\n\nMODEL=x\nwhat is this?\nexport PROXY_PORT=1\nA=${}\nB='\nMODEL=$C\n=1\n")

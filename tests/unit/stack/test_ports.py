@@ -119,6 +119,7 @@ def test_on_the_hosts_network_containers_are_like_processes_but_for_replicas() -
         (8200, "decode-0 (DECODE_PORT=8200)", "decode-1 (DECODE_PORT=8200)"),
         (13503, "decode-0's control channel (CONTROL_PORT=0)", "decode-1's control channel (CONTROL_PORT=0)"),
     ]
+    assert twice(proxy_port=2379, vllm_host_ip="10.0.0.1", compose_file=RDMA, with_docker=True) == []
     assert twice(proxy_port=5557, compose_file=RDMA, with_docker=True) == [
         (5557, "proxy (PROXY_PORT=5557)", "the load test's workers (always 5557)")
     ]
