@@ -25,7 +25,6 @@ from stack.instances import Instance
 # The instance refuses the key that the proxy sends: the stack's configuration is wrong, not the client's request.
 OUR_FAULT = frozenset({401, 403, 407})
 NOT_IMPLEMENTED = 501  # vLLM says so of a parameter
-BUSY = frozenset({429, 503})
 # It is the proxy that has no socket left.
 OUT_OF_SOCKETS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -37,7 +36,7 @@ def refusal(instance: Instance, status: int, body: bytes, retry_after: str | Non
     role, name, what = instance.role, instance.instance_id, f"answered {status}: {message(body)}"
     if status < 400 or status in OUR_FAULT:
         return InstanceError(role, name, what)
-    if status == 429 or (status in BUSY and _has_error(body)):
+    if status == 429 or (status == 503 and _has_error(body)):
         return InstanceBusy(role, name, what, status, _in_openai_form(status, body), retry_after)
     if status >= 500 and status != NOT_IMPLEMENTED:
         return InstanceError(role, name, what, status, _in_openai_form(status, body))
