@@ -26,6 +26,7 @@ async def pair(start_stack: StartStack, **settings: Any) -> Stack:
 @pytest.mark.parametrize(
     ("coding", "compressed"),
     [("gzip", gzip.compress(RAW)), ("deflate", zlib.compress(RAW)), ("zstd", zstd.compress(RAW)), ("identity", RAW)],
+    ids=["gzip", "deflate", "zstd", "identity"],
 )
 async def test_legs_get_the_plain_body(coding: str, compressed: bytes, start_stack: StartStack) -> None:
     stack = await pair(start_stack)
@@ -46,6 +47,7 @@ async def test_legs_get_the_plain_body(coding: str, compressed: bytes, start_sta
         ("gzip", gzip.compress(bytes(2 * MEBIBYTE)), 413, f"The body is larger than {MEBIBYTE} bytes."),
         ("zstd", zstd.compress(bytes(2 * MEBIBYTE)), 413, f"The body is larger than {MEBIBYTE} bytes."),
     ],
+    ids=["unknown", "no gzip", "cut off", "too large in gzip", "too large in zstd"],
 )
 async def test_what_cannot_be_read_is_refused(
     coding: str, compressed: bytes, status: int, said: str, start_stack: StartStack
