@@ -76,6 +76,8 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         *("--max-num-batched-tokens", str(settings.max_num_batched_tokens)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         "--enable-prompt-tokens-details",
+        # The launcher asks for them every LEASE_TTL_S/3, and clients ask the proxy.
+        *("--disable-access-log-for-endpoints", "/health,/v1/models"),
     ]
     if settings.has_connector:
         words += ["--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))]

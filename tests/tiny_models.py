@@ -17,6 +17,7 @@ END_OF_TEXT = 256
 VOCABULARY = 288  # a multiple of what tensor parallelism divides it by
 HIDDEN, LAYERS, HEADS, HEAD, MLP = 128, 4, 4, 32, 256
 ADAPTER_RANK = 8
+SEED = 7
 LATENT, ROPE_HEAD = 512, 64  # of MLA: the only sizes that vLLM's CPU kernels know
 
 Shape = tuple[int, ...]
@@ -40,9 +41,8 @@ class TinyModel:
             _write_safetensors(folder / "model.safetensors", dict(self._weights()))
         return folder
 
-    def write_adapter(self, parent: Path) -> Path:
+    def write_adapter(self, folder: Path, seed: int = SEED) -> Path:
         """A LoRA adapter of rank ADAPTER_RANK with which the model answers differently."""
-        folder = parent / f"{self.name}-adapter"
         folder.mkdir(parents=True)
         targets = ["q_proj", "v_proj"]
         config = {"peft_type": "LORA", "r": ADAPTER_RANK, "lora_alpha": ADAPTER_RANK, "target_modules": targets}
@@ -54,7 +54,7 @@ class TinyModel:
                 name = f"base_model.model.model.layers.{number}.self_attn.{target}"
                 shapes[f"{name}.lora_A.weight"] = (ADAPTER_RANK, inputs)
                 shapes[f"{name}.lora_B.weight"] = (outputs, ADAPTER_RANK)
-        _write_safetensors(folder / "adapter_model.safetensors", shapes)
+        _write_safetensors(folder / "adapter_model.safetensors", shapes, seed)
         return folder
 
     def _weights(self) -> Iterator[tuple[str, Shape]]:
@@ -174,11 +174,11 @@ def hybrid() -> TinyModel:
     )
 
 
-def _write_safetensors(file: Path, shapes: dict[str, Shape]) -> None:
+def _write_safetensors(file: Path, shapes: dict[str, Shape], seed: int = SEED) -> None:
     """The format is a table of contents and the bytes: no need of a library, or of torch."""
     contents: dict[str, Any] = {}
     data = array("f")
-    numbers = random.Random(7)
+    numbers = random.Random(seed)
     for name, shape in shapes.items():
         start = len(data) * data.itemsize
         if len(shape) == 1:

@@ -93,3 +93,12 @@ def test_a_large_file_is_sampled_and_not_read(tmp_path: Path) -> None:
         large.seek((1 << 40) - 1)
         large.write(b"!")
     assert digest_of(file) != before
+
+
+def test_one_value_of_an_archive_is_enough(tmp_path: Path) -> None:
+    """Its table of contents has a checksum of each tensor."""
+    tensors = {str(number): bytes(40_000) for number in range(400)}
+    one = digest_of(archive(tmp_path / "one.bin", tensors))
+    for number in ("50", "150", "250"):
+        changed = tensors | {number: bytes(20_000) + b"\1" + bytes(19_999)}
+        assert digest_of(archive(tmp_path / "other.bin", changed)) != one
