@@ -51,11 +51,6 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
         g.request_id = taken_or_made(request.headers.get("X-Request-Id", ""))
 
     @app.before_request
-    async def know_no_path_with_two_slashes_first() -> None:
-        if request.scope["path"].startswith("//"):  # Werkzeug leaves all but one out
-            raise NotFound
-
-    @app.before_request
     async def ask_for_the_key() -> Response | None:
         """Completions ask for it themselves, so that a refusal is counted and logged as their other refusals are."""
         if request.method != "POST" and request.path.startswith(KEY_NEEDED):
@@ -65,6 +60,11 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
                 refusal = http_error(error)
                 return Response(refusal.body, refusal.status, dict(refusal.headers), mimetype="application/json")
         return None
+
+    @app.before_request
+    async def know_no_path_with_two_slashes_first() -> None:
+        if request.scope["path"].startswith("//"):  # Werkzeug leaves all but one out
+            raise NotFound
 
     @app.after_request
     async def return_request_id(response: Response) -> Response:

@@ -181,8 +181,11 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+JSON = "Content-Type: application/json"
+
+
 def post(path: str, *headers: str) -> bytes:
-    return "\r\n".join((f"POST {path} HTTP/1.1", "Host: x", *headers, "", "")).encode()
+    return "\r\n".join((f"POST {path} HTTP/1.1", "Host: x", JSON, *headers, "", "")).encode()
 
 
 def chunk(data: bytes) -> bytes:
@@ -425,7 +428,7 @@ async def test_a_request_that_asks_for_an_upgrade_keeps_its_body(split: int, sta
     server = await start_server()
     client = await server.connect()
     upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
-    body = b'{"prompt": "x"}'
+    body = b'{"prompt": "x", "model": 5}'
     request = post("/v1/completions", f"Content-Length: {len(body)}", *upgrade) + body
     for _ in range(2):
         await client.send(request[:split])

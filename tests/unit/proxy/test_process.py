@@ -26,6 +26,7 @@ from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, re
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE_S = 30.0
 STREAM = {"model": MODEL, "prompt": "San Francisco is a", "stream": True}
+JSON = {"Content-Type": "application/json"}  # what the bodies are that are given as bytes
 SEEDS_BODY = """{
   "model": "SmolLM2-135M-Instruct",
   "prompt": "San Francisco is a",
@@ -87,7 +88,7 @@ async def proxy_process(
     environment |= {"ETCD_ENDPOINT": etcd_server.endpoint, "PROXY_LOCAL_PROMPT_TOKENS": "0"} | variables
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environment, stdout=PIPE)
     try:
-        async with aiohttp.ClientSession() as client:
+        async with aiohttp.ClientSession(headers=JSON) as client:
             running = ProxyProcess(f"http://127.0.0.1:{port}", process, client)
             if servers:
                 await running.ready()
@@ -239,7 +240,7 @@ async def test_two_workers_serve_one_port_and_count_together(
     async with proxy_process(etcd_server, producer, consumer, PROXY_WORKERS="2") as proxy:
         for _ in range(40):  # over a new connection each, which either worker may take
             async with (
-                aiohttp.ClientSession() as client,
+                aiohttp.ClientSession(headers=JSON) as client,
                 client.post(f"{proxy.url}/v1/completions", data=SEEDS_BODY) as answer,
             ):
                 assert answer.status in (200, 503)  # 503: that worker has not reached etcd yet
