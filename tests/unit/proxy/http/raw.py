@@ -9,8 +9,13 @@ from tests.unit.proxy.conftest import PATIENCE_S, RunningProxy
 
 def post(body: dict[str, Any], *headers: str, path: str = "/v1/completions", version: str = "1.1") -> bytes:
     content = json.dumps(body).encode()
-    lines = (f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(content)}", *headers, "", "")
-    return "\r\n".join(lines).encode() + content
+    head = (
+        f"POST {path} HTTP/{version}",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+    )
+    return "\r\n".join((*head, *headers, "", "")).encode() + content
 
 
 def get(path: str, *headers: str, method: str = "GET", version: str = "1.1") -> bytes:

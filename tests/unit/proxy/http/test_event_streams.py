@@ -97,7 +97,7 @@ async def test_a_failure_is_a_status_at_first_and_an_event_later(late: Script, s
     said = json.loads(rest.removeprefix(b"data: "))["error"]
     assert "no such thing" in said["message"] or "broken" in said["message"]
     fails.set()  # now at once
-    assert await stack.proxy.status(PATH, json=STREAM) in (400, 502)
+    assert await stack.proxy.status(PATH, json=STREAM) in (400, 500)
 
 
 async def test_a_proxy_that_shuts_down_says_so_after_a_sign_too(start_stack: StartStack) -> None:
