@@ -34,6 +34,11 @@ def movable_block_size(vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfi
     for name in UNSPLIT:
         if getattr(parallel, name) > 1:
             raise ValueError(f"{name}={getattr(parallel, name)}: KV transfer supports only 1")
+    # Inside a data-parallel engine of a dense model vLLM sets the size back to 1; what is left is the engine's id
+    # (v1/engine/core.py, run_engine_core).
+    engine_id = vllm_config.kv_transfer_config.engine_id if vllm_config.kv_transfer_config else None
+    if (engine_id or "").endswith(f"_dp{parallel.data_parallel_index}"):
+        raise ValueError(f"data_parallel_size above 1 (engine {engine_id}): KV transfer supports only 1")
     if vllm_config.speculative_config is not None:
         raise ValueError("speculative decoding is not supported together with KV transfer")
     groups = kv_cache_config.kv_cache_groups

@@ -16,6 +16,7 @@ from connector.layout import fingerprint
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from stack import addresses, etcd
 from stack.direct_http import past_proxies
+from stack.protobuf_choice import PROTOBUF_CHOICE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -126,7 +127,7 @@ def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dic
     ours = {
         *WITHOUT_EFFECT,  # vLLM reads the first as something else
         "VLLM_DISTRIBUTED_KV_ROLE",  # and warns of this one
-        etcd.PROTOBUF_CHOICE,
+        PROTOBUF_CHOICE,
     }
     variables = {name: value for name, value in inherited.items() if name not in ours}
     # vLLM may ask a hub through a proxy; Mooncake must not ask etcd through it.

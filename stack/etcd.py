@@ -14,9 +14,6 @@ from stack import addresses
 if TYPE_CHECKING:
     from stack.etcd_rpc import Etcd3Client
 
-# protobuf's variable. No process of the stack follows the shell's: the client of etcd needs one implementation, and
-# everything else is best off with protobuf's own choice.
-PROTOBUF_CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 DEFAULT_PORT = 2379
 # etcd is in the own network whatever http_proxy says. gRPC waits up to two minutes before it tries a lost connection
 # again, and lets all clients of a process share that wait: an instance would stay unregistered for so long after etcd

@@ -8,7 +8,7 @@ says: the shell's value may be meant for other programs, and ours must not reach
 import os
 import warnings
 
-from stack.etcd import PROTOBUF_CHOICE
+from stack.protobuf_choice import PROTOBUF_CHOICE
 
 _given = os.environ.get(PROTOBUF_CHOICE)
 os.environ[PROTOBUF_CHOICE] = "python"

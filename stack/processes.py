@@ -17,8 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from stack import env_file, environments, etcd, health
+from stack import env_file, environments, health
 from stack.progress import Progress
+from stack.protobuf_choice import PROTOBUF_CHOICE
 from stack.services import Service, services, shared_environment
 from stack.settings import REPOSITORY, StackSettings
 from stack.supervision import DEAD, IDLE, ProcessState, Supervisor, configuration
@@ -105,7 +106,7 @@ class Processes:
     # Starting
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name != etcd.PROTOBUF_CHOICE}
+        inherited = {name: value for name, value in os.environ.items() if name != PROTOBUF_CHOICE}
         return {**inherited, **shared_environment(self.settings)}
 
     def _start_supervisor(self, chosen: Sequence[Service]) -> None:

@@ -46,6 +46,12 @@ IDLE_LIMIT_S = 30
             "pipeline_parallel_size=2: KV transfer supports only 1",
             id="pipeline parallelism",
         ),
+        pytest.param(
+            tiny_models.grouped_query(1),
+            "--data-parallel-size 2",
+            "data_parallel_size above 1 (engine ",
+            id="data parallelism of a dense model",
+        ),
     ],
 )
 def test_at_the_start(fleet: Fleet, folder: Path, model: TinyModel, arguments: str, reason: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from stack import etcd
-from stack.etcd import PROTOBUF_CHOICE
+from stack.protobuf_choice import PROTOBUF_CHOICE
 from stack.instances import PREFIX, Adapter, Instance
 from tests.etcd_process import EtcdProcess
 from tests.real_stack import FOREIGN_VARIABLES

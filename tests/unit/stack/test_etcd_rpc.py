@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stack.etcd import PROTOBUF_CHOICE
+from stack.protobuf_choice import PROTOBUF_CHOICE
 from stack.settings import REPOSITORY
 
 PROGRAM = """
