@@ -18,8 +18,8 @@ import pytest
 from connector.settings import WITHOUT_EFFECT, LauncherSettings
 from connector.transfer_facts import PIPE_VARIABLE
 from stack import etcd
-from stack.protobuf_choice import PROTOBUF_CHOICE
 from stack.instances import PREFIX, Adapter, Instance
+from stack.protobuf_choice import PROTOBUF_CHOICE
 from tests.etcd_process import EtcdProcess
 from tests.real_stack import FOREIGN_VARIABLES
 from tests.unit.connector.fakes import LIMIT_S, until
