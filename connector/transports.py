@@ -75,8 +75,9 @@ def choose(ours: Collection[str], theirs: Collection[str], same_host: bool) -> s
 
 
 def host_identity() -> str:
-    """Equal for processes that can open each other's GPU memory: of one boot of one host, in one PID namespace, with the
-    device files of the same GPUs.
+    """Equal for processes that can open each other's GPU memory.
+
+    They are of one boot of one host, in one PID namespace, and have the device files of the same GPUs.
 
     CUDA names the owner of shared memory by its PID, so that a process of another namespace fails, and its CUDA context
     with it. In a container with its own GPU alone the memory of another GPU cannot be opened: each write fails.

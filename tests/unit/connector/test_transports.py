@@ -48,7 +48,7 @@ def test_a_host_is_one_boot_and_one_pid_namespace(tmp_path: Path, monkeypatch: p
 def test_containers_of_one_host_that_see_different_gpus_are_no_hosts_of_nvlink_intra_to_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[str] = []
     for gpus in (["nvidia0"], ["nvidia1"], ["nvidia0", "nvidia1"], ["nvidia0"]):
         devices = tmp_path / str(len(seen))
         devices.mkdir()
