@@ -114,7 +114,7 @@ class Engines:
         """
         same_host = peer_identity == self.host_identity
         transport = choose(self._engines, segments, same_host)
-        where = "the same host" if same_host else "another host or PID namespace"
+        where = "the same host" if same_host else "another host, PID namespace or set of GPUs"
         offers = f"{', '.join(self._engines)} here, {', '.join(segments) or 'none'} on {where}"
         if transport is None:
             raise TransferError(f"no common transport: {offers}")

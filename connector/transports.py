@@ -16,6 +16,7 @@ AUTO = "auto"  # all that work here; two instances then use the best that both h
 RDMA_DEVICES = Path("/sys/class/infiniband")
 NAMESPACE = Path("/proc/self/ns/pid")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,15 @@ def choose(ours: Collection[str], theirs: Collection[str], same_host: bool) -> s
 
 
 def host_identity() -> str:
-    """Equal for processes that can open each other's GPU memory: of one boot of one host, in one PID namespace.
+    """Equal for processes that can open each other's GPU memory.
+
+    They are of one boot of one host, in one PID namespace, and have the device files of the same GPUs.
 
     CUDA names the owner of shared memory by its PID, so that a process of another namespace fails, and its CUDA context
-    with it.
+    with it. In a container with its own GPU alone the memory of another GPU cannot be opened: each write fails.
     """
-    return f"{BOOT_ID.read_text().strip()}-{NAMESPACE.stat().st_ino}"
+    gpus = sorted(file.name for file in DEVICES.glob("nvidia[0-9]*"))
+    return "-".join([BOOT_ID.read_text().strip(), str(NAMESPACE.stat().st_ino), *gpus])
 
 
 def obstacle(transport: str, device_name: str, cuda_build: bool) -> str:

@@ -11,6 +11,7 @@ from stack.settings import REPOSITORY
 
 GPU = "compose.gpu.yaml"
 CDI = "compose.cdi.yaml"
+NVLINK = "compose.nvlink.yaml"
 RDMA = "compose.rdma.yaml"
 BASELINE = "compose.baseline.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
@@ -33,7 +34,18 @@ def merged(*overlays: str, **variables: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "overlays",
-    [(), (GPU,), (GPU, CDI), (RDMA,), (GPU, RDMA), (GPU, CDI, RDMA), (BASELINE,), (GPU, BASELINE)],
+    [
+        (),
+        (GPU,),
+        (GPU, CDI),
+        (GPU, NVLINK),
+        (GPU, CDI, NVLINK),
+        (RDMA,),
+        (GPU, RDMA),
+        (GPU, CDI, RDMA),
+        (BASELINE,),
+        (GPU, BASELINE),
+    ],
     ids="+".join,
 )
 def test_no_combination_of_files_loosens_a_container(overlays: tuple[str, ...]) -> None:

@@ -15,17 +15,18 @@ home=${GPU_HOST_DIR:-/var/tmp/gpu-host}
 programs=$home/programs
 libraries=$programs/usr/lib/x86_64-linux-gnu
 state=$home/state
+# The only two places outside.
+client=/usr/local/bin/docker
+plugin=/usr/local/lib/docker/cli-plugins/docker-compose
 limit_s=60
 
 say() { echo "engine: $* (${SECONDS} s)"; }
 
 unpack() {
-    mkdir -p "$programs"
+    mkdir -p "$programs" "$(dirname "$client")" "$(dirname "$plugin")"
     for package in "$1"/*.deb; do dpkg-deb -x "$package" "$programs"; done
-    plugins=$programs/usr/libexec/docker/cli-plugins
-    mkdir -p /usr/local/lib/docker/cli-plugins /usr/local/bin
-    ln -sf "$plugins/docker-compose" /usr/local/lib/docker/cli-plugins/docker-compose
-    ln -sf "$programs/usr/bin/docker" /usr/local/bin/docker
+    ln -sf "$programs/usr/bin/docker" "$client"
+    ln -sf "$programs/usr/libexec/docker/cli-plugins/docker-compose" "$plugin"
     # Debian chooses between the two kinds with links that only an installation makes; the kernel may know one kind alone.
     for name in iptables ip6tables; do
         for kind in nft legacy; do
@@ -73,7 +74,7 @@ start() {
     unpack "$1"
     free_cgroup
     make_state
-    python3 "$here/cdi.py" >"$home/cdi/nvidia.json"
+    python3 "$here/../../stack/cdi.py" >"$home/cdi/nvidia.json"
     ip link set lo up
     echo 1 >/proc/sys/net/ipv4/ip_forward || true
     setsid nohup dockerd --config-file "$home/daemon.json" >"$home/dockerd.log" 2>&1 </dev/null &
@@ -99,6 +100,7 @@ stop() {
     # The deepest first: the engine leaves its folder mounted onto itself.
     awk -v home="$home/" 'index($5, home) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount
     rm -rf "$home"
+    find "$client" "$plugin" -xtype l -delete
     say "ended"
 }
 

@@ -32,7 +32,8 @@ apt-get "${apt[@]}" update -qq
 
 say "pytest and the stack's own needs, for Python $python"
 "$tests_python" -m uv pip install --quiet --python-version "$python" --only-binary :all: --link-mode copy \
-    --target "$folder/python" --constraint tests/requirements.lock pytest pytest-asyncio pytest-timeout pydantic-settings
+    --target "$folder/python" --constraint tests/requirements.lock \
+    pytest pytest-asyncio pytest-timeout pydantic-settings psutil supervisor
 
 say "images"
 mkdir -p "$folder/images"

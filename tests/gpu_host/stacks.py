@@ -32,11 +32,21 @@ class Kind:
     def __str__(self) -> str:
         return f"{self.transport or 'aggregated'}, {self.prefill_gpu} to {self.decode_gpu}"
 
+    @property
+    def sees_all_gpus(self) -> bool:
+        return self.prefill_gpu != self.decode_gpu
+
     def project(self) -> Project:
         variables = {**SHARED_GPU, "PREFILL_GPU": self.prefill_gpu, "DECODE_GPU": self.decode_gpu}
         if not self.transport:
             return Project([*FILES, "compose.baseline.yaml"], variables, build=False)
-        return Project(FILES, {**variables, "MOONCAKE_PROTOCOL": self.transport}, build=False)
+        variables["MOONCAKE_PROTOCOL"] = self.transport
+        if not self.sees_all_gpus:
+            return Project(FILES, variables, build=False)
+        variables |= {"PREFILL_CUDA_DEVICES": self.prefill_gpu, "DECODE_CUDA_DEVICES": self.decode_gpu}
+        return Project(
+            [*FILES, "compose.nvlink.yaml"], {**variables, "PREFILL_GPU": "all", "DECODE_GPU": "all"}, build=False
+        )
 
 
 AGGREGATED = Kind("")
@@ -75,7 +85,9 @@ def wait_for_roles(project: Project, expected: list[str], not_among: set[str]) -
     deadline = time.monotonic() + RESTART_LIMIT_S
     while True:
         found = instances(project)
-        if sorted(each["role"] for each in found) == expected and not not_among & {each["id"] for each in found}:
+        if sorted(each["role"] for each in found) == expected and not not_among & {
+            each["instance_id"] for each in found
+        }:
             return
         assert time.monotonic() < deadline, f"the proxy sees {found}, expected {expected} without {not_among}"
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Containers with a GPU are as locked in as the others, whose tests these are; and they get their own GPU alone."""
+"""Containers with a GPU are as locked in as the others, whose tests these are; they get no other GPU than they need."""
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.compose.test_confinement import (
     test_only_the_proxy_and_locust_are_published_and_only_on_loopback,
     test_the_key_is_readable_for_the_instances_only_and_not_writable,
 )
+from tests.gpu_host import gpus
 from tests.gpu_host.stacks import DISAGGREGATED, Kind, Stacks
 
 __all__ = [
@@ -36,9 +37,12 @@ def gpu_files(project: Project, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", DISAGGREGATED, ids=str)
-def test_an_instance_gets_its_gpu_and_no_other(stacks: Stacks, kind: Kind) -> None:
-    assert gpu_files(stacks[kind], "prefill") == {f"nvidia{kind.prefill_gpu}"}
-    assert gpu_files(stacks[kind], "decode") == {f"nvidia{kind.decode_gpu}"}
+def test_an_instance_gets_its_gpu_and_no_other_unless_nvlink_needs_it(stacks: Stacks, kind: Kind) -> None:
+    for name, own in (("prefill", kind.prefill_gpu), ("decode", kind.decode_gpu)):
+        expected = gpus.indexes() if kind.sees_all_gpus else [own]
+        assert gpu_files(stacks[kind], name) == {f"nvidia{gpu}" for gpu in expected}
+        visible = stacks[kind].compose("exec", "-T", name, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES").strip()
+        assert visible == (own if kind.sees_all_gpus else "")
 
 
 @pytest.mark.parametrize("name", ["etcd", "processes", "proxy", "loadtest", "loadtest-worker"])

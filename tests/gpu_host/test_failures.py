@@ -27,8 +27,11 @@ def state(project: Project, name: str) -> dict[str, Any]:
 
 
 def kill(project: Project, name: str) -> None:
-    """The container's main process, as the kernel would for want of memory; `docker kill` would forbid the restart."""
-    os.kill(state(project, name)["Pid"], signal.SIGKILL)
+    """Every process of the container at once, as for want of memory; after `docker kill` nothing is restarted."""
+    (container,) = project.container_ids(name)
+    for process in project.docker("top", container, "-eo", "pid").split()[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -57,7 +60,7 @@ def long_answer(project: Project) -> Iterator[list[str]]:
 def gone_and_back(project: Project, name: str, before: list[dict[str, Any]]) -> None:
     """Waits until the instance of this role is a new one, and checks that prompts are split as before."""
     began = time.monotonic()
-    wait_for_roles(project, ["decode", "prefill"], {each["id"] for each in before if each["role"] == name})
+    wait_for_roles(project, ["decode", "prefill"], {each["instance_id"] for each in before if each["role"] == name})
     print(f"{name} was back after {time.monotonic() - began:.0f} s")
     again = complete(project, f"{time.time()} {COUNTING}", max_tokens=8)
     assert (again.status, again.headers["X-PD-Path"]) == (200, "disaggregated")
@@ -92,6 +95,8 @@ def test_an_orderly_restart_of_prefill_leaves_decode_running(project: Project) -
     with long_answer(project) as events:
         project.compose("restart", "prefill")
     assert events[-1] == "[DONE]"
-    wait_for_roles(project, ["decode", "prefill"], {each["id"] for each in before if each["role"] == "prefill"})
+    wait_for_roles(
+        project, ["decode", "prefill"], {each["instance_id"] for each in before if each["role"] == "prefill"}
+    )
     assert complete(project, f"{time.time()} {COUNTING}", max_tokens=8).headers["X-PD-Path"] == "disaggregated"
     assert state(project, "decode")["StartedAt"] == decode["StartedAt"]

@@ -13,7 +13,8 @@ from proxy.settings import ProxySettings
 from stack.environment import Settings
 from stack.settings import REPOSITORY
 
-FILES = ("compose.yaml", "compose.gpu.yaml", "compose.cdi.yaml", "compose.rdma.yaml", "compose.baseline.yaml")
+OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline")
+FILES = ("compose.yaml", *(f"compose.{overlay}.yaml" for overlay in OVERLAYS))
 SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest", "loadtest-worker")
 LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
 ON_GPUS = "processes"  # what compose.gpu.yaml adds
@@ -164,6 +165,15 @@ def test_the_cdi_overlay_changes_by_which_name_a_role_asks_for_its_gpu_and_nothi
         index = usual["device_ids"][0]
         device = {**usual, "driver": "cdi", "device_ids": [f"nvidia.com/gpu={index}"]}
         assert found == {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
+
+
+def test_the_nvlink_overlay_says_which_gpus_cuda_shows_a_role_and_nothing_else() -> None:
+    assert load("compose.nvlink.yaml") == {
+        "services": {
+            name: {"environment": {"CUDA_VISIBLE_DEVICES": f"${{{name.upper()}_CUDA_DEVICES:-{gpu}}}"}}
+            for name, gpu in (("prefill", 0), ("decode", 1))
+        }
+    }
 
 
 def test_both_roles_on_gpus_live_in_the_pid_namespace_of_a_service_that_does_nothing_else() -> None:

@@ -72,7 +72,7 @@ def test_the_transport_for_a_peer_is_told_once_with_the_reason(caplog: pytest.Lo
     offers = "the best in common: nvlink_intra, tcp here, nvlink_intra, tcp on"
     assert caplog.messages == [
         f"KV cache for d-nvlink_intra goes over nvlink_intra, {offers} the same host",
-        f"KV cache for d-tcp goes over tcp, {offers} another host or PID namespace",
+        f"KV cache for d-tcp goes over tcp, {offers} another host, PID namespace or set of GPUs",
     ]
 
 
@@ -83,7 +83,7 @@ def test_the_transport_for_a_peer_is_told_once_with_the_reason(caplog: pytest.Lo
         (
             {"nvlink_intra": "d"},
             "x",
-            "no common transport: nvlink_intra here, nvlink_intra on another host or PID namesp",
+            "no common transport: nvlink_intra here, nvlink_intra on another host, PID namespace o",
         ),
         ({}, host_identity(), "no common transport: nvlink_intra here, none on the same host"),
     ],

@@ -45,6 +45,22 @@ def test_a_host_is_one_boot_and_one_pid_namespace(tmp_path: Path, monkeypatch: p
     assert host_identity().startswith("0b1c-")
 
 
+def test_containers_of_one_host_that_see_different_gpus_are_no_hosts_of_nvlink_intra_to_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for gpus in (["nvidia0"], ["nvidia1"], ["nvidia0", "nvidia1"], ["nvidia0"]):
+        devices = tmp_path / str(len(seen))
+        devices.mkdir()
+        for name in (*gpus, "nvidiactl", "nvidia-uvm"):
+            (devices / name).touch()
+        monkeypatch.setattr(transports, "DEVICES", devices)
+        seen.append(host_identity())
+    first, second, both, again = seen
+    assert len({first, second, both}) == 3
+    assert again == first
+
+
 @pytest.mark.parametrize(
     ("transport", "device_name", "cuda_build", "line"),
     [
