@@ -83,6 +83,6 @@ def test_errors_are_honest(stack: RealStack, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model=MODEL, prompt="x", temperature=-1)
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        post(stack.api_url + "/v1/completions", {"prompt": "x"})
+        post(stack.api_url + "/v1/completions", {"model": MODEL})
     client.completions.create(model=MODEL, prompt="and it goes on", max_tokens=2)
     assert metrics(stack.decode_url)["vllm:kv_cache_usage_perc"] == held

@@ -27,9 +27,8 @@ def answered(stack: RealStack, request: bytes, half_close: bool = False) -> tupl
 
 def completion(body: dict[str, object], version: str) -> bytes:
     content = json.dumps(body).encode()
-    return (
-        f"POST /v1/completions HTTP/{version}\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
-    )
+    lines = ("Host: x", "Content-Type: application/json", f"Content-Length: {len(content)}")
+    return "\r\n".join((f"POST /v1/completions HTTP/{version}", *lines, "", "")).encode() + content
 
 
 def test_a_page_may_ask(stack: RealStack) -> None:
