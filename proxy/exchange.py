@@ -161,6 +161,7 @@ class Exchange:
         if not self._open:
             return
         self._open = False
+        self._give_sign = None  # its owner asks for the id: the two would keep each other for the garbage collector
         if self._answer is not None:
             self._answer.close()
         if (attempt := self._facts.attempt) is not None:
