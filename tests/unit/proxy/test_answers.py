@@ -1,6 +1,7 @@
 """What a client gets when everything works, over a real socket."""
 
 import asyncio
+import gc
 import json
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from proxy.exchange import Exchange
 from tests.unit.proxy.conftest import PATIENCE_S, StartStack, eventually, without_comment
 from tests.unit.proxy.scripted import DONE, MODEL, breaks, data, hangs, prefilled, replies, streams, token
 
@@ -197,3 +199,19 @@ async def test_the_official_client_raises_when_a_stream_breaks_off(api: str, sta
         await anext(events)
         with pytest.raises(openai.APIError, match="The decode instance d0 broke the connection off"):
             await anext(events)
+
+
+@pytest.mark.parametrize("wanted", [{}, {"stream": True}], ids=["whole", "stream"])
+async def test_a_request_that_is_over_leaves_nothing_to_the_garbage_collector(
+    start_stack: StartStack, wanted: dict[str, bool]
+) -> None:
+    """Else its bodies stay until a collection, and collections stop the streams of others."""
+    answered = streams(token("a"), DONE) if wanted else replies(200, COMPLETION)
+    stack = await start_stack([prefilled()], [answered])
+    gc.collect()
+    gc.disable()
+    try:
+        assert await stack.proxy.status("/v1/completions", json={"model": MODEL, "prompt": "x", **wanted}) == 200
+        await eventually(lambda: not any(isinstance(each, Exchange) for each in gc.get_objects()))
+    finally:
+        gc.enable()
