@@ -212,6 +212,6 @@ async def test_a_request_that_is_over_leaves_nothing_to_the_garbage_collector(
     gc.disable()
     try:
         assert await stack.proxy.status("/v1/completions", json={"model": MODEL, "prompt": "x", **wanted}) == 200
-        await eventually(lambda: not any(isinstance(each, Exchange) for each in gc.get_objects()))
+        await eventually(lambda: not any(type(each) is Exchange for each in gc.get_objects()))
     finally:
         gc.enable()
