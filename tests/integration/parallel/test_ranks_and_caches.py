@@ -15,7 +15,7 @@ import pytest
 
 from stack.instances import Role
 from tests import tiny_models
-from tests.integration.parallel.instances import (
+from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
     FP8_CACHES,
     Fleet,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import tiny_models
-from tests.integration.parallel.instances import (
+from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
     FP8_CACHES,
     Fleet,
