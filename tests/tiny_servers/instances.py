@@ -6,6 +6,7 @@ Every server has a loopback address of its own, so that all of them listen on th
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,9 @@ import psutil
 from connector.settings import LauncherSettings
 from stack.instances import Role
 from stack.settings import REPOSITORY
+from tests.real_stack import START_LIMIT_S, answers, metrics, post, wait_until
 from tests.tiny_servers import forking_vllm
 from tests.tiny_servers.forking_vllm import Order
-from tests.real_stack import START_LIMIT_S, answers, metrics, post, wait_until
 
 NAME = "tiny"  # the model's, to clients
 ANSWER_TOKENS = 16
@@ -72,6 +73,11 @@ class Server:
     def stop(self) -> None:
         if not self.has_ended:
             self._process.terminate()
+
+    def kill(self) -> None:
+        """All of its processes at once, without a word to anybody."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        wait_until(lambda: self.has_ended, STOP_LIMIT_S, f"{self.url} is killed")
 
     @property
     def has_ended(self) -> bool:

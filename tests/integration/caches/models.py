@@ -4,7 +4,7 @@ Each is a `config.json`; `write_models.py` makes its weights. Windows and chunks
 leaves the choice; a prefill is computed in steps of 128 tokens, so that most prompts take more than one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tests.tiny_models import END_OF_TEXT, VOCABULARY
@@ -32,7 +32,6 @@ class Served:
     step_tokens: int = STEP_TOKENS
     caches_prefixes: bool = True
     tolerance: float | None = 1e-3
-    variables: dict[str, str] = field(default_factory=dict)
 
 
 HYBRID_ON = "--no-disable-hybrid-kv-cache-manager"

@@ -1,11 +1,12 @@
 """A plain server, a producer and a consumer of one model, and the comparison of their answers."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from stack.instances import Role
 from tests.integration.caches import answers
 from tests.integration.caches.answers import AT_ONCE, Answer
 from tests.integration.caches.models import MAX_MODEL_LEN, Served
@@ -15,30 +16,46 @@ from tests.tiny_servers.instances import Fleet, Server, Serving, Tokens
 
 IDLE_LIMIT_S = 60
 MOST_REQUESTS = 16  # at work in one server
-# Without checksums a cache that did not come is used as it is, so that the comparison has to notice it. Layers leave one
-# by one from the first token on: by default only long prompts' do.
-COMMON = {"TRANSFER_CHECKSUM": "false", "KV_STREAM_MIN_TOKENS": "0", "MAX_MODEL_LEN": str(MAX_MODEL_LEN)}
+# Layers leave one by one from the first token on: by default only long prompts' do. Without checksums a cache that did
+# not come is used as it is, so that the comparison has to notice it.
+COMMON = {"KV_STREAM_MIN_TOKENS": "0", "TRANSFER_CHECKSUM": "false", "MAX_MODEL_LEN": str(MAX_MODEL_LEN)}
+ROLES: tuple[Role, Role, Role] = ("aggregated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
 class Trio:
+    """`served`: the model that all three have."""
+
     served: Served
     plain: Server
     producer: Server
     consumer: Server
 
     @classmethod
-    def start(cls, fleet: Fleet, models_folder: Path, served: Served, ranks: tuple[int, int] = (1, 1)) -> Self:
-        """They may not be up yet. `ranks`: the producer's and the consumer's; the plain server has one."""
-        serving = Serving(
-            models_folder / served.name,
-            served.block_size,
-            served.dtype,
-            f"{served.arguments} --max-num-seqs {MOST_REQUESTS}",
-            COMMON | {"MAX_NUM_BATCHED_TOKENS": str(served.step_tokens)} | served.variables,
-        )
-        plain = fleet.start("aggregated", serving)
-        return cls(served, plain, fleet.start("prefill", serving, ranks[0]), fleet.start("decode", serving, ranks[1]))
+    def start(
+        cls,
+        fleet: Fleet,
+        models_folder: Path,
+        served: Served,
+        ranks: Mapping[Role, int] | None = None,
+        arguments: Mapping[Role, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Self:
+        """When it returns they are up. `arguments`: more of vLLM's; `variables`: more of the launcher's."""
+
+        def start(role: Role) -> Server:
+            serving = Serving(
+                models_folder / served.name,
+                served.block_size,
+                served.dtype,
+                f"{served.arguments} --max-num-seqs {MOST_REQUESTS} {(arguments or {}).get(role, '')}",
+                COMMON | {"MAX_NUM_BATCHED_TOKENS": str(served.step_tokens)} | dict(variables or {}),
+            )
+            return fleet.start(role, serving, (ranks or {}).get(role, 1))
+
+        started = cls(served, *map(start, ROLES))
+        fleet.wait()
+        return started
 
     def prompts(self, name: str, lengths: Sequence[int]) -> list[Tokens]:
         """The same in each run."""
@@ -48,12 +65,12 @@ class Trio:
     async def transferred(self, prompts: Sequence[Tokens], at_once: int = AT_ONCE, **more: Any) -> list[Answer]:
         return await answers.transferred(self.producer, self.consumer, prompts, at_once, **more)
 
-    async def different(self, prompts: Sequence[Tokens], found: Sequence[Answer]) -> dict[int, float]:
+    async def different(self, prompts: Sequence[Tokens], found: Sequence[Answer], **more: Any) -> dict[int, float]:
         """Of the answers that are not the plain server's: how far they are from them, by length of the prompt."""
-        expected = await answers.plain(self.plain, prompts)
+        expected = await answers.plain(self.plain, prompts, **more)
         tolerance = self.served.tolerance
         if tolerance is None:
-            again = await answers.plain(self.plain, prompts, at_once=3)
+            again = await answers.plain(self.plain, prompts, at_once=3, **more)
             tolerance = 2 * max(one.distance(other) for one, other in zip(expected, again, strict=True))
         return {
             len(prompt): distance

@@ -13,14 +13,11 @@ from tests.integration.caches.models import STEP_TOKENS, WINDOW, Served
 from tests.integration.caches.servers import Trio
 from tests.tiny_servers.instances import Fleet
 
-LARGEST_BLOCK = 2 * WINDOW  # of which every length is tried; vLLM keeps some states in longer ones
-
 
 @pytest.fixture(scope="module", params=models.ALL, ids=list(models.BY_NAME))
 def trio(request: pytest.FixtureRequest, fleet: Fleet, models_folder: Path) -> Iterator[Trio]:
     """After its tests none of its blocks is in use."""
     started = Trio.start(fleet, models_folder, request.param)
-    fleet.wait()
     yield started
     started.assert_idle()
     fleet.stop_all()
