@@ -1,4 +1,4 @@
-"""Transfers that do not arrive whole: the consumer computes all of the prompt anew, in every group, and nothing is held."""
+"""Transfers that do not arrive whole: the consumer computes all of the prompt, in every group, and nothing is held."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""Prompts whose beginning one side or both have from before: what is missing is moved, and the answer is a plain one."""
+"""Prompts whose beginning one side or both have from before: what is missing is moved, and the answer is the same."""
 
 import uuid
 from collections.abc import Iterator

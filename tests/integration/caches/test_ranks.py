@@ -30,8 +30,8 @@ LENGTHS = [1, 33, 63, 64, 65, 130, 159, 160, 161, 300, 700]
 def trio(request: pytest.FixtureRequest, fleet: Fleet, models_folder: Path) -> Iterator[Trio]:
     """After its tests none of its blocks is in use."""
     name, (producer, consumer) = request.param
-    ranks = {"prefill": producer, "decode": consumer}
-    started = Trio.start(fleet, models_folder, models.BY_NAME[name], ranks=ranks)
+    served = models.BY_NAME[name]
+    started = Trio.start(fleet, models_folder, served, ranks={"prefill": producer, "decode": consumer})
     yield started
     started.assert_idle()
     fleet.stop_all()

@@ -1,4 +1,4 @@
-"""Pools in which a request's blocks are used again at once, by itself or by others, and in which requests are preempted."""
+"""Pools so small that blocks are used again at once, by the same request or others, and that requests are preempted."""
 
 import asyncio
 import uuid
