@@ -15,9 +15,9 @@ import signal
 import sys
 from typing import TypedDict
 
-from connector import vllm_command
-from connector.settings import LauncherSettings
+from connector.instance import vllm_command
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 
 PR_SET_PDEATHSIG = 1
 MODELS = {  # vLLM's modules and classes of those that tests serve
@@ -48,7 +48,7 @@ def main() -> None:
     import vllm.v1.worker.cpu_worker  # noqa: F401
     from vllm import ModelRegistry
 
-    import connector.kv_connector  # noqa: F401
+    import connector.vllm_hooks.kv_connector  # noqa: F401
 
     for module, names in MODELS.items():  # or each server asks one more process what its model can do
         for name in names:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import aiohttp
 import psutil
 
-from connector.settings import LauncherSettings
+from stack.instance_settings import LauncherSettings
 from stack.instances import Role
 from stack.settings import REPOSITORY
 from tests.real_stack import START_LIMIT_S, answers, metrics, post, wait_until
@@ -101,7 +101,7 @@ class Fleet:
     def __init__(self, folder: Path, etcd_endpoint: str) -> None:
         self._folder = folder
         self._etcd = etcd_endpoint
-        # While this file exists producers claim their writes and move nothing (connector/engine.py).
+        # While this file exists producers claim their writes and move nothing (connector/mooncake/engine.py).
         self.drop_writes = folder / "drop-writes"
         self._servers: list[Server] = []
         self._started = 0
