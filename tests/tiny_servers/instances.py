@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -78,6 +79,15 @@ class Server:
         """All of its processes at once, without a word to anybody."""
         os.killpg(self._process.pid, signal.SIGKILL)
         wait_until(lambda: self.has_ended, STOP_LIMIT_S, f"{self.url} is killed")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its processes are stopped; the kernel still accepts connections for them."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     @property
     def has_ended(self) -> bool:
@@ -161,9 +171,13 @@ class Fleet:
         return self._servers[-1]
 
     def wait(self) -> None:
-        """Until all are up."""
-        for server in self._servers:
-            server.wait()
+        """Until all are up; if one is not, all end."""
+        try:
+            for server in self._servers:
+                server.wait()
+        except AssertionError:
+            self.stop_all()
+            raise
 
     def _read(self) -> str:
         assert self._forking.stdout is not None

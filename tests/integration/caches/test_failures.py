@@ -48,28 +48,46 @@ async def test_bytes_that_are_lost(fleet: Fleet, trio: Trio) -> None:
     await trio.assert_same(trio.prompts("after lost", [160, 700]))
 
 
-async def test_aborts(trio: Trio) -> None:
-    """Of a leg that waits for the other; of both in the middle of the prompt."""
-    waiting, cut = trio.prompts("aborts", [300, 900])
+@pytest.mark.parametrize("aborted", ["prefill", "decode", "both"])
+async def test_aborted_while_they_wait(trio: Trio, aborted: str) -> None:
+    """The consumer has named its blocks, the producer has not begun."""
+    (prompt,) = trio.prompts(f"aborted {aborted}", [300])
     free = trio.free_blocks()
-    leg = asyncio.create_task(decode(trio, waiting))
-    await seen(lambda: held(trio.consumer) > 0, "the consumer waits")
-    await abort(leg)
-    legs = asyncio.create_task(trio.transferred([cut]))
-    await seen(lambda: held(trio.consumer) > 0, "the consumer waits")
+    transfer_id = uuid.uuid4().hex
+    with trio.producer.frozen():
+        legs: dict[str, asyncio.Task[Any]] = {
+            "prefill": asyncio.create_task(prefill(trio, prompt, transfer_id)),
+            "decode": asyncio.create_task(decode(trio, prompt, transfer_id)),
+        }
+        await seen(lambda: held(trio.consumer) > 0, "the consumer waits")
+        for name in legs.keys() & ({aborted} if aborted != "both" else set(legs)):
+            await abort(legs.pop(name))
+    if "prefill" in legs:
+        await legs["prefill"]
+    if "decode" in legs:
+        await assert_computed(trio, [prompt], [await legs["decode"]])
+    assert trio.free_blocks() == free
+
+
+async def test_aborted_while_they_compute(trio: Trio) -> None:
+    """Ten prompts: some have been answered, of some a part has moved, some have not begun."""
+    free = trio.free_blocks()
+    sent = metrics(trio.producer.url)["pd_kv_sent_bytes_total"]
+    legs = asyncio.create_task(trio.transferred(trio.prompts("aborts", [1000] * 10)))
+    await seen(lambda: metrics(trio.producer.url)["pd_kv_sent_bytes_total"] > sent, "the first bytes have moved")
     await abort(legs)
     assert trio.free_blocks() == free
     await trio.assert_same(trio.prompts("after aborts", [160, 700]))
 
 
-async def test_consumer_killed_then_producer_killed(fleet: Fleet, trio: Trio) -> None:
-    """What waits for the dead one ends. The last test: nothing is left of the trio."""
-    at_consumer, at_producer = trio.prompts("killed", [300, 700])
-    leg = asyncio.create_task(decode(trio, at_consumer))
+async def test_producer_killed(trio: Trio) -> None:
+    """Under a consumer that waits, and before one that comes too late. The last test: nothing is left of the trio."""
+    waiting, late = trio.prompts("killed", [300, 700])
+    leg = asyncio.create_task(decode(trio, waiting, "without a prefill"))
     await seen(lambda: held(trio.consumer) > 0, "the consumer waits")
     trio.producer.kill()
-    await assert_computed(trio, [at_consumer], [await leg])
-    await assert_computed(trio, [at_producer], [await decode(trio, at_producer)])
+    await assert_computed(trio, [waiting], [await leg])
+    await assert_computed(trio, [late], [await decode(trio, late, "too late")])
     wait_until(trio.consumer.is_idle, SEEN_LIMIT_S, "the consumer holds no block")
 
 
@@ -79,12 +97,16 @@ async def assert_computed(trio: Trio, prompts: list[Tokens], found: list[Answer]
     assert not any(answer.facts for answer in found)
 
 
-async def decode(trio: Trio, prompt: Tokens) -> Answer:
-    """The consumer's leg, whose producer knows nothing of it."""
-    transfer: dict[str, Any] = {"do_remote_prefill": True, "producer": trio.producer.record}
-    (answer,) = await answers.plain(
-        trio.consumer, [prompt], kv_transfer_params=transfer | {"transfer_id": uuid.uuid4().hex}
-    )
+async def prefill(trio: Trio, prompt: Tokens, transfer_id: str) -> None:
+    """The producer's leg."""
+    transfer = {"do_remote_decode": True, "transfer_id": transfer_id}
+    await answers.plain(trio.producer, [prompt], max_tokens=1, kv_transfer_params=transfer)
+
+
+async def decode(trio: Trio, prompt: Tokens, transfer_id: str) -> Answer:
+    """The consumer's leg."""
+    transfer = {"do_remote_prefill": True, "producer": trio.producer.record, "transfer_id": transfer_id}
+    (answer,) = await answers.plain(trio.consumer, [prompt], kv_transfer_params=transfer)
     return answer
 
 

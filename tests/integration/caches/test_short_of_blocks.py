@@ -1,18 +1,15 @@
 """Pools so small that blocks are used again at once, by the same request or others, and that requests are preempted."""
 
-import asyncio
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from tests.integration.caches import models
+from tests.integration.caches import answers, models
 from tests.integration.caches.models import Served
 from tests.integration.caches.servers import Trio
 from tests.real_stack import metrics
-from tests.tiny_servers.instances import TIMEOUT, Fleet, Server, Tokens, complete
+from tests.tiny_servers.instances import Fleet, Server
 
 # Blocks in the pool, of which the longest prompt that may be asked needs about half.
 POOLS = {
@@ -58,7 +55,9 @@ async def test_producer_preempts(trio: Trio) -> None:
     """Prefills that no consumer comes for hold most blocks, until a prompt beside them has to be computed anew."""
     *orphans, prompt = trio.prompts("orphans", [300, 300, 300, 300, 900])
     before = preemptions(trio.producer)
-    await asyncio.gather(*(prefill(trio.producer, orphan) for orphan in orphans))
+    for number, orphan in enumerate(orphans):
+        transfer = {"do_remote_decode": True, "transfer_id": f"orphan-{number}"}
+        await answers.plain(trio.producer, [orphan], max_tokens=1, kv_transfer_params=transfer)
     found = await trio.transferred([prompt])
     assert not await trio.different([prompt], found)
     assert preemptions(trio.producer) > before
@@ -72,9 +71,3 @@ async def test_consumer_preempts(trio: Trio) -> None:
     assert not await trio.different(prompts, found, max_tokens=150)
     assert preemptions(trio.consumer) > before
     assert sum(bool(answer.facts) for answer in found) > len(found) / 2
-
-
-async def prefill(producer: Server, prompt: Tokens) -> None:
-    transfer = {"do_remote_decode": True, "transfer_id": uuid.uuid4().hex}
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        await complete(session, producer, prompt, max_tokens=1, kv_transfer_params=transfer)
