@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import open_engines
 from connector.telling.stats import TransferStats

@@ -1,115 +1,103 @@
-"""Where a block of a layer lies in memory, and how blocks become few and large writes.
+"""What one rank's KV cache looks like: groups of layers that share a block table, and where each layer's blocks lie.
 
-Pure arithmetic: no torch, no vLLM. Sizes and addresses are in bytes.
+Pure: no torch, no vLLM. Sizes and addresses are in bytes, blocks and positions count from 0. A *position* is a place in
+a request's block table: position `p` of a group holds tokens `p * block_tokens` and on.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import Enum
+from functools import cached_property
+
+# vLLM's null block: it stands in a block table for what is kept no longer, or was never needed.
+NULL_BLOCK = 0
 
 
-class Piece(NamedTuple):
-    """One contiguous write."""
+class Kind(Enum):
+    """Which of a request's blocks a group keeps."""
 
-    source: int
-    target: int
-    length: int
-
-
-class BlockRun(NamedTuple):
-    """Blocks `source`, `source + 1`, … go to `target`, `target + 1`, …"""
-
-    source: int
-    target: int
-    blocks: int
+    FULL = "full attention"  # all of them
+    WINDOW = "sliding window"  # those that hold the last tokens
+    CHUNK = "chunked local attention"  # those of the chunk that the next token lies in
+    STATE = "state"  # one: the recurrent state after the last token; of what came before nothing is left
 
 
 @dataclass(frozen=True)
-class KVLayout:
-    """The KV cache of one rank: block `b` of layer `l` begins at `layer_addresses[l] + b * block_stride`.
+class CacheGroup:
+    """Layers that share a block table. `block_tokens`: tokens that a block stands for, also where it holds a state."""
 
-    In it KV heads `first_head` and on follow each other, `head_bytes` each. Where a rank's heads are interleaved token
-    by token instead, all of them count as one head: they cannot be told apart in one write.
+    kind: Kind
+    block_tokens: int
+
+    def blocks(self, tokens: int) -> int:
+        """Places of the block table that so many tokens reach, the last one perhaps in part."""
+        return -(-tokens // self.block_tokens)
+
+    def wanted(self, table: Sequence[int], tokens: int, held: int) -> tuple[int, list[int]]:
+        """What a consumer lacks of `tokens` tokens when it has computed the first `held`: the first position, and the
+        blocks from there on. None where nothing of them is needed: below a window, or when a chunk has just ended.
+
+        Args: table: its block table, null blocks included.
+        """
+        end = self.blocks(tokens)
+        first = end - 1 if self.kind is Kind.STATE else held // self.block_tokens
+        while first < end and table[first] == NULL_BLOCK:
+            first += 1
+        return first, list(table[first:end])
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """Block `b` begins at `address + b * block_stride`.
+
+    In it KV heads `first_head` and on follow each other, `head_bytes` each; `all_heads` is how many the layer has on
+    all ranks together. What cannot be told apart in one write counts as one head of its rank: heads that are
+    interleaved token by token, or a state; `all_heads` is then the number of ranks.
     """
 
-    layer_addresses: tuple[int, ...]
+    name: str
+    group: int
+    address: int
     block_stride: int
     head_bytes: int
     first_head: int
     heads: int
-    num_blocks: int
+    all_heads: int
 
     @property
     def page(self) -> int:
         return self.heads * self.head_bytes
 
-    def address(self, layer: int, block: int, head: int) -> int:
-        return self.layer_addresses[layer] + block * self.block_stride + (head - self.first_head) * self.head_bytes
+    def head_address(self, head: int) -> int:
+        """Of the head in block 0."""
+        return self.address + (head - self.first_head) * self.head_bytes
 
 
-def block_runs(pairs: Iterable[tuple[int, int]]) -> list[BlockRun]:
-    """Join (source block, target block) pairs whose blocks are neighbours on both sides.
+@dataclass(frozen=True)
+class KVLayout:
+    """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal."""
 
-    The order of the pairs does not matter: they are sorted, because vLLM hands blocks out in descending order once they
-    were freed, and a transfer engine's bandwidth grows with the size of the piece (TCP from host memory: 2.4 GB/s at
-    64 KiB, 4.0 at 1 MiB; NVLink: 12 and 148).
+    groups: tuple[CacheGroup, ...]
+    layers: tuple[CacheLayer, ...]
+    num_blocks: int
+    facts: str = ""
+
+    @cached_property
+    def by_name(self) -> dict[str, int]:
+        return {layer.name: number for number, layer in enumerate(self.layers)}
+
+    @property
+    def partial_loads(self) -> bool:
+        """Whether a prompt of which only the first blocks arrived is worth something: a window, a chunk or a state
+        is of use only at the prompt's end, and vLLM can name lost blocks only where it has one group."""
+        return [group.kind for group in self.groups] == [Kind.FULL]
+
+
+def left_out_tokens(kinds: Iterable[Kind]) -> int:
+    """How many tokens at a prompt's end are not moved, by either side, because the consumer computes them anyway.
+
+    vLLM always computes the last token of a prompt itself. In full attention that token's K and V are overwritten by
+    the same; a state must not contain it yet, and a window or a chunk must reach back from it and not from the token
+    behind it: kept for N tokens they lack the first block at every length where one has just ended.
     """
-    runs: list[BlockRun] = []
-    for source, target in sorted(pairs):
-        if runs:
-            last = runs[-1]
-            if last.source + last.blocks == source and last.target + last.blocks == target:
-                runs[-1] = BlockRun(last.source, last.target, last.blocks + 1)
-                continue
-        runs.append(BlockRun(source, target, 1))
-    return runs
-
-
-def pieces_of_layer(
-    source: int, source_stride: int, target: int, target_stride: int, length: int, runs: Sequence[BlockRun]
-) -> list[Piece]:
-    """The writes that move `length` bytes of every block of one layer.
-
-    Args: source, target: where they begin in block 0 of the layer on each side.
-    """
-    if length == source_stride == target_stride:  # nothing lies between the blocks of a run
-        return [Piece(source + run.source * length, target + run.target * length, run.blocks * length) for run in runs]
-    return [
-        Piece(source + (run.source + n) * source_stride, target + (run.target + n) * target_stride, length)
-        for run in runs
-        for n in range(run.blocks)
-        if length
-    ]
-
-
-def batches(pieces: Sequence[Piece], most: int) -> Iterator[list[Piece]]:
-    """Pieces, cut where necessary, in batches of at most `most` bytes."""
-    batch: list[Piece] = []
-    room = most
-    for source, target, length in pieces:
-        while length:
-            taken = min(length, room)
-            batch.append(Piece(source, target, taken))
-            source, target, length, room = source + taken, target + taken, length - taken, room - taken
-            if not room:
-                yield batch
-                batch, room = [], most
-    if batch:
-        yield batch
-
-
-def fingerprint(**facts: object) -> str:
-    """A short hash of everything that two instances must share before one may write into the other's cache."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(theirs: str, ours: str) -> str:
-    """What differs between two descriptions of a cache, each a JSON object of facts; both whole where one is not."""
-    try:
-        there, here = dict(json.loads(theirs)), dict(json.loads(ours))
-    except (ValueError, TypeError):
-        return f"the consumer's is {theirs!r}, ours {ours!r}"
-    names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    return "; ".join(f"{name}: the consumer has {there.get(name)}, we {here.get(name)}" for name in names)
+    return 0 if set(kinds) <= {Kind.FULL} else 1

@@ -22,12 +22,29 @@ import msgspec
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Register(msgspec.Struct, frozen=True, tag="register"):
-    """Where one rank of the consumer wants its share of one prompt's KV from one rank of the producer.
+class GroupBlocks(msgspec.Struct, frozen=True, array_like=True):
+    """`block_ids[i]` receives position `first + i` of the prompt's block table in one group of layers."""
 
-    The share is KV heads `[first_head, first_head + heads)` of the model. `block_ids[i]` receives block
-    `first_block + i` of the prompt. Addresses are virtual addresses in the consumer's process: the share's part of
-    block `b` of layer `l` begins at `layer_addresses[l] + b * block_stride`, in bytes.
+    first: Natural
+    block_ids: list[Natural]
+
+
+class LayerPlace(msgspec.Struct, frozen=True, array_like=True):
+    """Where KV heads `[first_head, first_head + heads)` of a layer go: those of block `b` begin at
+    `address + b * block_stride`, in bytes, a virtual address in the consumer's process."""
+
+    name: str
+    address: Natural
+    block_stride: Natural
+    first_head: Natural
+    heads: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Register(msgspec.Struct, frozen=True, tag="register"):
+    """Where one rank of the consumer wants its share of one prompt's cache from one rank of the producer.
+
+    `groups` in the order in which vLLM numbers them, `layers` only those of which the producer's rank has something
+    to give.
     """
 
     transfer_id: str
@@ -38,13 +55,10 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
     shares: Annotated[int, msgspec.Meta(ge=1)]  # how many of the consumer's ranks register with this one
     segments: dict[str, str]  # name of its memory in the transfer engine, by transport
     host_identity: str
-    layer_addresses: list[Natural]
-    block_stride: Natural
-    first_head: Natural
-    heads: Natural
-    first_block: Natural
-    block_ids: list[Natural]
-    prompt: str = ""  # what `scheduler.digest_of_prompt` makes of its tokens
+    tokens: Annotated[int, msgspec.Meta(ge=1)]  # of the prompt that the two sides move, held ones included
+    groups: list[GroupBlocks]
+    layers: list[LayerPlace]
+    prompt: str = ""  # what `request_params.digest_of_prompt` makes of its tokens
     checksum: bool = False  # the answer must prove the bytes
 
 
@@ -75,7 +89,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """`delivered_blocks`: how many blocks of the registration, from its first on, are complete in every layer."""
+    """`delivered_blocks`: how many blocks of the registration's first group, from the first on, are complete in every
+    layer. Of use where it is the only group."""
 
     transfer_id: str
     rank: Natural

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from connector import __version__
-from connector.cache.layout import fingerprint
+from connector.cache.fingerprint import fingerprint
 from connector.instance import own_addresses, served_models, vllm_command
 from connector.instance.identity.chat_template import clock_in_template
 from connector.instance.registration import Registration, forget_old_segments

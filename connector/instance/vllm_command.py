@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from connector.cache.layout import fingerprint
+from connector.cache.fingerprint import fingerprint
 from connector.instance.identity.model import facts_of
 from stack import addresses, etcd
 from stack.direct_http import past_proxies

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from connector.cache.layout import Piece, batches
+from connector.cache.pieces import Piece, batches
 from connector.mooncake.engine import TransferEngine
 from connector.mooncake.polled_write import always
 

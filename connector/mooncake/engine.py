@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake import polled_write
 from connector.mooncake.polled_write import Slots, always
 from connector.mooncake.transports import TRANSPORTS, obstacle, prepare_environment, progress_timeout

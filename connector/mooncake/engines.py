@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
 from connector.mooncake.polled_write import always
 from connector.mooncake.transports import TRANSPORTS, candidates, choose, host_identity

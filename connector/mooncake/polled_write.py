@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 
 # Larger pieces are cut: TCP's connections share them then (host memory, 8 threads: 4 -> 17 GB/s), and progress is seen.
 LONGEST_PIECE = 1 << 20

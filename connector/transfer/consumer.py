@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from connector.cache.layout import KVLayout
 from connector.control.awake_time import AwakeTime
 from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome
+from connector.control.wire import Wire
+from connector.mooncake.checksum import checksum_of_registered
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.checksum import Memory, checksum_of_blocks
 from connector.transfer.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER
 from connector.transfer.steps import ConsumerStep, Load, sum_of_shares
 
@@ -58,24 +59,17 @@ class Consumer:
     def __init__(
         self,
         rank: int,
-        block_tokens: int,
-        layout: KVLayout,
-        memory: Memory,
-        address: str,
-        send: Callable[[str, Message], None],
-        watch: Callable[[str], None],
+        cache: RankCache,
+        wire: Wire,
         timeout: float,
         cancel_timeout: float,
         revoked: Callable[[Mapping[str, str], Collection[str]], bool],
         stats: TransferStats,
     ) -> None:
         self._rank = rank
-        self._block_tokens = block_tokens
-        self._layout = layout
-        self._memory = memory
-        self._address = address
-        self._send = send
-        self._watch = watch
+        self._layout = cache.layout
+        self._memory = cache.memory
+        self._wire = wire
         self._timeout = timeout
         self._cancel_timeout = cancel_timeout
         self._revoked = revoked
@@ -85,6 +79,7 @@ class Consumer:
         self._early: dict[str, tuple[list[Outcome], float]] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._invalid_blocks: set[int] = set()
+        self._failed: set[str] = set()
         self._done: dict[str, Done] = {}
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
@@ -95,10 +90,10 @@ class Consumer:
         now = self._time.now()
         with self._lock:
             for load in step.loads:
-                missing = {source.rank: load.producers[source.rank] for source in load.sources[self._rank]}
+                missing = {rank: load.producers[rank] for rank in load.registrations[self._rank]}
                 self._waiting[load.transfer_id] = _Waiting(load, missing, now + self._timeout)
                 for address in missing.values():
-                    self._watch(address)
+                    self._wire.watch(address)
                 for answer in self._early.pop(load.transfer_id, ([], 0.0))[0]:
                     self._answered(answer)
             for transfer_id in step.aborted:
@@ -121,10 +116,16 @@ class Consumer:
             return finished
 
     def take_invalid_blocks(self) -> set[int]:
-        """Blocks of finished transfers that did not arrive."""
+        """Blocks of finished transfers that did not arrive, where vLLM can go on from those that did."""
         with self._lock:
             invalid, self._invalid_blocks = self._invalid_blocks, set()
             return invalid
+
+    def take_failed(self) -> set[str]:
+        """Request ids of finished transfers of which nothing can be used, where it is all or nothing."""
+        with self._lock:
+            failed, self._failed = self._failed, set()
+            return failed
 
     def take_done(self) -> dict[str, Done]:
         """Facts of the transfers that arrived whole, by request id."""
@@ -139,20 +140,25 @@ class Consumer:
             shares = [answer for answer in waiting.answers if isinstance(answer, Done)]
             for index, share in enumerate(shares):
                 first = self._rank == index == 0  # the tokens of one share are those of all
-                self._stats.received(share, len(load.block_ids) * self._block_tokens if first else 0)
+                self._stats.received(share, load.tokens if first else 0)
             return
         if waiting.aborted:
             return
         if isinstance(outcome, Cancelled):  # nobody here aborted it, so it was cancelled for its time-out
             outcome = Failed(load.transfer_id, 0, 0, "timed out: the producer stopped when it was told to")
-        self._invalid_blocks.update(load.block_ids[outcome.delivered_blocks :])
+        usable = 0
+        if self._layout.partial_loads:
+            usable = outcome.delivered_blocks
+            self._invalid_blocks.update(load.block_ids[0][usable:])
+        else:
+            self._failed.add(load.request_id)
         self._stats.failed(outcome.cause)
         log.warning(
             "transfer %s from %s failed after %d of %d blocks: %s",
             load.transfer_id,
             load.producers[outcome.rank],
-            outcome.delivered_blocks,
-            len(load.block_ids),
+            usable,
+            sum(map(len, load.block_ids)),
             outcome.cause,
         )
 
@@ -191,9 +197,9 @@ class Consumer:
             for waiting in self._waiting.values():
                 for rank in [rank for rank, there in waiting.missing.items() if there == address]:
                     waiting.silent.pop(rank, None)
-                    self._send(
+                    self._wire.send(
                         address,
-                        Cancel(waiting.load.transfer_id, self._address)
+                        Cancel(waiting.load.transfer_id, self._wire.address)
                         if waiting.cancelled
                         else waiting.load.registrations[self._rank][rank],
                     )
@@ -254,9 +260,8 @@ class Consumer:
     def _proves(self, load: Load, done: Done) -> bool:
         if done.checksum is None:
             return True
-        source = next(source for source in load.sources[self._rank] if source.rank == done.rank)
-        first_head = source.first_head if source.heads else self._layout.first_head
-        return done.checksum == checksum_of_blocks(self._memory, self._layout, load.block_ids, first_head, source.heads)
+        registration = load.registrations[self._rank][done.rank]
+        return done.checksum == checksum_of_registered(self._memory, self._layout, registration)
 
     def _cancel(self, waiting: _Waiting, now: float) -> None:
         if waiting.cancelled:
@@ -264,4 +269,4 @@ class Consumer:
         waiting.cancelled = True
         waiting.deadline = now + self._cancel_timeout
         for address in waiting.missing.values():
-            self._send(address, Cancel(waiting.load.transfer_id, self._address))
+            self._wire.send(address, Cancel(waiting.load.transfer_id, self._wire.address))

@@ -6,10 +6,15 @@ Not locked by itself: the producer calls everything here with its own lock held.
 import time
 from dataclasses import dataclass, field
 
-from connector.cache.layout import KVLayout, Piece, block_runs, pieces_of_layer
-from connector.control.messages import Cancelled, Done, Failed, Outcome
-from connector.transfer.checksum import LayerChecksums, Memory
-from connector.transfer.transfer import End, Prompt, Run, Share
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import BlockRun, Piece, block_runs, pieces_of_layer
+from connector.control.messages import Cancelled, Done, Failed, Outcome, Register
+from connector.mooncake.checksum import LayerChecksums
+from connector.mooncake.rank_cache import Memory
+from connector.transfer.prompt import Prompt
+from connector.transfer.share import End, Run, Share
+
+BlockTables = tuple[list[int], ...]  # by group
 
 
 @dataclass
@@ -30,49 +35,43 @@ class HeldShare:
 
     def __post_init__(self) -> None:
         if self.state.registration.checksum:
-            self.checksums = LayerChecksums(self.state.prompt.layers)
+            self.checksums = LayerChecksums(len(self.state.registration.layers))
 
     @property
     def reply_to(self) -> str:
         return self.state.registration.reply_to
 
-    def pieces(self, runs: list[Run], layout: KVLayout, block_ids: list[int]) -> list[Piece]:
-        """The writes that move `runs` from our blocks, which `block_ids` names, into the consumer's."""
+    def pieces(self, runs: list[Run], layout: KVLayout, block_ids: BlockTables) -> list[Piece]:
+        """The writes that move `runs` from our blocks into the consumer's."""
         registration = self.state.registration
-        length = registration.heads * layout.head_bytes
-        joined = {  # layers mostly ask for the same blocks
-            (start, stop): block_runs(
-                zip(
-                    block_ids[start:stop],
-                    registration.block_ids[start - registration.first_block : stop - registration.first_block],
-                    strict=True,
-                )
+        joined: dict[tuple[int, int, int], list[BlockRun]] = {}  # layers of a group mostly ask for the same blocks
+        pieces = []
+        for run in runs:
+            ours, there = layout.layers[run.layer], registration.layers[run.place]
+            asked = (ours.group, run.start, run.stop)
+            if asked not in joined:
+                wanted = registration.groups[ours.group]
+                targets = wanted.block_ids[run.start - wanted.first : run.stop - wanted.first]
+                joined[asked] = block_runs(zip(block_ids[ours.group][run.start : run.stop], targets, strict=True))
+            pieces += pieces_of_layer(
+                ours.head_address(there.first_head),
+                ours.block_stride,
+                there.address,
+                there.block_stride,
+                there.heads * ours.head_bytes,
+                joined[asked],
             )
-            for start, stop in {(run.start, run.stop) for run in runs}
-        }
-        return [
-            piece
-            for run in runs
-            for piece in pieces_of_layer(
-                layout.address(run.layer, 0, registration.first_head),
-                layout.block_stride,
-                registration.layer_addresses[run.layer],
-                registration.block_stride,
-                length,
-                joined[run.start, run.stop],
-            )
-        ]
+        return pieces
 
-    def add_to_checksums(self, runs: list[Run], layout: KVLayout, block_ids: list[int], memory: Memory) -> None:
+    def add_to_checksums(self, runs: list[Run], layout: KVLayout, block_ids: BlockTables, memory: Memory) -> None:
         """To be called while nobody may rewrite the blocks."""
         if self.checksums is None:
             return
-        registration = self.state.registration
         for run in runs:
-            addresses = [
-                layout.address(run.layer, block, registration.first_head) for block in block_ids[run.start : run.stop]
-            ]
-            self.checksums.add(run.layer, memory, addresses, registration.heads * layout.head_bytes)
+            ours, there = layout.layers[run.layer], self.state.registration.layers[run.place]
+            first = ours.head_address(there.first_head)
+            addresses = [first + block * ours.block_stride for block in block_ids[ours.group][run.start : run.stop]]
+            self.checksums.add(run.place, memory, addresses, there.heads * ours.head_bytes)
 
     def outcome(self, rank: int, prefill_end: float) -> Outcome:
         """What the consumer is told of the decided end."""
@@ -122,6 +121,16 @@ class Held:
     @property
     def all_registered(self) -> bool:
         return 0 < self.expected_shares == len(self.shares)
+
+    def refusal(self, registration: Register) -> str:
+        """Why this registration can add nothing to it; empty when it can."""
+        if self.ending is not None:
+            return self.ending[1]
+        if registration.rank in self.shares or self.all_registered:
+            return "bad registration: this transfer is registered already"
+        if self.expected_shares not in (0, registration.shares):
+            return f"bad registration: {registration.shares} shares, another rank said {self.expected_shares}"
+        return ""
 
     def end(self, how: End, cause: str) -> None:
         if self.ending is None:

@@ -8,84 +8,79 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connector.cache.layout import KVLayout, difference
 from connector.control.awake_time import AwakeTime
 from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Register
+from connector.control.wire import Wire
 from connector.mooncake.engine import TransferError
-from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.checksum import Memory
 from connector.transfer.held import Ended, Held, HeldShare
+from connector.transfer.misfit import misfit
+from connector.transfer.prompt import Prompt
 from connector.transfer.senders import Senders
+from connector.transfer.share import End, Share
 from connector.transfer.steps import ProducerStep
-from connector.transfer.transfer import End, Prompt, Share
 
 if TYPE_CHECKING:
-    from connector.transfer.fences import Fences
+    from connector.mooncake.fences import Fences
 
 log = logging.getLogger(__name__)
 
 REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations are answered at once
 
 
-class Producer:
-    """Times are in seconds: `patience` is how long one side's share is kept while the other side does not come, not
-    counting the time in which this process was stopped. `address`: of this rank's control channel.
-
-    `write_timeout` bounds a write, so that a standstill of this process that is longer ends all transfers.
-    `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its last layer, not layer by layer.
+@dataclass(frozen=True)
+class Pace:
+    """Times in seconds. `patience`: how long one side's share is kept while the other side does not come, not counting
+    the time in which this process was stopped. `write_timeout` bounds a write, so that a standstill of this process
+    that is longer ends all transfers. `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its
+    last layer, not layer by layer. `sender_threads`: writes that may be in flight at once.
     """
+
+    patience: float
+    write_timeout: float
+    min_stream_tokens: int
+    sender_threads: int
+
+
+class Producer:
+    """One rank of the instance that is `engine_id`."""
 
     def __init__(
         self,
         engine_id: str,
         rank: int,
-        engines: Engines,
-        layout: KVLayout,
-        memory: Memory,
-        block_size: int,
-        fingerprint: str,
-        address: str,
-        send: Callable[[str, Message], None],
-        watch: Callable[[str], None],
+        cache: RankCache,
+        wire: Wire,
         fences: "Fences",
-        patience: float,
-        min_stream_tokens: int,
-        sender_threads: int,
-        write_timeout: float,
+        pace: Pace,
         stats: TransferStats,
     ) -> None:
         self._engine_id = engine_id
         self._rank = rank
-        self._layout = layout
-        self._block_size = block_size
-        self._fingerprint = fingerprint
-        self._address = address
-        self._engines = engines
-        self._send = send
-        self._watch = watch
+        self._layout = cache.layout
+        self._engines = cache.engines
+        self._wire = wire
         self._fences = fences
-        self._patience = patience
-        self._min_stream_tokens = min_stream_tokens
+        self._pace = pace
         self._stats = stats
         self._transfers: dict[str, Held] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
         self._streaming = False  # this step goes layer by layer
-        self._hooked: set[int] = set()  # layers of this step whose hook was called
+        self._hooked: list[int] = []  # layers of this step whose hook was called, in that order
+        self._last_hooked: int | None = None  # of the step before: some layers, like those of a state, have no hook
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._time = AwakeTime()
-        self._longest_standstill = write_timeout
         self._ticked = time.monotonic()
-        self._senders = Senders(
-            engines, layout, memory, self._lock, stats, self._settle, sender_threads, self._has_not_stood_still
-        )
+        self._senders = Senders(cache, self._lock, stats, self._settle, pace.sender_threads, self._has_not_stood_still)
 
     # --- vLLM's thread ---
 
@@ -93,8 +88,8 @@ class Producer:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
         with self._lock:
             self._stepping = []
-            self._hooked = set()
-            self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._min_stream_tokens
+            self._hooked = []
+            self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._pace.min_stream_tokens
             for queued in step.queued:
                 held = self._owned(queued.transfer_id, queued.request_id)
                 if held is not None:
@@ -126,19 +121,22 @@ class Producer:
                     self._progress.wait()
 
     def layer_computed(self, layer: int) -> None:
-        """The layer's K and V of this step are written, or enqueued on the GPU."""
+        """The layer's cache of this step is written, or enqueued on the GPU."""
         if not self._stepping:
             return
-        self._hooked.add(layer)
+        self._hooked.append(layer)
         if self._streaming:
             self._fences.after(partial(self._mark, self._stepping, [layer]))
-        elif len(self._hooked) == len(self._layout.layer_addresses):
-            self.step_computed()  # now rather than after the logits and the sampling
+        elif layer == self._last_hooked or len(self._hooked) == len(self._layout.layers):
+            # Now rather than after the logits and the sampling.
+            self._fences.after(partial(self._mark, self._stepping, list(self._hooked)))
 
     def step_computed(self) -> None:
         """Every layer of this step is, whether or not `layer_computed` was called for each."""
+        if self._hooked:
+            self._last_hooked = self._hooked[-1]
         if self._stepping:
-            self._fences.after(partial(self._mark, self._stepping, range(len(self._layout.layer_addresses))))
+            self._fences.after(partial(self._mark, self._stepping, range(len(self._layout.layers))))
 
     def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
         with self._lock:
@@ -147,6 +145,7 @@ class Producer:
                     held.prompt.computed(layer, end)
                 if held.prompt.complete and not held.prefill_end:
                     held.prefill_end = time.monotonic()
+                    self._check(held)  # a share may want nothing
                 self._senders.enqueue(held)
 
     def take_finished(self, wait: float) -> set[str]:
@@ -174,7 +173,7 @@ class Producer:
             if known is not None and known.state.registration == registration:
                 # Before the end an answer would say that nobody writes any more; after it, the first may be lost.
                 if known.answer is not None:
-                    self._send(registration.reply_to, known.answer)
+                    self._wire.send(registration.reply_to, known.answer)
                 return
             refusal = self._refusal(registration, held)
             self._stats.registered(refusal)
@@ -182,9 +181,11 @@ class Producer:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
                 log.warning("transfer %s: refused %s: %s", registration.transfer_id, registration.reply_to, refusal)
                 unended = self._unended(registration.transfer_id)
-                self._send(registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal, unended))
+                self._wire.send(
+                    registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal, unended)
+                )
                 return
-            self._watch(registration.reply_to)
+            self._wire.watch(registration.reply_to)
             held = self._held(registration.transfer_id)
             assert held is not None  # one that has ended refuses
             held.expected_shares = registration.shares
@@ -197,31 +198,18 @@ class Producer:
 
     def _refusal(self, registration: Register, held: Held | None) -> str:
         """Why this registration cannot be served; empty when it can."""
-        first, heads = registration.first_head, registration.heads
         if registration.engine_id != self._engine_id:
             return f"restarted: it is meant for {registration.engine_id}, this is {self._engine_id}"
-        if registration.fingerprint != self._fingerprint:
-            return f"wrong layout: {difference(registration.fingerprint, self._fingerprint)}"
-        if len(registration.layer_addresses) != len(self._layout.layer_addresses):
-            return f"wrong layout: the consumer has {len(registration.layer_addresses)} layers"
-        if heads and not self._layout.first_head <= first <= self._layout.first_head + self._layout.heads - heads:
-            return f"wrong layout: KV heads {first} to {first + heads - 1} are not on rank {self._rank}"
+        if reason := misfit(registration, self._layout):
+            return reason
         try:
             self._engines.choose(registration.segments, registration.host_identity)
         except TransferError as error:
             return str(error)
-        if not registration.block_ids:
-            return "bad registration: it names no block"
         if held is None:
             ended = self._ended.get(registration.transfer_id)
             return ended.cause if ended is not None else ""
-        if held.ending is not None:
-            return held.ending[1]
-        if registration.rank in held.shares or held.all_registered:
-            return "bad registration: this transfer is registered already"
-        if held.expected_shares not in (0, registration.shares):
-            return f"bad registration: {registration.shares} shares, another rank said {held.expected_shares}"
-        return ""
+        return held.refusal(registration)
 
     def _on_cancel(self, cancel: Cancel) -> None:
         with self._lock:
@@ -232,7 +220,7 @@ class Producer:
                 share = next((share for share in held.shares.values() if share.reply_to == cancel.reply_to), None)
             if share is None or share.answered:
                 unended = self._unended(cancel.transfer_id)
-                self._send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank, unended))
+                self._wire.send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank, unended))
             if held is not None:
                 self._settle(held)
 
@@ -249,12 +237,12 @@ class Producer:
 
     def on_peer_back(self, address: str) -> None:
         """Answers may be lost, and only the consumer's rank there knows which it misses."""
-        self._send(address, Mended(self._address))
+        self._wire.send(address, Mended(self._wire.address))
 
     def _has_not_stood_still(self) -> bool:
         """A process that was stopped must not go on with its writes when it wakes: meanwhile its consumers may have
         taken their memory back."""
-        return time.monotonic() - self._ticked < self._longest_standstill
+        return time.monotonic() - self._ticked < self._pace.write_timeout
 
     def on_tick(self) -> None:
         """Give up transfers of which one side has not come in time, and all when this process was away for long."""
@@ -268,9 +256,9 @@ class Producer:
             self._ticked = now  # only now, when every share has its end
             for held in [held for held in self._transfers.values() if held.deadline < self._time.now()]:
                 if held.released and not held.all_registered:
-                    held.end(End.FAILED, f"no consumer: none came within {self._patience:g} s of the prefill")
+                    held.end(End.FAILED, f"no consumer: none came within {self._pace.patience:g} s of the prefill")
                 elif held.request_id is None:
-                    held.end(End.FAILED, f"no prefill: its request did not come within {self._patience:g} s")
+                    held.end(End.FAILED, f"no prefill: its request did not come within {self._pace.patience:g} s")
                 self._settle(held)
 
     # --- with the lock held ---
@@ -281,8 +269,7 @@ class Producer:
             return None
         held = self._transfers.get(transfer_id)
         if held is None:
-            prompt = Prompt(len(self._layout.layer_addresses), self._block_size)
-            held = Held(transfer_id, prompt, deadline=self._time.now() + self._patience)
+            held = Held(transfer_id, Prompt(self._layout), deadline=self._time.now() + self._pace.patience)
             self._transfers[transfer_id] = held
         return held
 
@@ -298,7 +285,7 @@ class Producer:
         return held if held is not None and held.request_id in (None, request_id) else None
 
     def _check(self, held: Held) -> None:
-        """The consumer's prompt may be another one."""
+        """The consumer's prompt may be another one, or all that it wants may be there."""
         for share in held.shares.values():
             share.state.check()
         self._settle(held)
@@ -310,7 +297,7 @@ class Producer:
             return
         held.request_id = request_id
         held.released = True
-        held.deadline = self._time.now() + self._patience
+        held.deadline = self._time.now() + self._pace.patience
         if not complete:
             held.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
         self._settle(held)
@@ -324,7 +311,7 @@ class Producer:
                 share.answer = share.outcome(self._rank, held.prefill_end)
                 if isinstance(share.answer, Done):
                     self._stats.delivered(share.answer)
-                self._send(share.reply_to, share.answer)
+                self._wire.send(share.reply_to, share.answer)
         if not held.settled or (not held.released and held.request_id is not None):
             return  # not over, or its request still runs: its release comes with a later step
         if held.request_id is not None:

@@ -7,13 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from connector.cache.layout import KVLayout, Piece
+from connector.cache.pieces import Piece
 from connector.mooncake.engine import TransferError, UnendedWriteError
-from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.checksum import Memory
-from connector.transfer.held import Held, HeldShare
-from connector.transfer.transfer import Run
+from connector.transfer.held import BlockTables, Held, HeldShare
+from connector.transfer.share import Run
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +25,15 @@ class Senders:
 
     def __init__(
         self,
-        engines: Engines,
-        layout: KVLayout,
-        memory: Memory,
+        cache: RankCache,
         lock: threading.Lock,
         stats: TransferStats,
         returned: Callable[[Held], None],
         threads: int,
         may_post: Callable[[], bool],
     ) -> None:
-        self._engines = engines
+        self._cache = cache
         self._may_post = may_post
-        self._layout = layout
-        self._memory = memory
         self._lock = lock
         self._stats = stats
         self._returned = returned
@@ -77,6 +72,9 @@ class Senders:
                 if share.state.writing or not share.state.has_work():
                     continue
                 runs = share.state.take()
+                if not runs:  # a wanted block is gone
+                    self._returned(held)
+                    continue
                 block_ids = held.prompt.block_ids
                 early = held.prefill_end == 0.0
             started = time.monotonic()
@@ -108,16 +106,16 @@ class Senders:
                 self._returned(held)
 
     def _move(
-        self, transfer_id: str, share: HeldShare, runs: list[Run], block_ids: list[int]
+        self, transfer_id: str, share: HeldShare, runs: list[Run], block_ids: BlockTables
     ) -> tuple[list[Piece], str, bool]:
         """Returns: the writes, and the rest as `_write`. Whatever else goes wrong, like a copy from the GPU, is told to
         the consumer too: a thread that ended by it would leave the share in flight, and its blocks held, for ever."""
         pieces: list[Piece] = []
         try:
-            pieces = share.pieces(runs, self._layout, block_ids)
+            pieces = share.pieces(runs, self._cache.layout, block_ids)
             cause, unended = self._write(share, pieces)
             if not cause:
-                share.add_to_checksums(runs, self._layout, block_ids, self._memory)
+                share.add_to_checksums(runs, self._cache.layout, block_ids, self._cache.memory)
         except Exception as error:
             log.exception("transfer %s to %s", transfer_id, share.reply_to)
             return pieces, f"write failed: {error!r}", True  # perhaps in the middle of it
@@ -138,8 +136,7 @@ class Senders:
         cause, unended = "", False
         for attempt in ("first", "second"):
             try:
-                if pieces:  # none for a rank without heads of its own
-                    self._engines.write(share.transport, share.segment, pieces, wanted)
+                self._cache.engines.write(share.transport, share.segment, pieces, wanted)
                 return "", False
             except TransferError as error:
                 cause = f"write failed: {error}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
-from connector.cache.parallel import Source
 from connector.control.messages import Done, Register
 
 
@@ -23,12 +22,15 @@ class Queued:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A step computes `tokens` tokens of a prompt, up to token `step_end`; `block_ids` is its whole block table."""
+    """A step computes `tokens` tokens of a prompt, up to token `step_end`.
+
+    `block_ids`: by group its whole block table, null blocks included. `prompt_tokens`: of the part that is moved.
+    """
 
     transfer_id: str
     request_id: str
     prompt_tokens: int
-    block_ids: list[int]
+    block_ids: tuple[list[int], ...]
     step_end: int
     tokens: int
 
@@ -53,13 +55,13 @@ class ProducerStep:
 
 @dataclass(frozen=True)
 class Load:
-    """A request of the consumer waits for `block_ids` to be filled."""
+    """A request of the consumer waits for `block_ids`, a list for each group, to be filled with `tokens` tokens."""
 
     transfer_id: str
     request_id: str
-    block_ids: list[int]
+    tokens: int
+    block_ids: tuple[list[int], ...]
     producers: list[str]  # control address of each rank of the producer, by rank
-    sources: list[list[Source]]  # who of them fills each rank of the consumer, by rank
     registrations: list[dict[int, Register]]  # of each rank of the consumer, by the producer's rank
 
     def addressed(self) -> Iterator[tuple[str, Register]]:
@@ -78,7 +80,8 @@ class ConsumerStep:
 
 @dataclass(frozen=True)
 class RankAddress:
-    """How one rank of the consumer is reached; its scheduler puts this into the registrations that it sends."""
+    """How one rank of the consumer is reached, and what its cache looks like, as only its worker knows it; its
+    scheduler puts this into the registrations that it sends."""
 
     control: str
     segments: dict[str, str]  # by transport

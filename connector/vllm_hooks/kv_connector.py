@@ -16,19 +16,23 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
     KVConnectorRole,
+    KVConnectorTransferResults,
     KVConnectorWorkerMetadata,
+    SupportsHMA,
 )
 
-from connector.cache.parallel import heads_of_rank
-from connector.cache.vllm_cache import cache_facts, layout_of, movable_block_size, separable_heads
+from connector.cache.layout import left_out_tokens
+from connector.cache.movable import groups_of, refuse_unmovable
+from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
 from connector.control.messages import Done, Message
 from connector.telling.metrics import StepStats, TransferMetrics
 from connector.telling.stats import TransferStats
 from connector.telling.transfer_facts import PIPE_VARIABLE, FactsWriter
 from connector.transfer.consumer import Consumer
+from connector.transfer.consumer_scheduler import ConsumerScheduler
 from connector.transfer.producer import Producer
-from connector.transfer.scheduler import ConsumerScheduler, ProducerScheduler
+from connector.transfer.producer_scheduler import ProducerScheduler
 from connector.transfer.steps import ConsumerStep, ProducerStep, RankAddress
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather
@@ -75,7 +79,7 @@ class Received(KVConnectorWorkerMetadata):
         )
 
 
-class StreamingMooncakeConnector(KVConnectorBase_V1):
+class StreamingMooncakeConnector(KVConnectorBase_V1, SupportsHMA):
     """Streams the KV cache of a prompt from a producer to a consumer while the producer still computes it.
 
     Raises: ValueError: at start, for a model or a setting whose cache cannot be moved, with the reason.
@@ -86,10 +90,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         _log_as_vllm()
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
-        self._block_size = movable_block_size(vllm_config, kv_cache_config, self._kv_transfer_config.kv_role)
-        self._ranks = vllm_config.parallel_config.tensor_parallel_size
-        self._total_heads = separable_heads(vllm_config)
-        self._fingerprint = cache_facts(vllm_config, kv_cache_config, self._options.pairing, self._total_heads)
+        refuse_unmovable(vllm_config, self._kv_transfer_config.kv_role)
+        groups = groups_of(kv_cache_config, vllm_config.model_config.max_model_len)
         self._stats = TransferStats()
         self._rank: Rank | None = None
         self._channel: Channel | None = None  # of a consumer's scheduler
@@ -97,18 +99,13 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            self._scheduler = ProducerScheduler() if self._produces else self._consumer_scheduler()
+            left_out = left_out_tokens(group.kind for group in groups)
+            self._scheduler = ProducerScheduler(left_out) if self._produces else self._consumer_scheduler()
 
     def _consumer_scheduler(self) -> ConsumerScheduler:
         channel = self._channel = self._options.open_channel(port=0)
-        scheduler = ConsumerScheduler(
-            self._fingerprint,
-            self._block_size,
-            self._total_heads,
-            self._options.checksum,
-            channel.send,
-            FactsWriter(os.environ.get(PIPE_VARIABLE)),
-        )
+        publish = FactsWriter(os.environ.get(PIPE_VARIABLE))
+        scheduler = ConsumerScheduler(self._options.checksum, channel.send, publish)
         channel.serve(_ignore, _nothing, _left_to_workers, scheduler.peer_back)
         return scheduler
 
@@ -134,7 +131,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
 
     def update_state_after_alloc(self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int) -> None:
         if isinstance(self._scheduler, ConsumerScheduler):
-            self._scheduler.blocks_allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+            self._scheduler.blocks_allocated(request, blocks.get_block_ids(), num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
         assert self._scheduler is not None
@@ -152,7 +149,13 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
                     self._scheduler.set_segments(rank, segments)
             self._scheduler.loaded(set(connector_output.finished_recving or ()), facts)
 
-    def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+    def get_loaded_kv_cache_group_ids(self, request: "Request") -> tuple[int, ...]:
+        """All: also those whose blocks no prefix cache could find, like the last state of a request."""
+        return tuple(range(len(self._kv_cache_config.kv_cache_groups)))
+
+    def request_finished_all_groups(
+        self, request: "Request", block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
         if isinstance(self._scheduler, ProducerScheduler):
             return self._scheduler.request_finished(request, block_ids), None
         assert self._scheduler is not None
@@ -161,30 +164,20 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
     # --- worker ---
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        self._layers = {name: index for index, name in enumerate(kv_caches)}
         number, engine_id = get_tensor_model_parallel_rank(), self._kv_transfer_config.engine_id or ""
-        heads = heads_of_rank(number, self._ranks, self._total_heads)
-        layout = layout_of(kv_caches, self._kv_cache_config.num_blocks, heads)
-        parts = gather(
-            number,
-            engine_id,
-            self._options,
-            kv_caches,
-            layout,
-            block_tokens=self._block_size,
-            fingerprint=self._fingerprint,
-            stats=self._stats,
-        )
+        layout = layout_of(kv_caches, self._kv_cache_config, self._vllm_config, number, self._options.pairing)
+        parts = gather(number, engine_id, self._options, kv_caches, layout, self._stats)
         self._rank = Rank(parts, parts.producer() if self._produces else parts.consumer())
+        self._layers = layout.by_name
         log.info(
-            "KV transfer: %s rank %d at %s, %d layers, %d blocks of %d tokens, %d bytes a block and layer, over %s",
+            "KV transfer: %s rank %d at %s, %d blocks of %s, %d layers with pages of %s bytes, over %s",
             self._kv_transfer_config.kv_role,
             number,
             self._rank.address.control,
-            len(kv_caches),
             layout.num_blocks,
-            self._block_size,
-            layout.page,
+            " + ".join(f"{group.kind.value} ({group.block_tokens} tokens)" for group in layout.groups),
+            len(layout.layers),
+            " or ".join(map(str, sorted({layer.page for layer in layout.layers}))),
             ", ".join(self._rank.address.segments),
         )
 
@@ -211,8 +204,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         """Nothing: a request is scheduled only after its whole load."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
-        if isinstance(self._worker, Producer) and self._options.layerwise:
-            self._worker.layer_computed(self._layers[layer_name])
+        if isinstance(self._worker, Producer) and self._options.layerwise and layer_name in self._layers:
+            self._worker.layer_computed(self._layers[layer_name])  # others share the cache of one that is there
 
     def wait_for_save(self) -> None:
         if isinstance(self._worker, Producer):
@@ -222,6 +215,12 @@ class StreamingMooncakeConnector(KVConnectorBase_V1):
         assert self._worker is not None
         finished = self._worker.take_finished(IDLE_WAIT_S if self._step().idle else 0.0)
         return (finished, None) if self._produces else (None, finished)
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        results = super().get_transfer_results(finished_req_ids)
+        if isinstance(self._worker, Consumer):
+            results.failed_recving = self._worker.take_failed()
+        return results
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_invalid_blocks() if isinstance(self._worker, Consumer) else set()

@@ -9,12 +9,12 @@ import torch
 from connector.cache.layout import KVLayout
 from connector.control.channel import Channel
 from connector.mooncake.device_memory import DeviceMemory, StagedEngine, on_gpu, pinned
-from connector.mooncake.engines import Engines, open_engines
+from connector.mooncake.engines import open_engines
+from connector.mooncake.fences import DeviceFences, HostFences
+from connector.mooncake.rank_cache import HostMemory, RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.checksum import HostMemory
 from connector.transfer.consumer import Consumer
-from connector.transfer.fences import DeviceFences, HostFences
-from connector.transfer.producer import Producer
+from connector.transfer.producer import Pace, Producer
 from connector.transfer.revocation import Revocation
 from connector.transfer.steps import RankAddress
 from connector.vllm_hooks.options import ConnectorOptions
@@ -22,54 +22,31 @@ from connector.vllm_hooks.options import ConnectorOptions
 
 @dataclass(frozen=True)
 class Parts:
-    """What both roles are made of. `fingerprint`: what two instances' caches must have in common."""
+    """What both roles are made of."""
 
     number: int
     engine_id: str
     options: ConnectorOptions
-    engines: Engines
-    layout: KVLayout
-    memory: HostMemory | DeviceMemory
+    cache: RankCache
     channel: Channel
     device: torch.device
-    block_tokens: int
-    fingerprint: str
     stats: TransferStats
 
     def producer(self) -> Producer:
         options, least = self.options, self.options.min_stream_tokens
-        return Producer(
-            engine_id=self.engine_id,
-            rank=self.number,
-            engines=self.engines,
-            layout=self.layout,
-            memory=self.memory,
-            block_size=self.block_tokens,
-            fingerprint=self.fingerprint,
-            address=self.channel.address,
-            send=self.channel.send,
-            watch=self.channel.watch,
-            fences=DeviceFences(self.device) if self.device.type == "cuda" else HostFences(),
+        pace = Pace(
             patience=options.patience,
-            min_stream_tokens=self.engines.min_stream_tokens if least is None else least,
-            sender_threads=options.sender_threads,
             write_timeout=options.write_timeout,
-            stats=self.stats,
+            min_stream_tokens=self.cache.engines.min_stream_tokens if least is None else least,
+            sender_threads=options.sender_threads,
         )
+        fences = DeviceFences(self.device) if self.device.type == "cuda" else HostFences()
+        return Producer(self.engine_id, self.number, self.cache, self.channel, fences, pace, self.stats)
 
     def consumer(self) -> Consumer:
+        options, revoked = self.options, Revocation(self.cache.engines, self.stats).over
         return Consumer(
-            rank=self.number,
-            block_tokens=self.block_tokens,
-            layout=self.layout,
-            memory=self.memory,
-            address=self.channel.address,
-            send=self.channel.send,
-            watch=self.channel.watch,
-            timeout=self.options.timeout,
-            cancel_timeout=self.options.cancel_timeout,
-            revoked=Revocation(self.engines, self.stats).over,
-            stats=self.stats,
+            self.number, self.cache, self.channel, options.timeout, options.cancel_timeout, revoked, self.stats
         )
 
 
@@ -78,12 +55,11 @@ class Rank:
 
     def __init__(self, parts: Parts, worker: Producer | Consumer) -> None:
         self.worker = worker
-        self.address = RankAddress(
-            parts.channel.address, parts.engines.segments, parts.engines.host_identity, parts.layout
-        )
+        engines = parts.cache.engines
+        self.address = RankAddress(parts.channel.address, engines.segments, engines.host_identity, parts.cache.layout)
         self._number = parts.number
         self._channel = parts.channel
-        self._engines = parts.engines  # a consumer's too must live on, or its memory is unregistered
+        self._engines = engines  # a consumer's too must live on, or its memory is unregistered
         parts.channel.serve(worker.on_message, worker.on_tick, worker.on_peer_lost, worker.on_peer_back)
 
     def take_renamed(self) -> dict[int, dict[str, str]]:
@@ -105,9 +81,6 @@ def gather(
     options: ConnectorOptions,
     kv_caches: dict[str, torch.Tensor],
     layout: KVLayout,
-    *,
-    block_tokens: int,
-    fingerprint: str,
     stats: TransferStats,
 ) -> Parts:
     """Register the rank's caches with the engines of its transports, and open its control channel.
@@ -133,16 +106,5 @@ def gather(
     if device.type == "cuda":
         memory = device_memory = on_gpu(list(storages.values()), device)
         engines.replace("tcp", lambda tcp: StagedEngine(tcp, device_memory, pinned(options.sender_threads)))
-    return Parts(
-        number=number,
-        engine_id=engine_id,
-        options=options,
-        engines=engines,
-        layout=layout,
-        memory=memory,
-        channel=options.open_channel(options.control_port + number),
-        device=device,
-        block_tokens=block_tokens,
-        fingerprint=fingerprint,
-        stats=stats,
-    )
+    channel = options.open_channel(options.control_port + number)
+    return Parts(number, engine_id, options, RankCache(layout, memory, engines), channel, device, stats)

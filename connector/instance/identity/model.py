@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from connector.cache.layout import fingerprint
+from connector.cache.fingerprint import fingerprint
 from connector.instance.identity.weights import digest_of_all, weights_in
 from stack import hub
 

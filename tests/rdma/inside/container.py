@@ -11,7 +11,7 @@ import resource
 import time
 from pathlib import Path
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake.engines import open_engines
 from stack.environment import load
 from stack.instance_settings import LauncherSettings

@@ -14,15 +14,16 @@ import sys
 import time
 from typing import Any
 
-from connector.cache.layout import KVLayout, Piece
-from connector.cache.parallel import Source
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import Piece
+from connector.cache.heads import Source
 from connector.control.channel import Channel
 from connector.control.control_key import ControlKey
 from connector.control.messages import Cancel, Message, Register
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import open_engines
 from connector.telling.stats import TransferStats
-from connector.transfer.checksum import HostMemory
+from connector.mooncake.checksum import HostMemory
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Producer
 from connector.transfer.revocation import Revocation
@@ -37,7 +38,7 @@ LAYER_BYTES = BLOCKS * PAGE
 
 
 class HostFences:
-    """As `connector.transfer.fences.HostFences`, which is not imported here because its module needs torch."""
+    """As `connector.mooncake.fences.HostFences`, which is not imported here because its module needs torch."""
 
     def after(self, callback: Any) -> None:
         callback()

@@ -1,6 +1,8 @@
 import pytest
 
-from connector.cache.layout import KVLayout, Piece, batches, block_runs, difference, fingerprint, pieces_of_layer
+from connector.cache.fingerprint import difference, fingerprint
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import Piece, batches, block_runs, pieces_of_layer
 
 PAGE = 8
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.cache.parallel import Source, heads_of_rank, sources
+from connector.cache.heads import Source, heads_of_rank, sources
 
 SIZES = st.sampled_from([1, 2, 4, 8])
 

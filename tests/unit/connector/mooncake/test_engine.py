@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake import transports
 from connector.mooncake.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError, UnendedWriteError
 from stack import etcd

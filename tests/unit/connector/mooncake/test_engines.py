@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import Engines
 from connector.mooncake.polled_write import always

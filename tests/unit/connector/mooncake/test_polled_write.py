@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.mooncake import polled_write
 from connector.mooncake.polled_write import LONGEST_PIECE, Slots
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.control.messages import Cancelled, Done, Failed, Message, Outcome, Register
 from connector.mooncake.engine import TransferError
 from connector.mooncake.polled_write import always

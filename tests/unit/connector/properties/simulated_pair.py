@@ -7,7 +7,7 @@ what is on its way with it, or not. It is made again soon after both are awake. 
 
 from dataclasses import dataclass, field
 
-from connector.cache.parallel import Source
+from connector.cache.heads import Source
 from connector.control.messages import Message
 from connector.control.peers import MEND_S, PROBE_S, RECONNECT_MAX_MS
 from connector.telling.stats import TransferStats

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.mooncake.device_memory import DeviceMemory
-from connector.transfer import checksum
-from connector.transfer.checksum import HostMemory, LayerChecksums, Memory
+from connector.mooncake import checksum
+from connector.mooncake.checksum import HostMemory, LayerChecksums, Memory
 
 LAYERS, BLOCKS, LENGTH, STRIDE = 3, 6, 8, 11
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from connector.cache.layout import Piece
+from connector.cache.pieces import Piece
 from connector.control.messages import Cancelled, Done, Failed, Outcome
 from connector.mooncake.engines import Engines
 from connector.mooncake.polled_write import always

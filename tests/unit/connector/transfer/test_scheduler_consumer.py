@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connector.cache.layout import KVLayout
-from connector.cache.parallel import sources
+from connector.cache.heads import sources
 from connector.control.messages import Cancel, Done, Register
 from connector.transfer.scheduler import ConsumerScheduler, digest_of_prompt
 from connector.transfer.steps import ConsumerStep, Load, RankAddress

@@ -6,28 +6,16 @@ only so long nobody rewrites them; the consumer reads them before vLLM learns th
 asked for more than one token writes on into the prompt's last block, and its checksum may not hold.
 """
 
-import ctypes
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from connector.cache.layout import KVLayout
+from connector.control.messages import Register
+from connector.mooncake.rank_cache import Memory
 
 # What one read may copy from a device to the host at most.
 MAX_READ_BYTES = 64 << 20
-
-
-class Memory(Protocol):
-    def read(self, address: int, length: int) -> memoryview:
-        """The bytes that lie there now; they must not change as long as the view is used."""
-
-
-class HostMemory:
-    """This process's own memory, not copied. Reading an address that is not mapped ends the process."""
-
-    def read(self, address: int, length: int) -> memoryview:
-        return memoryview((ctypes.c_char * length).from_address(address)).cast("B")
 
 
 class LayerChecksums:
@@ -60,10 +48,15 @@ def _joined(addresses: Iterable[int], length: int) -> Iterator[tuple[int, int]]:
         yield start, size
 
 
-def checksum_of_blocks(memory: Memory, layout: KVLayout, block_ids: Sequence[int], first_head: int, heads: int) -> int:
-    """What `LayerChecksums` of the other side must have come to when these blocks arrived whole."""
-    sums = LayerChecksums(len(layout.layer_addresses))
-    for layer in range(len(layout.layer_addresses)):
-        addresses = [layout.address(layer, block, first_head) for block in block_ids]
-        sums.add(layer, memory, addresses, heads * layout.head_bytes)
+def checksum_of_registered(memory: Memory, layout: KVLayout, registration: Register) -> int:
+    """What `LayerChecksums` of the other side must have come to when everything that was registered arrived whole.
+
+    Args: layout: of the rank that registered, and whose memory this is.
+    """
+    sums = LayerChecksums(len(registration.layers))
+    for place, there in enumerate(registration.layers):
+        layer = layout.layers[layout.by_name[there.name]]
+        blocks = registration.groups[layer.group].block_ids
+        addresses = [there.address + block * there.block_stride for block in blocks]
+        sums.add(place, memory, addresses, there.heads * layer.head_bytes)
     return sums.value()
