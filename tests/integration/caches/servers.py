@@ -1,5 +1,6 @@
 """A plain server, a producer and a consumer of one model, and the comparison of their answers."""
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tests.integration.caches.models import MAX_MODEL_LEN, Served
 from tests.real_stack import metrics, wait_until
 from tests.tiny_models import END_OF_TEXT
 from tests.tiny_servers.instances import Fleet, Server, Serving, Tokens
+
+log = logging.getLogger(__name__)
 
 IDLE_LIMIT_S = 60
 MOST_REQUESTS = 16  # at work in one server
@@ -72,12 +75,16 @@ class Trio:
         if tolerance is None:
             again = await answers.plain(self.plain, prompts, at_once=3, **more)
             tolerance = 2 * max(one.distance(other) for one, other in zip(expected, again, strict=True))
-        return {
-            len(prompt): distance
-            for prompt, wanted, got in zip(prompts, expected, found, strict=True)
-            if (distance := wanted.distance(got)) > tolerance
-            or (self.served.tolerance is not None and wanted.tokens != got.tokens)
-        }
+        different = {}
+        largest = 0.0
+        for prompt, wanted, got in zip(prompts, expected, found, strict=True):
+            distance = wanted.distance(got)
+            largest = max(largest, distance)
+            other_tokens = self.served.tolerance is not None and wanted.tokens != got.tokens
+            if distance > tolerance or other_tokens:
+                different[len(prompt)] = distance
+        log.info("%s: largest difference %.2g of %.2g that are allowed", self.served.name, largest, tolerance)
+        return different
 
     async def assert_same(self, prompts: Sequence[Tokens], at_once: int = AT_ONCE, **more: Any) -> list[dict[str, Any]]:
         """By a transfer come the plain server's answers. Returns: facts of the transfers."""

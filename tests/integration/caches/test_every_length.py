@@ -45,11 +45,12 @@ async def test_one_at_a_time(trio: Trio) -> None:
 
 async def test_the_comparison_shows_a_cache_that_did_not_come(fleet: Fleet, trio: Trio) -> None:
     """Negative control: the producer says that it has written everything, and nothing has come."""
-    prompts = trio.prompts("lost", [33, 100, 160, 300, 700])
+    # Of what lay in the blocks before a bfloat16 model makes numbers so large that vLLM cannot answer.
+    noticed = "log probabilities differ|not JSON compliant"
     fleet.drop_writes.touch()
     try:
-        found = await trio.transferred(prompts)
+        for prompt in trio.prompts("lost", [33, 100, 160, 300, 700]):
+            with pytest.raises(AssertionError, match=noticed):
+                await trio.assert_same([prompt])
     finally:
         fleet.drop_writes.unlink()
-    different = await trio.different(prompts, found)
-    assert different.keys() == {len(prompt) for prompt in prompts}
