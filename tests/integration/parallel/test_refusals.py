@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests import tiny_models
-from tests.integration.parallel.instances import (
+from tests.real_stack import START_LIMIT_S, wait_until
+from tests.tiny_models import END_OF_TEXT, TinyModel
+from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
     FP8_CACHES,
     Fleet,
@@ -19,8 +21,6 @@ from tests.integration.parallel.instances import (
     answers_of,
     token_ids,
 )
-from tests.real_stack import START_LIMIT_S, wait_until
-from tests.tiny_models import END_OF_TEXT, TinyModel
 
 IDLE_LIMIT_S = 30
 

@@ -1,4 +1,4 @@
-"""A process that has imported vLLM and forks servers: python -m tests.integration.parallel.forking_vllm
+"""A process that has imported vLLM and forks servers: python -m tests.tiny_servers.forking_vllm
 
 A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
 a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
@@ -7,6 +7,7 @@ a few seconds, with the command line and the environment that the launcher would
 
 import ctypes
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,19 @@ from stack.environment import load
 from stack.instance_settings import LauncherSettings
 
 PR_SET_PDEATHSIG = 1
+MODELS = {  # vLLM's modules and classes of those that tests serve
+    "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+    "falcon_h1": ("FalconH1ForCausalLM",),
+    "gemma3": ("Gemma3ForCausalLM",),
+    "gemma4": ("Gemma4ForCausalLM",),
+    "gpt_oss": ("GptOssForCausalLM",),
+    "jamba": ("JambaForCausalLM",),
+    "llama": ("LlamaForCausalLM",),
+    "llama4": ("Llama4ForCausalLM",),
+    "mamba2": ("Mamba2ForCausalLM",),
+    "nemotron_h": ("NemotronHForCausalLM",),
+    "qwen3_next": ("Qwen3NextForCausalLM",),
+}
 
 
 class Order(TypedDict):
@@ -33,14 +47,13 @@ def main() -> None:
     import vllm.v1.executor.multiproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
     from vllm import ModelRegistry
-    from vllm.model_executor.models.deepseek_v2 import DeepseekV2ForCausalLM
-    from vllm.model_executor.models.jamba import JambaForCausalLM
-    from vllm.model_executor.models.llama import LlamaForCausalLM
 
     import connector.vllm_hooks.kv_connector  # noqa: F401
 
-    for model in (DeepseekV2ForCausalLM, JambaForCausalLM, LlamaForCausalLM):
-        ModelRegistry.register_model(model.__name__, model)  # or each server asks one more process what it can do
+    for module, names in MODELS.items():  # or each server asks one more process what its model can do
+        for name in names:
+            model = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), name)
+            ModelRegistry.register_model(name, model)
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended

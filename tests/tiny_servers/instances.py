@@ -6,10 +6,12 @@ Every server has a loopback address of its own, so that all of them listen on th
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,9 +21,9 @@ import psutil
 from stack.instance_settings import LauncherSettings
 from stack.instances import Role
 from stack.settings import REPOSITORY
-from tests.integration.parallel import forking_vllm
-from tests.integration.parallel.forking_vllm import Order
 from tests.real_stack import START_LIMIT_S, answers, metrics, post, wait_until
+from tests.tiny_servers import forking_vllm
+from tests.tiny_servers.forking_vllm import Order
 
 NAME = "tiny"  # the model's, to clients
 ANSWER_TOKENS = 16
@@ -31,7 +33,8 @@ MAX_MODEL_LEN = 3200
 KV_CACHE_BYTES = 64 << 20  # of each rank
 TIMEOUT = aiohttp.ClientTimeout(total=300)
 STOP_LIMIT_S = 60
-PORTS: dict[Role, int] = {"prefill": 8100, "decode": 8200}
+PORTS: dict[Role, int] = {"prefill": 8100, "decode": 8200, "aggregated": 8300}
+LAUNCHER_ROLES: dict[Role, str] = {"prefill": "producer", "decode": "consumer", "aggregated": "aggregated"}
 CONTROL_PORT = 13000
 FP8_CACHES = " avx512f " in Path("/proc/cpuinfo").read_text()  # vLLM's CPU build needs it for them
 
@@ -47,6 +50,7 @@ class Serving:
     block_size: int = BLOCK_TOKENS
     dtype: Literal["float32", "bfloat16"] = "float32"
     arguments: str = ""  # more of vLLM's, e.g. the cache's type
+    variables: Mapping[str, str] = field(default_factory=dict)  # more of the launcher's
 
 
 class Server:
@@ -70,6 +74,20 @@ class Server:
     def stop(self) -> None:
         if not self.has_ended:
             self._process.terminate()
+
+    def kill(self) -> None:
+        """All of its processes at once, without a word to anybody."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        wait_until(lambda: self.has_ended, STOP_LIMIT_S, f"{self.url} is killed")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its processes are stopped; the kernel still accepts connections for them."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     @property
     def has_ended(self) -> bool:
@@ -116,10 +134,11 @@ class Fleet:
         pid = os.getpid()
         host = f"127.{pid // 256 % 256}.{pid % 256}.{self._started}"
         variables = {
-            "VLLM_DISTRIBUTED_KV_ROLE": {"prefill": "producer", "decode": "consumer"}[role],
+            "VLLM_DISTRIBUTED_KV_ROLE": LAUNCHER_ROLES[role],
             "VLLM_HOST_IP": host,
             "PREFILL_PORT": str(PORTS["prefill"]),
             "DECODE_PORT": str(PORTS["decode"]),
+            "AGGREGATED_PORT": str(PORTS["aggregated"]),
             "CONTROL_PORT": str(CONTROL_PORT),
             "ETCD_ENDPOINT": self._etcd,
             "STACK_KEY": "0123456789abcdef",
@@ -138,6 +157,7 @@ class Fleet:
             "TRANSFER_TIMEOUT_S": "180",
             "TRANSFER_CANCEL_TIMEOUT_S": "125",
             "CONNECTOR_DROP_WRITES_FILE": str(self.drop_writes),
+            **serving.variables,
         }
         order = Order(
             instance_id=f"{role}-{uuid.uuid4().hex}",
@@ -151,9 +171,13 @@ class Fleet:
         return self._servers[-1]
 
     def wait(self) -> None:
-        """Until all are up."""
-        for server in self._servers:
-            server.wait()
+        """Until all are up; if one is not, all end."""
+        try:
+            for server in self._servers:
+                server.wait()
+        except AssertionError:
+            self.stop_all()
+            raise
 
     def _read(self) -> str:
         assert self._forking.stdout is not None
@@ -177,7 +201,7 @@ async def answers_of(server: Server, prompts: Sequence[Tokens]) -> list[Tokens]:
     """Greedy answers of this server alone, all requests at once. It uses no block that it has got by a transfer."""
     salt = uuid.uuid4().hex  # part of a cached block's name
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        found = await asyncio.gather(*(_post(session, server, prompt, cache_salt=salt) for prompt in prompts))
+        found = await asyncio.gather(*(complete(session, server, prompt, cache_salt=salt) for prompt in prompts))
     return [token_ids(answer) for answer in found]
 
 
@@ -190,8 +214,8 @@ async def answers_by_transfer(producer: Server, consumer: Server, prompts: Seque
             theirs = {"do_remote_decode": True, **transfer}
             ours = {"do_remote_prefill": True, "producer": producer.record, **transfer}
             _, answer = await asyncio.gather(
-                _post(session, producer, prompt, max_tokens=1, kv_transfer_params=theirs),
-                _post(session, consumer, prompt, kv_transfer_params=ours),
+                complete(session, producer, prompt, max_tokens=1, kv_transfer_params=theirs),
+                complete(session, consumer, prompt, kv_transfer_params=ours),
             )
             return answer
 
@@ -202,7 +226,8 @@ def token_ids(answer: Answer) -> Tokens:
     return list(answer["choices"][0]["token_ids"])
 
 
-async def _post(session: aiohttp.ClientSession, server: Server, prompt: Tokens, **more: Any) -> Answer:
+async def complete(session: aiohttp.ClientSession, server: Server, prompt: Tokens, **more: Any) -> Answer:
+    """One greedy answer."""
     body = {
         "model": NAME,
         "prompt": prompt,
