@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def transfer_facts(self) -> dict[str, Any] | None:
-        """What the consumer's connector says of the transfer, as connector/transfer_facts.py puts it there."""
+        """What the consumer's connector says of the transfer, as connector/telling/transfer_facts.py puts it there."""
         facts = self._response.headers.get("X-PD-Transfer-Facts")
         return json.loads(facts) if facts else None
 

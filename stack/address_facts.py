@@ -4,8 +4,8 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from connector.settings import LauncherSettings
 from stack import addresses, etcd
+from stack.instance_settings import LauncherSettings
 from stack.settings import StackSettings
 
 MOONCAKE = "MOONCAKE_CONFIG_PATH"

@@ -10,15 +10,25 @@ from pathlib import Path
 
 import psutil
 
-from connector import mooncake_config
-from connector.settings import LauncherSettings
-from stack import address_facts, cgroup, compose, env_file, environments, install, ports, rdma_facts, system_libraries
+from stack import (
+    address_facts,
+    cgroup,
+    compose,
+    env_file,
+    environments,
+    install,
+    mooncake_config,
+    ports,
+    rdma_facts,
+    system_libraries,
+)
 from stack.environment import ConfigError, Settings, load
+from stack.instance_settings import LauncherSettings
 from stack.ports import STAND_INS
 from stack.processes import Processes
 from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
 
-SETTINGS_MODULES = ("stack.settings", "connector.settings", "proxy.settings", "loadtest.settings")
+SETTINGS_MODULES = ("stack.settings", "stack.instance_settings", "proxy.settings", "loadtest.settings")
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from connector.settings import WITHOUT_EFFECT
 from stack import rdma_findings, system_libraries
 from stack.env_file import Entry
 from stack.environments import LOCKED_PYTHON
 from stack.facts import Facts
 from stack.finding import Finding
+from stack.instance_settings import WITHOUT_EFFECT
 from stack.ports import LAST_PORT, given_twice
 
 # Measured with the embedded model on CPU: an instance at its peak, and etcd, proxy and Locust together.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from connector.settings import PORTS_PER_INSTANCE, LauncherSettings
 from stack.environment import ConfigError, load
+from stack.instance_settings import PORTS_PER_INSTANCE, LauncherSettings
 from stack.services import DECODE_CONTROL_OFFSET, Service, services
 from stack.settings import StackSettings
 

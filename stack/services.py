@@ -132,7 +132,7 @@ def _instance(settings: StackSettings, name: Literal["prefill", "decode"]) -> Se
         told = {"VLLM_DISTRIBUTED_KV_ROLE": role}
     return Service(
         name,
-        (str(environments.vllm(settings).python(settings)), "-m", "connector.launcher"),
+        (str(environments.vllm(settings).python(settings)), "-m", "connector.instance.launcher"),
         tuple(range(port, port + replicas)),
         f"{name.upper()}_PORT",
         "/health",

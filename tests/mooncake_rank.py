@@ -13,11 +13,11 @@ import sys
 import time
 from typing import Any
 
-from connector.engine import TransferError
-from connector.engines import open_engines
-from connector.layout import Piece
-from connector.revocation import Revocation
-from connector.stats import TransferStats
+from connector.cache.pieces import Piece
+from connector.mooncake.engine import TransferError
+from connector.mooncake.engines import open_engines
+from connector.telling.stats import TransferStats
+from connector.transfer.revocation import Revocation
 
 MEMORY_BYTES = 32 << 20
 WRITE_TIMEOUT_S = 5.0  # so that a peer that hangs holds a connection for one second

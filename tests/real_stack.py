@@ -70,7 +70,7 @@ class RealStack:
         self.locust_url = f"http://127.0.0.1:{locust}"
         self.prefill_url = f"http://127.0.0.1:{prefill}"
         self.decode_url = f"http://127.0.0.1:{decode}"
-        # While this file exists the producer claims its writes and moves nothing (connector/engine.py).
+        # While this file exists the producer claims its writes and moves nothing (connector/mooncake/engine.py).
         self.drop_writes = self.folder / "drop-writes"
         self.etcd_url = f"http://127.0.0.1:{etcd}"
         self.supervisor = Supervisor(self.folder / "run")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from benchmarks.deadline import Deadline
 from benchmarks.processes import Launch, Processes
-from connector.registration import ETCD_AWAY
+from connector.instance.registration import ETCD_AWAY
 from stack import etcd
 from stack.instances import PREFIX, Instance
 

@@ -1,7 +1,8 @@
 """The command and the environment of every server of a run: they differ in `--kv-transfer-config` and nothing else.
 
-Ours start through `python -m connector.launcher`, as in the stack. The others get the command that this launcher would
-run, with another or no `--kv-transfer-config`. All of them run with the interpreter that runs the benchmark.
+Ours start through `python -m connector.instance.launcher`, as in the stack. The others get the command that this
+launcher would run, with another or no `--kv-transfer-config`. All of them run with the interpreter that runs the
+benchmark.
 """
 
 import importlib.util
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import upstream_connector
-from benchmarks.connector.options import Options
+from benchmarks.connector.vllm_hooks.options import Options
 from benchmarks.processes import Launch
-from connector import vllm_command
-from connector.settings import LauncherSettings
+from connector.instance import vllm_command
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 from stack.settings import REPOSITORY
 
 SERVED_MODEL = "benchmark"
@@ -52,7 +53,7 @@ class Blueprint:
             "CONTROL_PORT": str(control_port),
             **variables,
         }
-        return Launch(name, (*place.prefix, sys.executable, "-m", "connector.launcher"), environment)
+        return Launch(name, (*place.prefix, sys.executable, "-m", "connector.instance.launcher"), environment)
 
     def single(self, name: str, port: int, place: Place) -> Launch:
         return self._plain(name, port, place, {}, {})

@@ -4,7 +4,8 @@ Both have the same hooks with the same signatures, called in the same order, but
 
 - 0.33 asks the connector's class whether it can follow sleep mode and takes silence for yes, and it tells each worker
   before it unmaps the KV cache. 0.32 does neither.
-- 0.33 starts some loads later (`update_state_after_alloc` a step or more after the allocation), with HiSparse alone.
+- 0.33 starts some loads later (`update_state_after_alloc` a step or more after the allocation), with HiSparse alone,
+  whose groups `cache/movable.py` refuses.
 - 0.33 lowers the number of tokens that a connector promised where auxiliary outputs are on. It refuses that
   combination for connectors that it knows by name, of which ours is none.
 - 0.33 calls `set_xfer_handshake_metadata` again after every wake-up. We may be called so: what it brings is current.
@@ -27,7 +28,6 @@ REFUSED = (
     ("--enable-sleep-mode", "model_config.enable_sleep_mode", NO_SLEEP),
     # Sleep mode's memory without the option: `/sleep` would unmap it all the same, in 0.32 without a word to us.
     ("--enable-cumem-allocator", "model_config.enable_cumem_allocator", "sleep could unmap the KV cache"),
-    ("--attention-config.hisparse_config", "attention_config.hisparse_config", "it keeps KV cache in host memory"),
     ("--enable-return-routed-experts", "aux_output_config.enabled", "a cache that is moved comes without the experts"),
 )
 

@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from connector.channel import Channel
-from connector.control_key import ControlKey
-from connector.messages import Cancel, Message, Register
+from connector.control.channel import Channel
+from connector.control.control_key import ControlKey
+from connector.control.messages import Cancel, Message, Register
 from tests.integration.failures.failure_stack import SEEN_LIMIT_S
 
 M = TypeVar("M", bound=Message)

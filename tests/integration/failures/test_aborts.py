@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from connector.messages import Cancelled, Failed, Register
+from connector.control.messages import Cancelled, Failed, Register
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween
 from tests.integration.failures.failure_stack import MAX_NUM_SEQS, FailureStack

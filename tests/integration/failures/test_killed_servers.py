@@ -5,7 +5,7 @@ from collections import Counter
 import aiohttp
 import pytest
 
-from connector.messages import Done
+from connector.control.messages import Done
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween
 from tests.integration.failures.failure_stack import FailureStack

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 import zmq
 
-from connector.control_key import ControlKey
-from connector.messages import Cancelled, Done, Failed, Register
+from connector.control.control_key import ControlKey
+from connector.control.messages import Cancelled, Done, Failed, Register
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween, Stranger
 from tests.integration.failures.failure_stack import FailureStack

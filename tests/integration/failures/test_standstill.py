@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 
-from connector.peers import HEARTBEAT_MS, SILENT_MS
+from connector.control.peers import HEARTBEAT_MS, SILENT_MS
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.failure_stack import CANCEL_TIMEOUT_S, FailureStack
 from tests.integration.failures.legs import Transfer, answer, until, until_equal, until_reported

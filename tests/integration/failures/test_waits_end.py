@@ -6,7 +6,7 @@ that is silent altogether TRANSFER_CANCEL_TIMEOUT_S after the heartbeats have mi
 
 from collections import Counter
 
-from connector.messages import Done
+from connector.control.messages import Done
 from tests.integration.failures.conftest import Prompts
 from tests.integration.failures.control_peers import GoBetween
 from tests.integration.failures.failure_stack import FailureStack

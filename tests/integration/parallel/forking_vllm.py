@@ -14,9 +14,9 @@ import signal
 import sys
 from typing import TypedDict
 
-from connector import vllm_command
-from connector.settings import LauncherSettings
+from connector.instance import vllm_command
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 
 PR_SET_PDEATHSIG = 1
 
@@ -37,7 +37,7 @@ def main() -> None:
     from vllm.model_executor.models.jamba import JambaForCausalLM
     from vllm.model_executor.models.llama import LlamaForCausalLM
 
-    import connector.kv_connector  # noqa: F401
+    import connector.vllm_hooks.kv_connector  # noqa: F401
 
     for model in (DeepseekV2ForCausalLM, JambaForCausalLM, LlamaForCausalLM):
         ModelRegistry.register_model(model.__name__, model)  # or each server asks one more process what it can do

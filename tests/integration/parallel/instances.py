@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import aiohttp
 import psutil
 
-from connector.settings import LauncherSettings
+from stack.instance_settings import LauncherSettings
 from stack.instances import Role
 from stack.settings import REPOSITORY
 from tests.integration.parallel import forking_vllm
@@ -93,7 +93,7 @@ class Fleet:
     def __init__(self, folder: Path, etcd_endpoint: str) -> None:
         self._folder = folder
         self._etcd = etcd_endpoint
-        # While this file exists producers claim their writes and move nothing (connector/engine.py).
+        # While this file exists producers claim their writes and move nothing (connector/mooncake/engine.py).
         self.drop_writes = folder / "drop-writes"
         self._servers: list[Server] = []
         self._started = 0

@@ -11,10 +11,10 @@ import resource
 import time
 from pathlib import Path
 
-from connector.engines import open_engines
-from connector.layout import Piece
-from connector.settings import LauncherSettings
+from connector.cache.pieces import Piece
+from connector.mooncake.engines import open_engines
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 
 SHARED = Path("/shared")
 LENGTH = 4 << 20

@@ -14,19 +14,20 @@ import sys
 import time
 from typing import Any
 
-from connector.channel import Channel
-from connector.checksum import HostMemory
-from connector.consumer import Consumer
-from connector.control_key import ControlKey
-from connector.engine import TransferError
-from connector.engines import open_engines
-from connector.layout import KVLayout, Piece
-from connector.messages import Cancel, Message, Register
-from connector.parallel import Source
-from connector.producer import Producer
-from connector.revocation import Revocation
-from connector.stats import TransferStats
-from connector.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import Piece
+from connector.cache.heads import Source
+from connector.control.channel import Channel
+from connector.control.control_key import ControlKey
+from connector.control.messages import Cancel, Message, Register
+from connector.mooncake.engine import TransferError
+from connector.mooncake.engines import open_engines
+from connector.telling.stats import TransferStats
+from connector.mooncake.checksum import HostMemory
+from connector.transfer.consumer import Consumer
+from connector.transfer.producer import Producer
+from connector.transfer.revocation import Revocation
+from connector.transfer.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
 
 LAYERS = 2
 BLOCKS = 64
@@ -37,7 +38,7 @@ LAYER_BYTES = BLOCKS * PAGE
 
 
 class HostFences:
-    """As `connector.fences.HostFences`, which is not imported here because its module needs torch."""
+    """As `connector.mooncake.fences.HostFences`, which is not imported here because its module needs torch."""
 
     def after(self, callback: Any) -> None:
         callback()

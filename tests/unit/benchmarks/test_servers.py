@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.connector.vllm_hooks.options import parse
 
 from benchmarks.connector import servers
-from benchmarks.connector.options import parse
 from benchmarks.connector.servers import Blueprint, Place
-from connector import vllm_command
-from connector.settings import LauncherSettings
+from connector.instance import vllm_command
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 
 KEY = "0123456789abcdef"
 
@@ -48,7 +48,7 @@ def test_servers_differ_in_their_connector_only(blueprint: Blueprint) -> None:
 def test_our_launcher_starts_vllm_with_the_flags_of_the_others(blueprint: Blueprint) -> None:
     single = blueprint.single("single", 21000, Place())
     ours = blueprint.ours("ours", "consumer", 21016, 21032, Place(), {"MOONCAKE_PROTOCOL": "nvlink_intra"})
-    assert ours.command == (sys.executable, "-m", "connector.launcher")
+    assert ours.command == (sys.executable, "-m", "connector.instance.launcher")
     ours_settings = {name.lower(): value for name, value in ours.environment.items()}
     known = {name: ours_settings[name] for name in LauncherSettings.model_fields if name in ours_settings}
     settings = load(LauncherSettings, **known)

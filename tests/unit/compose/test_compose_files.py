@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from connector.settings import LauncherSettings
 from loadtest.settings import LoadTestSettings
 from proxy.settings import ProxySettings
 from stack.environment import Settings
+from stack.instance_settings import LauncherSettings
 from stack.settings import REPOSITORY
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-import connector.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
-from connector.settings import WITHOUT_EFFECT, LauncherSettings
-from tests.unit.connector.producer_rank import Rank
+import connector.instance.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
+from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
+from tests.unit.connector.transfer.producer_rank import Rank
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from connector.engine import TransferError, UnendedWriteError
-from connector.layout import KVLayout, Piece
-from connector.messages import Message, Outcome, Register
-from connector.parallel import Source
-from connector.polled_write import always
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import Piece
+from connector.cache.heads import Source
+from connector.control.messages import Message, Outcome, Register
+from connector.mooncake.engine import TransferError, UnendedWriteError
+from connector.mooncake.polled_write import always
 
 LIMIT_S = 30.0  # for what must happen at all; no verdict depends on how fast
 LAYERS = 2
@@ -40,6 +41,15 @@ class Gate:
 
     entered: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
+
+
+# Every module that tells the time of a transfer, for a test that simulates it.
+CLOCKS = (
+    "connector.control.awake_time.time",
+    "connector.transfer.producer.time",
+    "connector.transfer.held.time",
+    "connector.transfer.senders.time",
+)
 
 
 class FakeEngine:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from connector.settings import LauncherSettings
 from stack.address_facts import Unusable, gather
 from stack.environment import load
+from stack.instance_settings import LauncherSettings
 from stack.settings import StackSettings
 
 RDMA = "compose.yaml:compose.rdma.yaml"

@@ -18,7 +18,7 @@ def _no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_part_declares_settings() -> None:
     assert {settings.__module__ for settings in settings_classes()} == {
         "stack.settings",
-        "connector.settings",
+        "stack.instance_settings",
         "proxy.settings",
         "loadtest.settings",
     }

@@ -101,7 +101,7 @@ if __name__ == "__main__":
             stack(verb)
         case ["serve", port]:
             HTTPServer(("127.0.0.1", int(port)), Instances).serve_forever()
-        case ["-m", "connector.launcher"]:
+        case ["-m", "connector.instance.launcher"]:
             server()
         case [*words] if "--vllm-pd-disaggregation" in words:
             router(words)

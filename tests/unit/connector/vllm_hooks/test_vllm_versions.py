@@ -13,7 +13,7 @@ import pytest
 
 from connector.vllm_hooks.vllm_versions import REFUSED, refuse_options
 
-CONNECTOR = "connector.kv_connector"
+CONNECTOR = "connector.vllm_hooks.kv_connector"
 BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 
 
@@ -80,7 +80,6 @@ def config(**on: Any) -> SimpleNamespace:
             enable_sleep_mode=on.get("enable_sleep_mode", False),
             enable_cumem_allocator=on.get("enable_cumem_allocator", False),
         ),
-        attention_config=SimpleNamespace(hisparse_config=on.get("hisparse_config")),
         aux_output_config=SimpleNamespace(enabled=on.get("enabled", False)),
     )
 

@@ -1,0 +1,79 @@
+"""What of vLLM's KV cache can be moved: its groups, or in one line why not."""
+
+from typing import TYPE_CHECKING
+
+from vllm.v1 import kv_cache_interface as kinds
+
+from connector.cache.layout import CacheGroup, Kind
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+
+# Ways of spreading a model over processes that would leave a rank with other layers, tokens or requests than ours know.
+UNSPLIT = (
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
+)
+# By vLLM's classes; a subclass comes before its parent. None: cannot be moved.
+KINDS: tuple[tuple[type, Kind | None], ...] = (
+    (kinds.MambaSpec, Kind.STATE),
+    (kinds.CircularBufferSpec, Kind.STATE),  # the tokens that DeepSeek V4 has not compressed yet
+    (kinds.SlidingWindowSpec, Kind.WINDOW),
+    (kinds.ChunkedLocalAttentionSpec, Kind.CHUNK),
+    (kinds.SinkFullAttentionSpec, None),  # blocks that belong to no request
+    (kinds.CrossAttentionSpec, None),  # the encoder's, which no prompt's length tells
+    (kinds.HiddenStateCacheSpec, None),
+    (kinds.FullAttentionSpec, Kind.FULL),
+)
+
+
+def refuse_unmovable(vllm_config: "VllmConfig", role: str | None) -> None:
+    """So that nothing is ever served wrong.
+
+    Raises: ValueError: for a way of serving with which nothing can be moved.
+    """
+    parallel = vllm_config.parallel_config
+    if role not in ("kv_producer", "kv_consumer"):
+        raise ValueError(f"kv_role={role!r}: expected kv_producer or kv_consumer")
+    for name in UNSPLIT:
+        if getattr(parallel, name) > 1:
+            raise ValueError(f"{name}={getattr(parallel, name)}: KV transfer supports only 1")
+    # Inside a data-parallel engine of a dense model vLLM sets the size back to 1; what is left is the engine's id
+    # (v1/engine/core.py, run_engine_core).
+    engine_id = vllm_config.kv_transfer_config.engine_id if vllm_config.kv_transfer_config else None
+    if (engine_id or "").endswith(f"_dp{parallel.data_parallel_index}"):
+        raise ValueError(f"data_parallel_size above 1 (engine {engine_id}): KV transfer supports only 1")
+    if vllm_config.speculative_config is not None:
+        raise ValueError("speculative decoding is not supported together with KV transfer")
+
+
+def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[CacheGroup, ...]:
+    """Raises: ValueError: for a group that cannot be moved, with the reason."""
+    groups = []
+    for group in kv_cache_config.kv_cache_groups:
+        if group.host_resident or not group.enable_kv_transfer:
+            raise ValueError(f"KV cache group of {group.layer_names[0]}: KV transfer does not support HiSparse")
+        spec = group.kv_cache_spec
+        # A ring is one block for the whole request, however long that gets.
+        ring = isinstance(spec, kinds.CircularBufferSpec)
+        groups.append(CacheGroup(kind_of(spec), max_model_len if ring else int(spec.block_size)))
+    if not groups:
+        raise ValueError("the model has no KV cache: there is nothing to transfer")
+    return tuple(groups)
+
+
+def kind_of(spec: "KVCacheSpec") -> Kind:
+    """Raises: ValueError: for a kind of cache that cannot be moved."""
+    if isinstance(spec, kinds.UniformTypeKVCacheSpecs):
+        found = {kind_of(each) for each in spec.kv_cache_specs.values()}
+        if len(found) == 1:
+            return found.pop()
+    for known, kind in KINDS:
+        if isinstance(spec, known):
+            if kind is None:
+                break
+            return kind
+    raise ValueError(f"KV cache of {type(spec).__name__}: KV transfer does not support this kind of layer")

@@ -1,0 +1,155 @@
+"""A transfer as the producer's rank holds it: the pure state of its shares, with request, clocks and counts.
+
+Not locked by itself: the producer calls everything here with its own lock held.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from connector.cache.layout import KVLayout
+from connector.cache.pieces import BlockRun, Piece, block_runs, pieces_of_layer
+from connector.control.messages import Cancelled, Done, Failed, Outcome, Register
+from connector.mooncake.checksum import LayerChecksums
+from connector.mooncake.rank_cache import Memory
+from connector.transfer.prompt import Prompt
+from connector.transfer.share import End, Run, Share
+
+BlockTables = tuple[list[int], ...]  # by group
+
+
+@dataclass
+class HeldShare:
+    """One consumer rank's share and what moving it took."""
+
+    state: Share
+    transport: str
+    segment: str
+    bytes: int = 0
+    early_bytes: int = 0
+    pieces_written: int = 0
+    first_write: float = 0.0
+    queued: bool = False
+    answered: bool = False  # or its consumer has ended, and there is nobody to answer
+    answer: Outcome | None = None
+    checksums: LayerChecksums | None = None  # of what was written, when the consumer asked for it
+
+    def __post_init__(self) -> None:
+        if self.state.registration.checksum:
+            self.checksums = LayerChecksums(len(self.state.registration.layers))
+
+    @property
+    def reply_to(self) -> str:
+        return self.state.registration.reply_to
+
+    def pieces(self, runs: list[Run], layout: KVLayout, block_ids: BlockTables) -> list[Piece]:
+        """The writes that move `runs` from our blocks into the consumer's."""
+        registration = self.state.registration
+        joined: dict[tuple[int, int, int], list[BlockRun]] = {}  # layers of a group mostly ask for the same blocks
+        pieces = []
+        for run in runs:
+            ours, there = layout.layers[run.layer], registration.layers[run.place]
+            asked = (ours.group, run.start, run.stop)
+            if asked not in joined:
+                wanted = registration.groups[ours.group]
+                targets = wanted.block_ids[run.start - wanted.first : run.stop - wanted.first]
+                joined[asked] = block_runs(zip(block_ids[ours.group][run.start : run.stop], targets, strict=True))
+            pieces += pieces_of_layer(
+                ours.head_address(there.first_head),
+                ours.block_stride,
+                there.address,
+                there.block_stride,
+                there.heads * ours.head_bytes,
+                joined[asked],
+            )
+        return pieces
+
+    def add_to_checksums(self, runs: list[Run], layout: KVLayout, block_ids: BlockTables, memory: Memory) -> None:
+        """To be called while nobody may rewrite the blocks."""
+        if self.checksums is None:
+            return
+        for run in runs:
+            ours, there = layout.layers[run.layer], self.state.registration.layers[run.place]
+            first = ours.head_address(there.first_head)
+            addresses = [first + block * ours.block_stride for block in block_ids[ours.group][run.start : run.stop]]
+            self.checksums.add(run.place, memory, addresses, there.heads * ours.head_bytes)
+
+    def outcome(self, rank: int, prefill_end: float) -> Outcome:
+        """What the consumer is told of the decided end."""
+        assert self.state.ending is not None
+        end, cause = self.state.ending
+        transfer_id = self.state.registration.transfer_id
+        if end is End.FAILED:
+            return Failed(transfer_id, rank, self.state.delivered_blocks, cause, self.state.unended)
+        if end is End.CANCELLED:
+            return Cancelled(transfer_id, rank, self.state.unended)
+        now = time.monotonic()
+        return Done(
+            transfer_id=transfer_id,
+            rank=rank,
+            bytes=self.bytes,
+            early_bytes=self.early_bytes,
+            pieces=self.pieces_written,
+            seconds=now - self.first_write,
+            exposed_seconds=now - prefill_end if prefill_end else 0.0,
+            transport=self.transport,
+            checksum=self.checksums.value() if self.checksums is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is remembered of a transfer: why it serves no more, and whether bytes of it may still arrive."""
+
+    cause: str
+    unended: bool
+
+
+@dataclass
+class Held:
+    """`deadline` (awake time) is when to give up unless both sides have come; there is none while both are at work."""
+
+    transfer_id: str
+    prompt: Prompt
+    deadline: float
+    request_id: str | None = None
+    released: bool = False  # the scheduler has given the request up: report it as sent once settled
+    prefill_end: float = 0.0
+    shares: dict[int, HeldShare] = field(default_factory=dict)  # by the consumer's rank
+    expected_shares: int = 0  # 0: no registration has said it yet
+    ending: tuple[End, str] | None = None  # of the whole transfer; a share may also end by itself
+
+    @property
+    def all_registered(self) -> bool:
+        return 0 < self.expected_shares == len(self.shares)
+
+    def refusal(self, registration: Register) -> str:
+        """Why this registration can add nothing to it; empty when it can."""
+        if self.ending is not None:
+            return self.ending[1]
+        if registration.rank in self.shares or self.all_registered:
+            return "bad registration: this transfer is registered already"
+        if self.expected_shares not in (0, registration.shares):
+            return f"bad registration: {registration.shares} shares, another rank said {self.expected_shares}"
+        return ""
+
+    def end(self, how: End, cause: str) -> None:
+        if self.ending is None:
+            self.ending = (how, cause)
+        for share in self.shares.values():
+            share.state.end(how, cause)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing of it is in flight any more, and nothing will be."""
+        decided = self.ending is not None or self.all_registered
+        return decided and all(share.state.settled for share in self.shares.values())
+
+    @property
+    def unended(self) -> bool:
+        return any(share.state.unended for share in self.shares.values())
+
+    @property
+    def cause(self) -> str:
+        """Why it was not delivered whole; empty when it was."""
+        endings = [share.state.ending for share in self.shares.values()] + [self.ending]
+        return next((ending[1] for ending in endings if ending and ending[0] is not End.DONE), "")

@@ -1,0 +1,69 @@
+"""The scheduler's side of a producer: which requests are moved, and what the workers must know of them at each step."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from connector.cache.layout import NULL_BLOCK
+from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
+from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+
+class ProducerScheduler:
+    """Follows prefill requests that a consumer waits for. `left_out`: tokens at a prompt's end that are not moved."""
+
+    def __init__(self, left_out: int) -> None:
+        self._left_out = left_out
+        self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
+        self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
+        self._released: list[Released] = []
+        self._queued: list[Queued] = []
+
+    def on_new_request(self, request: "Request") -> None:
+        params = params_of(request, ProducerParams, "do_remote_decode")
+        if params is not None:
+            self._transfers[request.request_id] = (request, params.transfer_id)
+            self._queued.append(Queued(params.transfer_id, request.request_id, digest_of_prompt(request)))
+            leave_out(request, self._left_out)
+
+    def build_step(self, output: "SchedulerOutput") -> ProducerStep:
+        blocks = output.kv_connector_block_state
+        chunks = []
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            if request_id not in self._transfers:
+                continue
+            request, transfer_id = self._transfers[request_id]
+            block_ids = blocks.get_block_ids(request_id) if blocks is not None else None
+            assert block_ids is not None, f"vLLM scheduled {request_id} without its block table"
+            # num_computed_tokens is still the value before this step (vLLM advances it after this call).
+            step_end = request.num_computed_tokens + tokens
+            tables = tuple(list(table) for table in block_ids)
+            chunks.append(Chunk(transfer_id, request_id, request.num_prompt_tokens, tables, step_end, tokens))
+        # All of them: one that was aborted since is no longer among our transfers, but its blocks may be written out.
+        preempted = list(output.preempted_req_ids or ())
+        released, self._released = self._released, []
+        queued, self._queued = self._queued, []
+        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued)
+
+    def request_finished(self, request: "Request", block_ids: Sequence[Sequence[int]]) -> bool:
+        """True: keep the blocks until the workers have reported the request as sent, which they always do."""
+        if request.request_id not in self._transfers:
+            return False
+        _, transfer_id = self._transfers.pop(request.request_id)
+        complete = request.num_computed_tokens >= request.num_prompt_tokens
+        self._released.append(Released(transfer_id, request.request_id, complete))
+        self._held[request.request_id] = sum(block != NULL_BLOCK for table in block_ids for block in table)
+        return True
+
+    def sent(self, request_ids: set[str]) -> None:
+        """The workers' word on which ended requests' blocks are free."""
+        for request_id in request_ids:
+            self._held.pop(request_id, None)
+
+    @property
+    def blocks_held(self) -> int:
+        """Blocks of ended requests that are kept only for their transfers."""
+        return sum(self._held.values())

@@ -1,0 +1,48 @@
+"""The connector's part of `kv_connector_extra_config`, as the launcher writes it and vLLM's processes read it."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from connector.control.channel import Channel
+from connector.control.control_key import ControlKey
+from connector.mooncake.transports import AUTO, TRANSPORTS
+
+
+class ConnectorOptions(msgspec.Struct, frozen=True):
+    """Times in seconds. The stack's key is not among them, because vLLM logs its configuration: it is STACK_KEY."""
+
+    host: str  # address that peers reach this instance at
+    control_port: int  # of rank 0; rank n listens on control_port + n
+    metadata_server: str  # host:port of etcd
+    transport: str  # one of TRANSPORTS, or auto
+    pairing: str  # what two instances must have in common beside the layout of their caches
+    device_name: str = ""
+    layerwise: bool = False  # push layer by layer inside a step, not only at its end (producers)
+    min_stream_tokens: int | None = None  # a step of fewer prompt tokens pushes all layers at once; None: by transport
+    checksum: bool = False  # compare what arrived with what was sent
+    patience: float = 30.0
+    timeout: float = 60.0
+    cancel_timeout: float = 35.0  # after which a consumer takes its blocks back from a silent producer
+    sender_threads: int = 4
+
+    @classmethod
+    def from_extra_config(cls, extra_config: dict[str, Any]) -> "ConnectorOptions":
+        """Raises: ValueError: naming the key that is missing or cannot work."""
+        try:
+            options = msgspec.convert(extra_config, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"kv_connector_extra_config: {error}") from error
+        if options.transport not in (AUTO, *TRANSPORTS):
+            raise ValueError(f"transport={options.transport!r}: expected one of {', '.join((AUTO, *TRANSPORTS))}")
+        return options
+
+    @property
+    def write_timeout(self) -> float:
+        """A write ends before the consumer can take its blocks back: those could still be written to otherwise."""
+        return self.cancel_timeout - 5
+
+    def open_channel(self, port: int) -> Channel:
+        """A control channel with the stack's key. Raises: ValueError: when STACK_KEY is unset or too short."""
+        return Channel(self.host, port, ControlKey.from_secret(os.environ.get("STACK_KEY", "")))

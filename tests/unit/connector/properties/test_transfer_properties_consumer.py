@@ -1,0 +1,303 @@
+"""The consumer's rank in any order of events: loads, answers early and late, lost producers, aborts, standstills, time.
+
+Whatever happens: a request is reported once, not before nobody can write into its blocks any more, and at the latest
+when both its times have run out; as received whole only if every rank said so and proved it; and every block that may
+not have arrived is named. A producer that is back is asked again for all that is awaited of it, and time in which the
+process stood still has not passed.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from connector.cache.layout import KVLayout
+from connector.cache.heads import Source
+from connector.control.awake_time import LONGEST_PAUSE_S
+from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome, Register
+from connector.telling.stats import TransferStats
+from connector.mooncake.checksum import checksum_of_blocks
+from connector.transfer.consumer import LAST_BYTES_S, Consumer
+from connector.transfer.steps import ConsumerStep, Load
+from tests.unit.connector.fakes import Access, registrations
+
+TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0
+LAYOUT = KVLayout((0, 100), 8, 4, 0, 2, 12)
+SOURCES = [  # of one consumer rank
+    [Source(0, 0, 2, 1)],
+    [Source(0, 0, 1, 1), Source(1, 1, 1, 1)],
+    [Source(0, 0, 2, 1), Source(1, 0, 0, 1)],
+]
+MOST_TRANSFERS = 12  # in one run; the events are of the latest three
+
+
+class Blank:
+    def read(self, address: int, length: int) -> memoryview:
+        return memoryview(bytes(length))
+
+
+class Clock:
+    """`awake`: without standstills."""
+
+    real, awake = 1000.0, 0.0
+
+    def monotonic(self) -> float:
+        return self.real
+
+
+@dataclass
+class Transfer:
+    load: Load
+    sources: list[Source]
+    begun: bool = False
+    aborted: bool = False
+    cancelled: float | None = None  # when the producer was told to stop
+    believed: dict[int, Outcome] = field(default_factory=dict)  # the first answer of each rank
+    answered: float | None = None  # since when
+    forgotten: bool = False  # the scheduler's word came too long after the first answer
+    gone: dict[int, float] = field(default_factory=dict)
+    silent: dict[int, float] = field(default_factory=dict)
+    reported: bool = False
+
+    def may_be_written(self, rank: int, now: float, segments: dict[str, str]) -> bool:
+        """By a producer that writes into the memory's `segments`, while those have not been replaced."""
+        word = self.believed.get(rank)
+        if isinstance(word, Done) or (word is not None and not word.unended):
+            return False
+        if rank in self.gone and now > self.gone[rank] + LAST_BYTES_S:
+            return self.segments["tcp"] == segments["tcp"]
+        patient = [since for since in (self.cancelled, self.silent.get(rank)) if since is not None]
+        if word is None and not any(now >= since + CANCEL_TIMEOUT_S for since in patient):
+            return True
+        return any(self.segments[transport] == segments[transport] for transport in segments)
+
+    @property
+    def segments(self) -> dict[str, str]:
+        return self.load.registrations[0][0].segments
+
+    @property
+    def delivered(self) -> int:
+        """Blocks that have surely arrived from every rank."""
+        parts = []
+        for source in self.sources:
+            match self.believed.get(source.rank):
+                case Done(checksum=checksum) if checksum in (None, self.checksum(source)):
+                    parts.append(len(self.load.block_ids))
+                case Failed(delivered_blocks=blocks):
+                    parts.append(blocks)
+                case _:
+                    parts.append(0)
+        return min(parts)
+
+    def checksum(self, source: Source) -> int:
+        return checksum_of_blocks(Blank(), LAYOUT, self.load.block_ids, source.first_head, source.heads)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        self.patched = patch("connector.control.awake_time.time", self.clock)
+        self.patched.start()
+        self.transfers: list[Transfer] = []
+        self.cancels: list[tuple[str, str]] = []
+        self.asked_again: list[tuple[str, str]] = []
+        self.access = Access()
+        self.consumer = Consumer(
+            rank=0,
+            block_tokens=4,
+            layout=LAYOUT,
+            memory=Blank(),
+            address="tcp://d:1",
+            send=self._sent,
+            watch=lambda address: None,
+            timeout=TIMEOUT_S,
+            cancel_timeout=CANCEL_TIMEOUT_S,
+            revoked=self.access.over,
+            stats=TransferStats(),
+        )
+
+    def _sent(self, address: str, message: Message) -> None:
+        assert isinstance(message, Cancel | Register)
+        if isinstance(message, Register):
+            (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
+            assert message in transfer.load.registrations[0].values()
+            assert transfer.cancelled is None
+            self.asked_again.append((address, message.transfer_id))
+            return
+        assert (address, message.transfer_id) not in self.cancels, "it was told to stop twice"
+        self.cancels.append((address, message.transfer_id))
+        (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
+        transfer.cancelled = transfer.cancelled if transfer.cancelled is not None else self.clock.awake
+
+    @property
+    def open(self) -> list[Transfer]:
+        return [transfer for transfer in self.transfers if transfer.begun and not transfer.reported]
+
+    def _one_of_the_latest(self, index: int) -> Transfer:
+        return self.transfers[-3:][index % len(self.transfers[-3:])]
+
+    @precondition(lambda self: len(self.transfers) < MOST_TRANSFERS and len(self.open) < 3)
+    @rule(sources=st.sampled_from(SOURCES), blocks=st.integers(1, 4))
+    def new_transfer(self, sources: list[Source], blocks: int) -> None:
+        number = len(self.transfers)
+        producers = [f"tcp://p{number}.{source.rank}:1" for source in sources]
+        load = Load(
+            f"t{number}",
+            f"r{number}",
+            list(range(4 * number, 4 * number + blocks)),
+            producers,
+            [sources],
+            registrations(f"t{number}", [], [sources], dict(self.access.segments)),
+        )
+        self.transfers.append(Transfer(load, sources))
+
+    @precondition(lambda self: self.transfers)
+    @rule(index=st.integers(0, 2), aborted=st.sampled_from([False, False, True]))
+    def begin_step(self, index: int, aborted: bool) -> None:
+        """The scheduler's word on a load comes once, and may come together with its abort."""
+        transfer = self._one_of_the_latest(index)
+        loads = [] if transfer.begun else [transfer.load]
+        if loads and transfer.answered is not None:
+            transfer.forgotten = self.clock.awake > transfer.answered + TIMEOUT_S
+        transfer.begun = True
+        if aborted and not transfer.reported:
+            transfer.aborted = True
+        ended = [transfer.load.transfer_id] if aborted else []
+        self.consumer.begin_step(ConsumerStep(idle=False, loads=loads, aborted=ended))
+        self._judge()
+
+    @precondition(lambda self: self.transfers)
+    @rule(
+        index=st.integers(0, 2),
+        rank=st.integers(0, 1),
+        what=st.sampled_from(["done", "proved", "disproved", "failed", "cancelled"]),
+        blocks=st.integers(0, 4),
+        unended=st.sampled_from([False, False, True]),
+    )
+    def answer(self, index: int, rank: int, what: str, blocks: int, unended: bool) -> None:
+        transfer = self._one_of_the_latest(index)
+        source = transfer.sources[rank % len(transfer.sources)]
+        transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids)
+        proof = {"done": None, "proved": transfer.checksum(source), "disproved": transfer.checksum(source) ^ 1}
+        message: Outcome
+        if what in proof:
+            size = 8 * count * source.heads
+            message = Done(transfer_id, source.rank, size, 0, 1, 0.5, 0.1, "tcp", proof[what])
+        elif what == "failed":
+            message = Failed(transfer_id, source.rank, min(blocks, count), "write failed: x", unended)
+        else:
+            message = Cancelled(transfer_id, source.rank, unended)
+        if source.rank in transfer.believed:  # an ended transfer's cancellation is answered, too
+            message = Cancelled(transfer_id, source.rank)
+        transfer.answered = transfer.answered if transfer.answered is not None else self.clock.awake
+        transfer.believed.setdefault(source.rank, message)
+        self.consumer.on_message(message)
+        self._judge()
+
+    @precondition(lambda self: self.open)
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), gone=st.booleans())
+    def lose_peer(self, index: int, rank: int, gone: bool) -> None:
+        transfer = self.open[index % len(self.open)]
+        address = transfer.load.producers[rank % len(transfer.sources)]
+        since = transfer.gone if gone else transfer.silent
+        since.setdefault(rank % len(transfer.sources), self.clock.awake)
+        self.consumer.on_peer_lost(address, gone)
+        self._judge()
+
+    @precondition(lambda self: self.open)
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), told=st.booleans())
+    def peer_is_back(self, index: int, rank: int, told: bool) -> None:
+        transfer = self.open[index % len(self.open)]
+        rank %= len(transfer.sources)
+        address, transfer_id = transfer.load.producers[rank], transfer.load.transfer_id
+        transfer.silent.pop(rank, None)
+        self.asked_again = []
+        self.cancels = [sent for sent in self.cancels if sent != (address, transfer_id)]
+        if told:
+            self.consumer.on_message(Mended(address))
+        else:
+            self.consumer.on_peer_back(address)
+        if rank in self.consumer._waiting[transfer_id].missing:
+            assert ((address, transfer_id) in self.asked_again) == (transfer.cancelled is None)
+            assert ((address, transfer_id) in self.cancels) == (transfer.cancelled is not None)
+        else:
+            assert (address, transfer_id) not in self.asked_again + self.cancels
+        self._judge()
+
+    @precondition(lambda self: self.open or len(self.transfers) == MOST_TRANSFERS)
+    @rule(seconds=st.sampled_from([0.1, 0.1, 0.1, LAST_BYTES_S * 1.1, CANCEL_TIMEOUT_S * 1.01, TIMEOUT_S * 1.01]))
+    def time_passes(self, seconds: float) -> None:
+        while seconds > 0:
+            step = min(seconds, LONGEST_PAUSE_S)
+            self._pass(step, step)
+            seconds -= step
+        self._judge()
+
+    @rule(seconds=st.sampled_from([5.0, TIMEOUT_S, 1000.0]))
+    def stands_still(self, seconds: float) -> None:
+        self._pass(seconds, LONGEST_PAUSE_S)
+        self._judge()
+
+    def _pass(self, real: float, awake: float) -> None:
+        self.clock.real += real
+        self.clock.awake += awake
+        self.consumer.on_tick()
+
+    @precondition(lambda self: self.access.asked)
+    @rule()
+    def revoke(self) -> None:
+        self.access.revoke()
+        self.consumer.on_tick()
+        self._judge()
+
+    def _may_be_written(self, transfer: Transfer) -> list[bool]:
+        return [
+            transfer.may_be_written(source.rank, self.clock.awake, self.access.segments) for source in transfer.sources
+        ]
+
+    def _judge(self) -> None:
+        """What vLLM hears at the end of a step."""
+        reported = self.consumer.take_finished(0.0)
+        invalid, done = self.consumer.take_invalid_blocks(), self.consumer.take_done()
+        expected: set[int] = set()
+        for transfer in self.transfers:
+            load = transfer.load
+            if load.request_id not in reported:
+                all_answered = len(transfer.believed) == len(transfer.sources) and not transfer.forgotten
+                over = all_answered and not any(self._may_be_written(transfer))
+                assert transfer.reported or self.access.asked or not (transfer.begun and over)
+                continue
+            assert transfer.begun
+            assert not transfer.reported
+            transfer.reported = True
+            assert not any(self._may_be_written(transfer))
+            whole = load.request_id in done
+            if whole:
+                assert transfer.delivered == len(load.block_ids)
+                assert all(isinstance(transfer.believed[source.rank], Done) for source in transfer.sources)
+                assert done[load.request_id].bytes == 8 * len(load.block_ids) * 2
+            elif not transfer.aborted:
+                expected |= set(load.block_ids[transfer.delivered :])
+        assert invalid >= expected
+        assert invalid <= {block for t in self.transfers if t.load.request_id in reported for block in t.load.block_ids}
+
+    def teardown(self) -> None:
+        if "consumer" not in self.__dict__:
+            return
+        try:
+            if sys.exc_info()[0] is None:
+                for seconds in (TIMEOUT_S * 1.01, CANCEL_TIMEOUT_S * 1.01):
+                    self.time_passes(seconds)
+                self.revoke()
+                assert all(transfer.reported for transfer in self.transfers if transfer.begun)
+                assert not self.consumer._waiting
+        finally:
+            self.patched.stop()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=40)

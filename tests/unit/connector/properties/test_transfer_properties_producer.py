@@ -1,0 +1,331 @@
+"""The producer's rank in any order of events: steps, layers, preemptions, aborts, registrations, cancellations, losses.
+
+Whatever happens: no write reads a block that is not final or was freed, or touches a target that was answered; what an
+answer calls delivered is there; who asked gets an answer, and no more answers than there were questions; every request
+is let go once, after its end; and when everybody has had patience enough, nothing is left.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from unittest.mock import patch
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from connector.control.messages import Cancel, Done, Failed
+from connector.mooncake.engines import Engines
+from connector.telling.stats import TransferStats
+from connector.transfer.producer import Producer
+from tests.unit.connector.fakes import CLOCKS, never_opened
+from tests.unit.connector.properties.simulated_consumers import LIES, LIMIT_S, Engine, Mailbox, Plan, Share
+from tests.unit.connector.properties.simulated_vllm import (
+    BLOCK_TOKENS,
+    HEADS,
+    NUM_BLOCKS,
+    PROMPT,
+    SOURCE,
+    Cache,
+    Gpu,
+    Vllm,
+)
+
+TRANSFERS, PATIENCE_S = 3, 10.0
+MOST_REQUESTS = 4  # have room at once
+# How a consumer's ranks split the heads; the last rank of the third has nothing to get and only learns the end.
+SPLITS = [[range(HEADS)], [range(1), range(1, 2)], [range(HEADS), range(0)]]
+TARGETS = [list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS - 1, -1, -1)), [5, 6, 1, 9, 8]]
+plans = st.builds(
+    lambda tokens, split, first, extra, prompt, targets, checksum: Plan(
+        tokens, split, first % -(-tokens // BLOCK_TOKENS), extra, prompt, targets, checksum
+    ),
+    st.integers(1, 4 * BLOCK_TOKENS),
+    st.sampled_from(SPLITS),
+    st.integers(0, 3),
+    st.sampled_from([0, 0, 0, 0, 0, 1]),
+    st.sampled_from([PROMPT] * 5 + ["other tokens"]),
+    st.sampled_from(TARGETS),
+    st.booleans(),
+)
+indices = st.integers(0, 5)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class AnyOrder(RuleBasedStateMachine):
+    @initialize(
+        plans=st.lists(plans, min_size=TRANSFERS, max_size=TRANSFERS),
+        late=st.booleans(),
+        senders=st.integers(1, 4),
+        min_stream_tokens=st.sampled_from([0, 5]),
+        pace=st.sampled_from([1, 3, 8]),
+        first=st.lists(st.sampled_from(["a request", "a request", "a registration"]), max_size=5),
+    )
+    def begin(
+        self, plans: list[Plan], late: bool, senders: int, min_stream_tokens: int, pace: int, first: list[str]
+    ) -> None:
+        self.plans, self.senders = plans, senders
+        self.pace = (
+            pace  # so many steps forward let one thing go wrong, or every transfer would end before it has begun
+        )
+        self.forward, self.mishaps = 0, 0
+        self.clock = Clock()
+        self.clocks = [patch(module, self.clock) for module in CLOCKS]
+        for clock in self.clocks:
+            clock.start()
+        cache, self.gpu = Cache(), Gpu(late, lambda: self._wait_until(self._senders_rest))
+        self.shares: dict[str, Share] = {}
+        self.unregistered = [(number, rank) for number, plan in enumerate(plans) for rank in range(len(plan.split))]
+        self.engine, self.mailbox = Engine(cache, self.shares), Mailbox(self.shares)
+        self.stats = TransferStats()
+        self.producer = Producer(
+            engine_id="p",
+            rank=0,
+            engines=Engines({"tcp": self.engine}, never_opened),
+            layout=SOURCE,
+            memory=cache,
+            block_size=BLOCK_TOKENS,
+            fingerprint="same",
+            address="tcp://p:1",
+            send=self.mailbox.send,
+            watch=lambda address: None,
+            fences=self.gpu,
+            patience=PATIENCE_S,
+            min_stream_tokens=min_stream_tokens,
+            sender_threads=senders,
+            write_timeout=float("inf"),
+            stats=self.stats,
+        )
+        self.engine.changed = self.producer._progress
+        self.vllm = Vllm(self.producer, cache, self.gpu)
+        for number, what in enumerate(first):  # else many runs would wait for a request for most of their time
+            if what == "a registration" and self.unregistered:
+                self.register(number)
+            elif len(self.vllm.requests) < MOST_REQUESTS:
+                self.new_request(number % TRANSFERS)
+
+    def _may_go_wrong(self) -> bool:
+        return self.mishaps < self.forward // self.pace
+
+    # --- vLLM ---
+
+    @precondition(lambda self: len(self.vllm.requests) < MOST_REQUESTS)
+    @rule(number=st.integers(0, TRANSFERS - 1))
+    def new_request(self, number: int) -> None:
+        self.vllm.new_request(number, self.plans[number].tokens)
+
+    @precondition(lambda self: not self.vllm.preemption and not self.vllm.chunks)
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        running = self.vllm.running
+        read = {write.share.number for write in self.engine.in_flight}
+        likely = [r for r in running if r.number in read or self.gpu.queue]
+        preempted = [r for r in running if r.table and data.draw(st.integers(0, 1 if r in likely else 5)) == 1]
+        computing = [(r, data.draw(st.sampled_from([0, 1, 3, 4, 6, 9]))) for r in running if r not in preempted]
+        self.vllm.begin_step(preempted, [(request, tokens) for request, tokens in computing if tokens])
+        self._quiet()
+
+    @precondition(lambda self: not self.vllm.preemption and self.vllm.chunks)
+    @rule(hook=st.booleans())
+    def layer(self, hook: bool) -> None:
+        self.forward += 1
+        self.vllm.compute_layer(hook)
+        self._quiet()
+
+    @precondition(lambda self: not self.vllm.preemption and self.gpu.queue)
+    @rule(count=st.integers(1, 4))
+    def gpu_advances(self, count: int) -> None:
+        self.gpu.advance(count)
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong() and self.vllm.running)
+    @rule(index=indices)
+    def abort(self, index: int) -> None:
+        self.mishaps += 1
+        self.vllm.end_request(self.vllm.running[index % len(self.vllm.running)])
+
+    # --- consumers ---
+
+    @precondition(lambda self: self.unregistered)
+    @rule(index=indices)
+    def register(self, index: int) -> None:
+        number, rank = self.unregistered.pop(index % len(self.unregistered))
+        asked = self.plans[number].registration(number, rank)
+        self.shares[asked.segments["tcp"]] = Share(asked, number, self.plans[number].tokens)
+        self.producer.on_message(asked)
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong() and self._reachable())
+    @rule(index=indices)
+    def register_again(self, index: int) -> None:
+        self.mishaps += 1
+        share = self._reachable()[index % len(self._reachable())]
+        share.asked += 1
+        self.producer.on_message(share.registration)
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong())
+    @rule(number=st.integers(0, TRANSFERS - 1), lie=st.sampled_from(sorted(LIES)))
+    def register_wrongly(self, number: int, lie: str) -> None:
+        self.mishaps += 1
+        told = {"reply_to": "tcp://impostor:1", "segments": {"tcp": "impostor"}, lie: LIES[lie]}
+        before = len(self.mailbox.others)
+        self.producer.on_message(msgspec.structs.replace(self.plans[number].registration(number, 0), **told))
+        (answer,) = self.mailbox.others[before:]
+        assert isinstance(answer, Failed)
+        assert answer.delivered_blocks == 0
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong() and self._reachable())
+    @rule(index=indices)
+    def cancel(self, index: int) -> None:
+        self.mishaps += 1
+        share = self._reachable()[index % len(self._reachable())]
+        share.asked += 1
+        for other in self.shares.values():  # one rank's word ends the whole transfer
+            other.unwanted = other.unwanted or other.number == share.number
+        self.producer.on_message(Cancel(share.registration.transfer_id, share.registration.reply_to))
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong() and self.unregistered)
+    @rule(index=indices)
+    def cancel_before_the_registration(self, index: int) -> None:
+        self.mishaps += 1
+        number, rank = self.unregistered[index % len(self.unregistered)]
+        self.producer.on_message(Cancel(f"t{number}", f"tcp://d{number}.{rank}:1"))
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong() and self._reachable())
+    @rule(index=indices, gone=st.booleans())
+    def lose_peer(self, index: int, gone: bool) -> None:
+        self.mishaps += 1
+        share = self._reachable()[index % len(self._reachable())]
+        share.gone, share.unwanted = gone, True
+        self.producer.on_peer_lost(share.registration.reply_to, gone)
+        self._quiet()
+
+    def _reachable(self) -> list[Share]:
+        return [share for share in self.shares.values() if not share.gone]
+
+    # --- the network, and time ---
+
+    @precondition(lambda self: self.engine.in_flight)
+    @rule(index=indices, lost=st.sampled_from([False, False, False, False, True]))
+    def write_returns(self, index: int, lost: bool) -> None:
+        self.forward += 1
+        writes = sorted(self.engine.in_flight, key=lambda write: write.share.registration.reply_to)
+        self.engine.end(writes[index % len(writes)], lost)
+        self._quiet()
+
+    @precondition(lambda self: self._may_go_wrong())
+    @rule()
+    def patience_ends(self) -> None:
+        self.mishaps += 1
+        self._wait_for_long()
+
+    def _wait_for_long(self) -> None:
+        for _ in range(11):  # a longer pause would be a standstill, during which nobody loses patience
+            self.clock.now += PATIENCE_S / 10
+            self.producer.on_tick()
+        self._quiet()
+
+    # --- between two events ---
+
+    def _quiet(self) -> None:
+        """Returns when every thread waits for an event of this test, having judged what they did until then."""
+        going_on = True
+        while going_on:
+            self._wait_until(lambda: self._senders_rest() and self._preemption_waits())
+            for write in self.engine.in_flight:
+                self.engine.assert_right(write)
+            for share in self.shares.values():
+                assert len(share.answers) <= share.asked
+                if share.answers and not share.believed:
+                    share.believed = True
+                    share.assert_right()
+            going_on = self.vllm.go_on()
+
+    def _wait_until(self, at_rest: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        with self.engine.changed:
+            while not at_rest():
+                assert time.monotonic() < deadline, "it never came to rest"
+                self.engine.changed.wait(0.002)  # not everything that is waited for is announced
+
+    def _senders_rest(self) -> bool:
+        transfers = self.producer._transfers.values()
+        writing = sum(share.state.writing for held in transfers for share in held.shares.values())
+        return writing == len(self.engine.in_flight) and not (self.producer._senders._queue and writing < self.senders)
+
+    def _preemption_waits(self) -> bool:
+        """Or there is none. It waits once the blocks are forgotten and a write still reads them."""
+        preemption = self.vllm.preemption
+        if preemption is None or not preemption.thread.is_alive():
+            return True
+        transfers = self.producer._transfers.values()
+        preempted = [held for held in transfers if held.request_id in preemption.step.preempted]
+        return any(share.state.writing for held in preempted for share in held.shares.values()) and not any(
+            held.prompt.block_ids for held in preempted
+        )
+
+    # --- the end ---
+
+    def teardown(self) -> None:
+        if "vllm" not in self.__dict__:
+            return
+        try:
+            if sys.exc_info()[0] is None:
+                self._let_everything_end()
+                self._assert_nothing_is_left()
+        finally:
+            for write in self.engine.in_flight:
+                write.over.set()
+            self.producer.close()
+            for clock in self.clocks:
+                clock.stop()
+
+    def _let_everything_end(self) -> None:
+        """Requests come, run to their ends and writes return; then only patience is left to wait for."""
+        for number in set(range(TRANSFERS)) - {request.number for request in self.vllm.requests}:
+            if len(self.vllm.requests) < MOST_REQUESTS:
+                self.new_request(number)
+        for _ in range(20):
+            while self.engine.in_flight:
+                self.write_returns(0, lost=False)
+            self.gpu.drain()
+            self._quiet()
+            if self.vllm.chunks:
+                self.layer(hook=False)
+            elif self.vllm.released or self.vllm.running:
+                self.vllm.begin_step([], [(request, request.tokens) for request in self.vllm.running])
+            elif self.producer._transfers or not self.vllm.all_let_go:
+                self._wait_for_long()
+                self.vllm.begin_step([], [])
+
+    def _assert_nothing_is_left(self) -> None:
+        assert not self.producer._transfers
+        assert self.vllm.all_let_go
+        assert sorted(self.vllm.free) == list(range(NUM_BLOCKS))
+        delivered = 0
+        for share in self.shares.values():
+            assert share.answers or share.gone
+            if share.answers:
+                share.assert_right()
+                delivered += isinstance(share.answers[0], Done) and share.registration.heads > 0
+        counted = (self.stats.take() or {"counted": []})["counted"]
+        totals = {
+            name: sum(row[-1] for row in counted if row[0] == name) for name in ("sent_bytes", "delivered_shares")
+        }
+        assert totals == {"sent_bytes": self.engine.bytes_landed, "delivered_shares": delivered}
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=60)

@@ -1,0 +1,53 @@
+from typing import Any
+
+import pytest
+
+from connector.vllm_hooks.options import ConnectorOptions
+
+GIVEN: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "control_port": 13003,
+    "metadata_server": "127.0.0.1:2379",
+    "transport": "tcp",
+    "pairing": "x",
+}
+
+
+def test_defaults_fill_in() -> None:
+    options = ConnectorOptions.from_extra_config(GIVEN)
+    assert (options.host, options.control_port, options.layerwise, options.device_name) == (
+        "127.0.0.1",
+        13003,
+        False,
+        "",
+    )
+
+
+@pytest.mark.parametrize("missing", sorted(GIVEN))
+def test_a_missing_key_is_named(missing: str) -> None:
+    with pytest.raises(ValueError, match=missing):
+        ConnectorOptions.from_extra_config({key: value for key, value in GIVEN.items() if key != missing})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("transport", "nvlink", r"transport='nvlink': expected one of auto, nvlink_intra, rdma, tcp"),
+        ("control_port", "13003", r"Expected `int`, got `str` - at `\$.control_port`"),
+        ("patience", None, r"Expected `float`, got `null` - at `\$.patience`"),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        ConnectorOptions.from_extra_config(GIVEN | {key: value})
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ConnectorOptions.from_extra_config(GIVEN)
+    monkeypatch.delenv("STACK_KEY", raising=False)
+    with pytest.raises(ValueError, match="STACK_KEY has fewer than 16 characters"):
+        options.open_channel(0)
+    monkeypatch.setenv("STACK_KEY", "0123456789abcdef")
+    channel = options.open_channel(0)
+    assert channel.address.startswith("tcp://127.0.0.1:")
+    channel.close()
