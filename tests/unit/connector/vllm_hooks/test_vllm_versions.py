@@ -34,11 +34,12 @@ class BaseOf033(BaseOf032):
 
 
 class Anything(ModuleType):
-    """A module in which every name is a class of its own."""
+    """A module in which every name is a class of its own, or one more module."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        module_of_vllm = name.islower() and self.__name__.startswith("vllm")
+        if module_of_vllm or name.startswith("__"):
+            raise AttributeError(name)  # then `from vllm.v1 import kv_cache_interface` imports it
         setattr(self, name, type(name, (), {}))
         return getattr(self, name)
 
