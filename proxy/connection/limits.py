@@ -8,8 +8,7 @@
   room, so that a thousand silent or slow clients do not keep a busy one out; if all are being served: 503.
 - One request may be sent ahead while another is answered; a connection with more ends with the last of those two.
 - A client that ends its side of the connection after its request gets its answer; one that has left is found out.
-- `Upgrade` is ignored, as RFC 9110 allows. httptools drops the body of such a request, and Java's HttpClient asks every
-  server for HTTP/2 that way.
+- `Upgrade` is ignored.
 """
 
 import asyncio
@@ -18,38 +17,22 @@ from functools import partial
 from typing import Any
 
 import httptools
-import structlog
-from prometheus_client import Counter
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.connection.answer_side import AnswerSide
 from proxy.connection.half_closed import Probes
 from proxy.connection.http10 import answer_without_chunks
+from proxy.connection.refusal import refusal
 from proxy.connection.socket_limits import SocketLimits
-from proxy.errors import (
-    RETRY_AFTER_S,
-    BadRequest,
-    HeadTooLarge,
-    HeadTooSlow,
-    ProxyError,
-    TooBusy,
-    TooManyConnections,
-    code,
-    http_error,
-)
+from proxy.connection.upgrade import without_upgrade
+from proxy.errors import RETRY_AFTER_S, BadRequest, HeadTooLarge, HeadTooSlow, ProxyError, TooBusy, TooManyConnections
 from proxy.http.cors import Cors
-from proxy.request.request_id import taken_or_made
 
 # A client that is still sending can read why it is refused before the connection is reset under its hands.
 LINGER_S = 1.0
 
 # Under this name of the ASGI scope's extensions the application finds the `LimitedProtocol` that a request came over.
 CONNECTION = "pd_proxy.connection"
-
-# Of the process, like the sockets: uvicorn makes the protocols, for whatever application there is.
-REFUSED = Counter("pd_proxy_refused_at_the_socket", "Requests that no handler saw", ("code",), registry=None)
-
-log = structlog.get_logger()
 
 
 class Sockets:
@@ -246,11 +229,8 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The parser takes what follows for another protocol: it is shown the same head once more, without Upgrade.
             self._upgrading = False
-            headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-            version = self.parser.get_http_version().encode()
-            head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, headers)
+            head = without_upgrade(self.parser, self.url, self.headers)
             self.parser = parser = httptools.HttpRequestParser(self)
             parser.feed_data(head + data[upgrade.args[0] :])
 
@@ -289,16 +269,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._close_soon()
 
     def _answer(self, error: ProxyError) -> None:
-        REFUSED.labels(code(error)).inc()
         given = dict(self.headers) if self._head_began or self.in_body else {}
-        request_id = taken_or_made(given.get(b"x-request-id", b"").decode("latin-1"))
-        log.info("refused at the socket", request_id=request_id, client=self.client, code=code(error), error=str(error))
-        refusal = http_error(error)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(refusal.body)), "Connection": "close"}
-        headers["X-Request-Id"] = request_id
-        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | dict(refusal.headers)).items()).encode()
-        lines += b"".join(b"%s: %s\r\n" % header for header in self._sockets.cors.headers(given.get(b"origin")))
-        self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + refusal.body)
+        self.transport.write(refusal(error, given, self.client, self._sockets.cors))
 
     def _close_after_answer(self) -> None:
         if self.in_body and not self.pipeline:

@@ -21,7 +21,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proxy.connection.limits import REFUSED
+from proxy.connection.refusal import REFUSED
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.routing.admission import Admission
 from proxy.routing.dispatch import of_role
