@@ -45,12 +45,21 @@ class Released:
 
 
 @dataclass(frozen=True)
+class FirstSampled:
+    """The request's first token; the ranks know it already where the scheduler's message has come."""
+
+    transfer_id: str
+    token: int
+
+
+@dataclass(frozen=True)
 class ProducerStep:
     idle: bool
     chunks: list[Chunk] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)  # request ids whose blocks are rewritten from this step on
     released: list[Released] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
+    sampled: list[FirstSampled] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,4 +109,5 @@ def sum_of_shares(shares: Sequence[Done]) -> Done:
         seconds=max(share.seconds for share in shares),
         exposed_seconds=max(share.exposed_seconds for share in shares),
         transport=shares[0].transport,
+        first_token=next((share.first_token for share in shares if share.first_token is not None), None),
     )
