@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+_TRANSFER = b": pd-transfer "
+
 
 class EventBoundary:
     """Lets bytes through up to the end of the last whole event and holds back the rest.
@@ -21,6 +23,27 @@ class EventBoundary:
         end = seen.rfind(b"\n\n") + 2 if b"\n\n" in seen else 0
         self._rest = seen[end:]
         return seen[:end]
+
+
+class TransferFacts:
+    """What the consumer's connector says of the transfer: in a header, and of a stream later in comments, which are for
+    the proxy alone (connector/telling/transfer_facts.py)."""
+
+    def __init__(self, header: str | None) -> None:
+        self.known: dict[str, Any] = json.loads(header) if header else {}
+
+    @property
+    def complete(self) -> bool:
+        """The transfer is over."""
+        return "bytes" in self.known
+
+    def taken_from(self, events: bytes) -> bytes:
+        """Whole events without such comments."""
+        while (start := events.find(_TRANSFER)) >= 0 and (start == 0 or events[start - 2 : start] == b"\n\n"):
+            end = events.index(b"\n\n", start)
+            self.known = json.loads(events[start + len(_TRANSFER) : end])
+            events = events[:start] + events[end + 2 :]
+        return events
 
 
 def error_in(data: bytes) -> dict[str, Any] | None:
