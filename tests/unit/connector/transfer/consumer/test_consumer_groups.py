@@ -8,7 +8,7 @@ from connector.control.messages import Cancelled, Done, Failed, GroupBlocks, Out
 from connector.mooncake.checksum import checksum_of_registered
 from tests.unit.connector.fake_layouts import BLOCK_TOKENS, MIXED_SHAPES, MIXED_TARGET, Shape, block_by_block, places
 from tests.unit.connector.fakes import ArrayMemory
-from tests.unit.connector.transfer.consumer_rank import BLOCKS, DONE, Rank
+from tests.unit.connector.transfer.consumer.consumer_rank import BLOCKS, DONE, Rank
 
 # Of the attention that is split both ranks of the producer have a head; the first has the rest.
 TWO_TO_ONE = [[Source(0, {1: range(1), 2: range(1)}, 1), Source(1, {2: range(1, 2)}, 1)]]

@@ -7,7 +7,7 @@ import pytest
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Register
 from connector.transfer.request_params import digest_of_prompt
 from connector.transfer.steps import ConsumerStep, Load
-from tests.unit.connector.transfer.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
+from tests.unit.connector.transfer.consumer.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
 from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output, request
 
 

@@ -8,7 +8,7 @@ from connector.cache.layout import CacheGroup, CacheLayer, Kind
 from connector.control.messages import GroupBlocks, LayerPlace
 from connector.transfer.request_params import digest_of_prompt
 from tests.unit.connector.fake_layouts import CHUNK, FULL, STATE, WINDOW
-from tests.unit.connector.transfer.scheduled_consumer import HEAD, RANKS, Consumer, attention, rank_at
+from tests.unit.connector.transfer.consumer.scheduled_consumer import HEAD, RANKS, Consumer, attention, rank_at
 from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode
 
 ONE_RANK = PRODUCER | {"control": CONTROL[:1]}

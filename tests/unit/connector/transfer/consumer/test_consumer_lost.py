@@ -7,7 +7,7 @@ from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, 
 from connector.mooncake.checksum import checksum_of_registered
 from tests.unit.connector.fake_layouts import LAYERS, PAGE, TARGET, fill_page
 from tests.unit.connector.fakes import ArrayMemory, until
-from tests.unit.connector.transfer.consumer_rank import BLOCKS, DONE, PRODUCERS, TWO_TO_ONE, Rank
+from tests.unit.connector.transfer.consumer.consumer_rank import BLOCKS, DONE, PRODUCERS, TWO_TO_ONE, Rank
 
 
 def test_a_producer_that_has_ended_fails_its_transfers_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
