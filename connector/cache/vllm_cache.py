@@ -86,7 +86,7 @@ class _View:
 
     @property
     def _stride(self) -> int:
-        return int(self.cache.stride(0)) * self.cache.element_size()
+        return int(self.cache.stride(0) * self.cache.element_size())
 
     def has_separable_heads(self, heads: int) -> bool:
         """Whether a head of a block is one piece of memory, so that the two sides may split heads differently."""
