@@ -134,11 +134,17 @@ class Computing:
 
 
 class Vllm:
-    """Its own thread is the test's, but for a preemption, which may have to wait for writes."""
+    """Its own thread is the test's, but for a preemption, which may have to wait for writes.
 
-    def __init__(self, producer: Producer, scheduler: ProducerScheduler, cache: Cache, gpu: Gpu) -> None:
+    `ends_late`: that a request is at its end is known only when the next step begins, as with asynchronous scheduling;
+    until then it may be preempted.
+    """
+
+    def __init__(
+        self, producer: Producer, scheduler: ProducerScheduler, cache: Cache, gpu: Gpu, ends_late: bool
+    ) -> None:
         self._producer, self.scheduler = producer, scheduler
-        self._cache, self._gpu = cache, gpu
+        self._cache, self._gpu, self._ends_late = cache, gpu, ends_late
         self.requests: list[Request] = []
         self.free = list(range(NULL_BLOCK + 1, cache.layout.num_blocks))
         self.chunks: list[Computing] = []  # of the step under way
@@ -163,13 +169,14 @@ class Vllm:
     def begin_step(self, preempted: Sequence[Request], wanted: Sequence[tuple[Request, int, int]]) -> None:
         """The preempted requests' blocks may at once be given to `wanted`: requests, the blocks of a prefix hit where
         they begin, and how many tokens more they compute."""
+        self._end_requests([request for request in self.running if request not in preempted])
         rewritten = []
         for request in preempted:
             rewritten += request.tables.drop()
             request.num_computed_tokens = request.settled = 0
         self._recycled += rewritten
         for request, hit, tokens in wanted:
-            if request.num_computed_tokens < request.num_prompt_tokens:
+            if not request.ended and request.num_computed_tokens < request.num_prompt_tokens:
                 self.chunks.append(self._chunk(request, hit, tokens))
         scheduled = {chunk.request.request_id: chunk.end - chunk.start for chunk in self.chunks}
         tables = {chunk.request.request_id: chunk.tables for chunk in self.chunks}
@@ -258,8 +265,13 @@ class Vllm:
         chunks, self.chunks = self.chunks, []
         for chunk in chunks:
             chunk.request.settled = chunk.end
-            if chunk.end == chunk.request.num_prompt_tokens:
-                self.end_request(chunk.request)
+        if not self._ends_late:
+            self._end_requests(self.running)
+
+    def _end_requests(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.settled == request.num_prompt_tokens:
+                self.end_request(request)
 
     def end_request(self, request: Request) -> None:
         """Aborted, or at its end; its blocks stay until the connector lets them go."""

@@ -56,6 +56,7 @@ class AnyOrder(RuleBasedStateMachine):
         served=served(),
         plans=st.lists(plans, min_size=TRANSFERS, max_size=TRANSFERS),
         late=st.booleans(),
+        ends_late=st.booleans(),
         senders=st.integers(1, 4),
         min_stream_tokens=st.sampled_from([0, 5]),
         pace=st.sampled_from([1, 3, 8]),
@@ -66,6 +67,7 @@ class AnyOrder(RuleBasedStateMachine):
         served: Served,
         plans: list[Plan],
         late: bool,
+        ends_late: bool,
         senders: int,
         min_stream_tokens: int,
         pace: int,
@@ -98,7 +100,7 @@ class AnyOrder(RuleBasedStateMachine):
         )
         self.engine.changed = self.producer._progress
         scheduler = ProducerScheduler(left_out_tokens(group.kind for group in layout.groups))
-        self.vllm = Vllm(self.producer, scheduler, cache, self.gpu)
+        self.vllm = Vllm(self.producer, scheduler, cache, self.gpu, ends_late)
         for number, what in enumerate(first):  # else many runs would wait for a request for most of their time
             if what == "a registration" and self.unregistered:
                 self.register(number)
