@@ -86,13 +86,12 @@ class _View:
 
     @property
     def _stride(self) -> int:
-        return int(self.cache.stride(0)) * self.cache.element_size()
+        return int(self.cache.stride(0) * self.cache.element_size())
 
     def has_separable_heads(self, heads: int) -> bool:
         """Whether a head of a block is one piece of memory, so that the two sides may split heads differently."""
-        if self._kernel_blocks > 1 or self.cache.dim() != 4 or self.cache.shape[1] != heads:
-            return heads == 1
-        return heads == 1 or bool(self.cache.stride(1) == self.cache[0, 0].numel())
+        one_by_one = self._kernel_blocks == 1 and self.cache.dim() == 4 and self.cache.shape[1] == heads
+        return heads == 1 or (one_by_one and int(self.cache.stride(1)) == self.cache[0, 0].numel())
 
     def layer(self, group: int, heads: range, all_heads: int) -> CacheLayer:
         page = self._kernel_blocks * self.cache[0].nbytes

@@ -141,6 +141,8 @@ class Producer:
     def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
         with self._lock:
             for held, end in stepped:
+                if self._transfers.get(held.transfer_id) is not held:
+                    continue  # it was over before the GPU came so far
                 for layer in layers:
                     held.prompt.computed(layer, end)
                 if held.prompt.complete and not held.prefill_end:

@@ -68,13 +68,6 @@ FAMILIES = {
         cache_heads=1,
         head_bytes=2 * HEAD * 4,
     ),
-    # vLLM keeps all of the cache of such a model, where a connector has no word on several groups of blocks.
-    "windows in two layers": Family(
-        tiny_models.sliding_window(layers=2),
-        pairs=((1, 1),),
-        cache_heads=2,
-        head_bytes=2 * HEAD * 4,
-    ),
     # The CPU backend for MLA that every CPU has knows blocks of 16 only, and caches no prefixes.
     "MLA": Family(
         tiny_models.latent(),

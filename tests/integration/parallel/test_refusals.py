@@ -29,18 +29,6 @@ IDLE_LIMIT_S = 30
     ("model", "arguments", "reason"),
     [
         pytest.param(
-            tiny_models.sliding_window(layers=4),
-            "",
-            "KV cache groups (SlidingWindowSpec): KV transfer supports one group of full attention",
-            id="no full attention",
-        ),
-        pytest.param(
-            tiny_models.hybrid(),
-            "--load-format dummy",
-            "Failed to promote local KV cache specs to one unified type",  # vLLM's own, after a warning that says why
-            id="state space beside attention",
-        ),
-        pytest.param(
             tiny_models.grouped_query(2),
             "--pipeline-parallel-size 2 --distributed-executor-backend mp",
             "pipeline_parallel_size=2: KV transfer supports only 1",
@@ -51,6 +39,12 @@ IDLE_LIMIT_S = 30
             "--data-parallel-size 2",
             "data_parallel_size above 1 (engine ",
             id="data parallelism of a dense model",
+        ),
+        pytest.param(
+            tiny_models.grouped_query(2),
+            """--speculative-config '{"method": "ngram", "num_speculative_tokens": 2}'""",
+            "speculative decoding is not supported together with KV transfer",
+            id="speculative decoding",
         ),
     ],
 )
