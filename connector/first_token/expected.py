@@ -57,7 +57,7 @@ class FirstTokens:
         """A request is about to be registered. Returns: where its token shall be sent, empty where it is not wanted."""
         if self._why_not is None:
             return ""
-        cause = causes.WINDOWS_OR_STATE if left_out else self._why_not(request)
+        cause = self._why_not(request) or (causes.WINDOWS_OR_STATE if left_out else "")
         if cause:
             self._count(expected, cause)
             return ""

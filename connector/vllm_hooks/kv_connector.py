@@ -103,7 +103,8 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            left_out = left_out_tokens(group.kind for group in groups)
+            kinds = (group.kind for group in groups)
+            left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
             channel = self._channel = self._options.open_channel(port=0)
             self._scheduler = (
                 self._producer_scheduler(channel, left_out) if self._produces else self._consumer_scheduler(channel)
