@@ -66,7 +66,7 @@ class ConsumerScheduler:
         checksum: bool,
         send: Callable[[str, Message], None],
         publish: Callable[[dict[str, Any]], None],
-        first_tokens: FirstTokens,
+        first_tokens: FirstTokens | None = None,
     ) -> None:
         self._checksum = checksum
         self._first_tokens = first_tokens
@@ -138,8 +138,11 @@ class ConsumerScheduler:
             for group, table in zip(self._groups, tables, strict=True)
         ]
         prompt = digest_of_prompt(request)
-        expected = Expected(request.request_id, params.transfer_id, params.producer.engine_id, prompt, external_tokens)
-        first_token_to = self._first_tokens.expect(request, expected, bool(self._left_out))
+        first_token_to = ""
+        if self._first_tokens is not None:
+            engine_id = params.producer.engine_id
+            expected = Expected(request.request_id, params.transfer_id, engine_id, prompt, external_tokens)
+            first_token_to = self._first_tokens.expect(request, expected, bool(self._left_out))
         asked = Asked(params, tokens, wanted, prompt, first_token_to)
         registrations = [
             {part.rank: self._registration(asked, rank, part) for part in own}
@@ -225,10 +228,10 @@ class ConsumerScheduler:
                 self._facts.pop(request_id, None)
             elif registered is not None:
                 arrived = self._facts_of(request_id)
-                token = next(
-                    (part.first_token for part in self._facts.get(request_id, []) if part.first_token is not None), None
-                )
-                self._first_tokens.load_over(registered.transfer_id, request_id, token, arrived is None)
+                if self._first_tokens is not None:
+                    tokens = [part.first_token for part in self._facts.get(request_id, [])]
+                    token = next((token for token in tokens if token is not None), None)
+                    self._first_tokens.load_over(registered.transfer_id, request_id, token, arrived is None)
                 nothing_usable = {"transfer_id": registered.transfer_id, "bytes": 0, "tokens": 0}
                 self._publish(arrived or nothing_usable)
 
@@ -242,7 +245,8 @@ class ConsumerScheduler:
             self._cancel(asked)
         registered = self._registered.get(request.request_id)
         if registered is not None:  # its transfer id is taken until the workers report the end
-            self._first_tokens.forget(registered.transfer_id, request.request_id)
+            if self._first_tokens is not None:
+                self._first_tokens.forget(registered.transfer_id, request.request_id)
             self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
         return answer

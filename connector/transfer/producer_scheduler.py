@@ -1,12 +1,12 @@
 """The scheduler's side of a producer: which requests are moved, and what the workers must know of them at each step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from connector.cache.layout import NULL_BLOCK
-from connector.control.messages import Message, Sampled
+from connector.first_token.sampled import SampledTokens
 from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
-from connector.transfer.steps import Chunk, FirstSampled, ProducerStep, Queued, RankAddress, Released
+from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -16,23 +16,16 @@ if TYPE_CHECKING:
 class ProducerScheduler:
     """Follows prefill requests that a consumer waits for. `left_out`: tokens at a prompt's end that are not moved.
 
-    First tokens go to the ranks by `send` as soon as they are sampled, and with the next step.
+    `first_tokens`: of those of whom nothing is left out; else what is sampled follows a shorter prompt.
     """
 
-    def __init__(self, left_out: int, engine_id: str, send: Callable[[str, Message], None]) -> None:
+    def __init__(self, left_out: int, first_tokens: SampledTokens | None = None) -> None:
         self._left_out = left_out
-        self._engine_id = engine_id
-        self._send = send
-        self._ranks: list[str] = []  # control addresses
-        self._unsampled: set[str] = set()  # request ids
-        self._sampled: list[FirstSampled] = []
+        self._first_tokens = None if left_out else first_tokens
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
         self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
         self._released: list[Released] = []
         self._queued: list[Queued] = []
-
-    def set_ranks(self, ranks: Sequence[RankAddress]) -> None:
-        self._ranks = [rank.control for rank in ranks]
 
     def on_new_request(self, request: "Request") -> None:
         params = params_of(request, ProducerParams, "do_remote_decode")
@@ -40,12 +33,10 @@ class ProducerScheduler:
             self._transfers[request.request_id] = (request, params.transfer_id)
             self._queued.append(Queued(params.transfer_id, request.request_id, digest_of_prompt(request)))
             leave_out(request, self._left_out)
-            if not self._left_out:  # else it would be what follows the prompt without its last token
-                self._unsampled.add(request.request_id)
+            if self._first_tokens is not None:
+                self._first_tokens.await_of(request, params.transfer_id)
 
     def build_step(self, output: "SchedulerOutput") -> ProducerStep:
-        for request_id in list(self._unsampled):  # of a request that goes on after its first token
-            self._tell_first_token(*self._transfers[request_id])
         blocks = output.kv_connector_block_state
         chunks = []
         for request_id, tokens in output.num_scheduled_tokens.items():
@@ -62,25 +53,16 @@ class ProducerScheduler:
         preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []
         queued, self._queued = self._queued, []
-        sampled, self._sampled = self._sampled, []
+        sampled = self._first_tokens.take() if self._first_tokens is not None else []
         return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued, sampled)
-
-    def _tell_first_token(self, request: "Request", transfer_id: str) -> None:
-        if request.request_id not in self._unsampled or not request.num_output_tokens:
-            return
-        self._unsampled.remove(request.request_id)
-        token = request.output_token_ids[0]
-        for address in self._ranks:
-            self._send(address, Sampled(transfer_id, self._engine_id, token))
-        self._sampled.append(FirstSampled(transfer_id, token))
 
     def request_finished(self, request: "Request", block_ids: Sequence[Sequence[int]]) -> bool:
         """True: keep the blocks until the workers have reported the request as sent, which they always do."""
         if request.request_id not in self._transfers:
             return False
         _, transfer_id = self._transfers.pop(request.request_id)
-        self._tell_first_token(request, transfer_id)
-        self._unsampled.discard(request.request_id)
+        if self._first_tokens is not None:
+            self._first_tokens.ended(request.request_id)
         complete = request.num_computed_tokens >= request.num_prompt_tokens
         self._released.append(Released(transfer_id, request.request_id, complete))
         self._held[request.request_id] = sum(block != NULL_BLOCK for table in block_ids for block in table)

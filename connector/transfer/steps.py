@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
 from connector.control.messages import Done, Register
+from connector.first_token.sampled import FirstSampled
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,6 @@ class Released:
     transfer_id: str
     request_id: str
     complete: bool  # its whole prompt was computed
-
-
-@dataclass(frozen=True)
-class FirstSampled:
-    """The request's first token; the ranks know it already where the scheduler's message has come."""
-
-    transfer_id: str
-    token: int
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
 from connector.control.messages import Done, FirstToken, Message
 from connector.first_token.expected import FirstTokens
+from connector.first_token.sampled import SampledTokens
 from connector.telling.metrics import StepStats, TransferMetrics
 from connector.telling.stats import TransferStats
 from connector.telling.transfer_facts import PIPE_VARIABLE, FactsWriter
@@ -98,6 +99,7 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._stats = TransferStats()
         self._rank: Rank | None = None
         self._channel: Channel | None = None  # of a scheduler
+        self._sampled: SampledTokens | None = None  # of a producer's
         self.first_tokens: FirstTokens | None = None  # of a consumer's, for `first_token/scheduler.py`
         self._layers: dict[str, int] = {}
         self._block_pool: BlockPool | None = None
@@ -112,7 +114,8 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
 
     def _producer_scheduler(self, channel: Channel, left_out: int) -> ProducerScheduler:
         channel.serve(_ignore, _nothing, _left_to_workers, _own_rank_back)
-        return ProducerScheduler(left_out, self._kv_transfer_config.engine_id or "", channel.send)
+        sampled = self._sampled = SampledTokens(self._kv_transfer_config.engine_id or "", channel.send)
+        return ProducerScheduler(left_out, sampled)
 
     def _consumer_scheduler(self, channel: Channel) -> ConsumerScheduler:
         publish = FactsWriter(os.environ.get(PIPE_VARIABLE))
@@ -134,10 +137,11 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool = gpu_block_pool
 
     def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
-        assert self._scheduler is not None
-        self._scheduler.set_ranks(
-            [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
-        )
+        ranks = [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
+        if isinstance(self._scheduler, ConsumerScheduler):
+            self._scheduler.set_ranks(ranks)
+        if self._sampled is not None:
+            self._sampled.set_ranks([rank.control for rank in ranks])
 
     def on_new_request(self, request: "Request") -> None:
         assert self._scheduler is not None
