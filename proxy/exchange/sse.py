@@ -39,11 +39,15 @@ class TransferFacts:
 
     def taken_from(self, events: bytes) -> bytes:
         """Whole events without such comments."""
-        while (start := events.find(_TRANSFER)) >= 0 and (start == 0 or events[start - 2 : start] == b"\n\n"):
-            end = events.index(b"\n\n", start)
-            self.known = json.loads(events[start + len(_TRANSFER) : end])
-            events = events[:start] + events[end + 2 :]
-        return events
+        if _TRANSFER not in events:
+            return events
+        kept = []
+        for event in events.split(b"\n\n"):
+            if event.startswith(_TRANSFER):
+                self.known = json.loads(event.removeprefix(_TRANSFER))
+            else:
+                kept.append(event)
+        return b"\n\n".join(kept)
 
 
 def error_in(data: bytes) -> dict[str, Any] | None:

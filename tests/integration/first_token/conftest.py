@@ -18,7 +18,7 @@ __all__ = ["etcd_endpoint", "fleet", "folder", "models_folder"]
 
 @pytest.fixture(scope="module")
 def trio(fleet: Fleet, models_folder: Path) -> Iterator[Trio]:
-    """Bytes are compared, so that a test may say what came; the caches are small, so that answers preempt each other."""
+    """Bytes are compared, so that what came is right; caches are small, so that answers preempt each other."""
     variables = {
         "TRANSFER_CHECKSUM": "true",
         "TRANSFER_PATIENCE_S": "5",
