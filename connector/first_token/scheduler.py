@@ -40,9 +40,9 @@ class _TakesFirstTokens(Scheduler):
         # Requests whose first token the model runner (V1) takes for the last of the prompt.
         self._with_prompt: set[str] = set()
         if self._first_tokens is not None:
-            self._first_tokens.take_with(self._engine().why_not)
+            self._first_tokens.take_with(self.engine().why_not)
 
-    def _engine(self) -> causes.Engine:
+    def engine(self) -> causes.Engine:
         return causes.Engine(
             counts_output=self.use_v2_model_runner,
             speculates=self.num_spec_tokens > 0,
