@@ -32,6 +32,7 @@ class Served:
     step_tokens: int = STEP_TOKENS
     caches_prefixes: bool = True
     is_bounded: bool = False
+    has_state: bool = False
     tolerance: float | None = 1e-3
 
 
@@ -238,7 +239,7 @@ QWEN_3_NEXT = _config(
 )
 
 # A Mamba-2 layer keeps its state at the end of a block, and vLLM 0.32 fails where a step ends beyond one.
-STATE: dict[str, Any] = {"block_size": STEP_TOKENS, "arguments": "--enable-prefix-caching"}
+STATE: dict[str, Any] = {"block_size": STEP_TOKENS, "arguments": "--enable-prefix-caching", "has_state": True}
 
 ALL = (
     Served("llama", _llama()),
@@ -253,7 +254,7 @@ ALL = (
     Served("llama-4", LLAMA_4, HYBRID_ON),
     Served("nemotron-h", NEMOTRON_H, **STATE),
     Served("falcon-h1", FALCON_H1, **STATE),
-    Served("mamba-2", MAMBA_2, caches_prefixes=False, is_bounded=True),
+    Served("mamba-2", MAMBA_2, caches_prefixes=False, is_bounded=True, has_state=True),
     # MLA: the CPU backend that every CPU has knows blocks of 16 only, no steps, and caches no prefixes.
     Served(
         "deepseek-v3",
@@ -263,6 +264,6 @@ ALL = (
         step_tokens=4 * MAX_MODEL_LEN,
         caches_prefixes=False,
     ),
-    Served("qwen-3-next", QWEN_3_NEXT, "--enable-prefix-caching", dtype="bfloat16", tolerance=None),
+    Served("qwen-3-next", QWEN_3_NEXT, "--enable-prefix-caching", dtype="bfloat16", tolerance=None, has_state=True),
 )
 BY_NAME = {served.name: served for served in ALL}

@@ -71,10 +71,7 @@ class Trio:
     async def different(self, prompts: Sequence[Tokens], found: Sequence[Answer], **more: Any) -> dict[int, float]:
         """Of the answers that are not the plain server's: how far they are from them, by length of the prompt."""
         expected = await answers.plain(self.plain, prompts, **more)
-        tolerance = self.served.tolerance
-        if tolerance is None:
-            again = await answers.plain(self.plain, prompts, at_once=3, **more)
-            tolerance = 2 * max(one.distance(other) for one, other in zip(expected, again, strict=True))
+        tolerance = self.served.tolerance or 3 * await self.noise()
         different = {}
         largest = 0.0
         for prompt, wanted, got in zip(prompts, expected, found, strict=True):
@@ -85,6 +82,12 @@ class Trio:
                 different[len(prompt)] = distance
         log.info("%s: largest difference %.2g of %.2g that are allowed", self.served.name, largest, tolerance)
         return different
+
+    async def noise(self) -> float:
+        """How far the plain server's own answers are apart, alone and beside others: its steps then end elsewhere."""
+        prompts = self.prompts("noise", range(20, 700, 20))
+        alone, together = [await answers.plain(self.plain, prompts, at_once) for at_once in (1, AT_ONCE)]
+        return max(one.distance(other) for one, other in zip(alone, together, strict=True))
 
     async def assert_same(self, prompts: Sequence[Tokens], at_once: int = AT_ONCE, **more: Any) -> list[dict[str, Any]]:
         """By a transfer come the plain server's answers. Returns: facts of the transfers."""

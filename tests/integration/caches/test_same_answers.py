@@ -65,7 +65,8 @@ async def test_prefix_hits(trio: Trio, where: str) -> None:
         assert min(moved) >= everything
     else:
         assert moved[0] >= everything if where == "producer" else moved[0] < everything * 2 / 3
-        assert moved[1] < everything / 2
+        # Of a state only the one behind the whole prompt comes, which no other prompt can go on from.
+        assert moved[1] == moved[0] if trio.served.has_state else moved[1] < everything / 2
 
 
 async def test_the_comparison_shows_a_cache_that_did_not_come(fleet: Fleet, trio: Trio) -> None:
