@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ class Trio:
     plain: Server
     producer: Server
     consumer: Server
+    _noise: list[float] = field(default_factory=list)  # measured when it is first asked for
 
     @classmethod
     def start(
@@ -85,9 +86,11 @@ class Trio:
 
     async def noise(self) -> float:
         """How far the plain server's own answers are apart, alone and beside others: its steps then end elsewhere."""
-        prompts = self.prompts("noise", range(20, 700, 20))
-        alone, together = [await answers.plain(self.plain, prompts, at_once) for at_once in (1, AT_ONCE)]
-        return max(one.distance(other) for one, other in zip(alone, together, strict=True))
+        if not self._noise:
+            prompts = self.prompts("noise", range(20, 700, 20))
+            alone, together = [await answers.plain(self.plain, prompts, at_once) for at_once in (1, AT_ONCE)]
+            self._noise.append(max(one.distance(other) for one, other in zip(alone, together, strict=True)))
+        return self._noise[0]
 
     async def assert_same(self, prompts: Sequence[Tokens], at_once: int = AT_ONCE, **more: Any) -> list[dict[str, Any]]:
         """By a transfer come the plain server's answers. Returns: facts of the transfers."""
