@@ -22,7 +22,6 @@ MOST_REQUESTS = 16  # at work in one server
 # Layers leave one by one from the first token on: by default only long prompts' do. Without checksums a cache that did
 # not come is used as it is, so that the comparison has to notice it.
 COMMON = {"KV_STREAM_MIN_TOKENS": "0", "TRANSFER_CHECKSUM": "false", "MAX_MODEL_LEN": str(MAX_MODEL_LEN)}
-ROLES: tuple[Role, Role, Role] = ("aggregated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Trio:
             )
             return fleet.start(role, serving, (ranks or {}).get(role, 1))
 
-        started = cls(served, *map(start, ROLES))
+        started = cls(served, start("aggregated"), start("prefill"), start("decode"))
         fleet.wait()
         return started
 
