@@ -17,7 +17,7 @@ POOLS = {
     "gemma-3": 96,
     "gemma-4-unequal": 80,
     "gemma-4-unequal-one-group": 64,
-    "llama-4": 120,
+    "llama-4": 96,
     "nemotron-h": 24,
 }
 PATIENCE_S = 5  # of a producer with a consumer that has not come
