@@ -156,7 +156,7 @@ class Vllm:
         twins = sum(request.number == number for request in self.requests)
         request = Request(f"r{number}.{twins}", number, [number] * tokens, Tables(self._cache.model, self.free))
         self.requests.append(request)
-        self.scheduler.on_new_request(request)  # type: ignore[arg-type]
+        self.scheduler.on_new_request(request)
 
     @property
     def running(self) -> list[Request]:
@@ -278,5 +278,5 @@ class Vllm:
         if not request.ended:
             request.ended = True
             self._free_skipped(request, request.settled)
-            kept = self.scheduler.request_finished(request, request.tables.tables)  # type: ignore[arg-type]
+            kept = self.scheduler.request_finished(request, request.tables.tables)
             assert kept

@@ -11,11 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from connector.cache.layout import NULL_BLOCK, CacheGroup, Kind
+from connector.cache.layout import NULL_BLOCK, Kind
 from connector.control.messages import GroupBlocks, LayerPlace, Register
 from connector.transfer.prompt import Prompt
 from connector.transfer.share import End, Share
-from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Model, Packing, Tables, lacking, models
+from tests.unit.connector.properties.simulated_cache import (
+    MOST_TOKENS,
+    Group,
+    Model,
+    Packing,
+    Tables,
+    lacking,
+    models,
+)
 
 SHARES = 3
 Wanted = tuple[int, int]  # layer, position
@@ -219,7 +227,7 @@ class Interleaving(RuleBasedStateMachine):
     def _final(self, layer: int, position: int) -> Content:
         return position, self._group(layer).filled(position, self.tokens)
 
-    def _group(self, layer: int) -> CacheGroup:
+    def _group(self, layer: int) -> Group:
         return self.model.groups[self.model.layers[layer].group]
 
     # --- at any time ---
