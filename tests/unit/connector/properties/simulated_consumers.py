@@ -127,7 +127,8 @@ class Share:
     number: int  # of the prompt
     model: Model = field(init=False)
     memory: bytearray = field(init=False)
-    units: dict[int, Unit] = field(init=False)  # what is to be filled, by address
+    units: dict[int, Unit] = field(init=False)  # what this producer's rank is to fill, by address
+    everything: set[int] = field(init=False)  # addresses of what all of them are to fill together
     answers: list[Outcome] = field(default_factory=list)
     asked: int = 1  # messages that may each have an answer
     gone: bool = False
@@ -136,17 +137,19 @@ class Share:
 
     def of(self, model: Model, layout: KVLayout, places: Sequence[tuple[Place, int]]) -> "Share":
         self.model, self.memory, self.units = model, memory_of(layout, TARGET_START), {}
+        self.everything = set()
         asked = {
             place.name: range(place.first_head, place.first_head + place.heads) for place in self.registration.layers
         }
         for number, layer in enumerate(layout.layers):
             for place, block in places:
                 if place[0] == layer.group:
-                    for head in asked.get(layer.name, ()):
-                        assert head in heads_of(layer)
+                    for head in heads_of(layer):
                         at = place_of_head(layer, block, head)
-                        assert at not in self.units
-                        self.units[at] = Unit(number, head, place, layer.head_bytes)
+                        assert at not in self.everything
+                        self.everything.add(at)
+                        if head in asked.get(layer.name, ()):
+                            self.units[at] = Unit(number, head, place, layer.head_bytes)
         return self
 
     @cached_property

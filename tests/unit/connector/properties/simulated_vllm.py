@@ -39,6 +39,7 @@ class Request:
     num_computed_tokens: int = 0
     settled: int = 0  # tokens that steps which are over have computed
     prompt_embeds: None = None
+    prompt_is_token_ids: None = None
     ended: bool = False
     let_go: bool = False  # by the connector
     kv_transfer_params: dict[str, Any] = field(init=False)
