@@ -294,4 +294,4 @@ class Interleaving(RuleBasedStateMachine):
 
 
 TestInterleaving = Interleaving.TestCase
-TestInterleaving.settings = settings(max_examples=300, stateful_step_count=60)
+TestInterleaving.settings = settings(max_examples=200, stateful_step_count=60)

@@ -284,4 +284,4 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=60)
+TestAnyOrder.settings = settings(max_examples=160, stateful_step_count=60)
