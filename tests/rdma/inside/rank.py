@@ -14,16 +14,16 @@ import sys
 import time
 from typing import Any
 
+from connector.cache.heads import Source
 from connector.cache.layout import KVLayout
 from connector.cache.pieces import Piece
-from connector.cache.heads import Source
 from connector.control.channel import Channel
 from connector.control.control_key import ControlKey
 from connector.control.messages import Cancel, Message, Register
+from connector.mooncake.checksum import HostMemory
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import open_engines
 from connector.telling.stats import TransferStats
-from connector.mooncake.checksum import HostMemory
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Producer
 from connector.transfer.revocation import Revocation

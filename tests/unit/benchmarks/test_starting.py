@@ -12,10 +12,10 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
+from benchmarks.connector.model import make_qwen_shaped
 
 from benchmarks import etcd_server
 from benchmarks.connector import namespaces, routes
-from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.routes import Contender, OurPair, Single, UpstreamPair
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart, OutOfTime

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from connector.cache.heads import Source
 from connector.cache.layout import KVLayout
 from connector.cache.pieces import Piece
-from connector.cache.heads import Source
 from connector.control.messages import Message, Outcome, Register
 from connector.mooncake.engine import TransferError, UnendedWriteError
 from connector.mooncake.polled_write import always

@@ -6,12 +6,12 @@ computed; nothing is handed out after the end; and every share comes to an end.
 
 from dataclasses import dataclass, field
 
+from connector.transfer.transfer import End, Prompt, Share
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from connector.control.messages import Register
-from connector.transfer.transfer import End, Prompt, Share
 
 BLOCK = 4
 SHARES = 3

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from connector.cache.layout import KVLayout
 from connector.cache.heads import Source
+from connector.cache.layout import KVLayout
 from connector.control.awake_time import LONGEST_PAUSE_S
 from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome, Register
-from connector.telling.stats import TransferStats
 from connector.mooncake.checksum import checksum_of_blocks
+from connector.telling.stats import TransferStats
 from connector.transfer.consumer import LAST_BYTES_S, Consumer
 from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.fakes import Access, registrations

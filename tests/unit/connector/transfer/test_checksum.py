@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.mooncake.device_memory import DeviceMemory
 from connector.mooncake import checksum
 from connector.mooncake.checksum import HostMemory, LayerChecksums, Memory
+from connector.mooncake.device_memory import DeviceMemory
 
 LAYERS, BLOCKS, LENGTH, STRIDE = 3, 6, 8, 11
 

@@ -7,8 +7,8 @@ import pytest
 
 from connector.cache.heads import Source, sources
 from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Outcome, Register
-from connector.telling.stats import TransferStats
 from connector.mooncake.checksum import checksum_of_blocks
+from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
 from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.fakes import (

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-
-from connector.cache.layout import KVLayout
-from connector.cache.heads import sources
-from connector.control.messages import Cancel, Done, Register
 from connector.transfer.scheduler import ConsumerScheduler, digest_of_prompt
+
+from connector.cache.heads import sources
+from connector.cache.layout import KVLayout
+from connector.control.messages import Cancel, Done, Register
 from connector.transfer.steps import ConsumerStep, Load, RankAddress
 from tests.unit.connector.fakes import Outbox
 from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output, request

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from connector.transfer.scheduler import ProducerScheduler, digest_of_prompt
+
 from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
 from tests.unit.connector.transfer.vllm_requests import PRODUCER, decode, output, prefill, request
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from connector.transfer.transfer import End, Prompt, Run, Share
 
 from connector.control.messages import Register
-from connector.transfer.transfer import End, Prompt, Run, Share
 
 LAYERS = 2
 BLOCK = 4
