@@ -25,11 +25,9 @@ PAIRS = [
 LENGTHS = [1, 33, 64, 65, 159, 160, 161, 300, 700]
 
 
-@pytest.fixture(
-    scope="module", params=PAIRS, ids=[f"{name}, {producer} to {consumer}" for name, producer, consumer in PAIRS]
-)
+@pytest.fixture(params=PAIRS, ids=[f"{name}, {producer} to {consumer}" for name, producer, consumer in PAIRS])
 def trio(request: pytest.FixtureRequest, fleet: Fleet, models_folder: Path) -> Iterator[Trio]:
-    """After its tests none of its blocks is in use."""
+    """After its test none of its blocks is in use."""
     name, producer, consumer = request.param
     served = models.BY_NAME[name]
     started = Trio.start(fleet, models_folder, served, ranks={"prefill": producer, "decode": consumer})
