@@ -2,9 +2,9 @@
 
 import sys
 
-from proxy import logs
 from proxy.server import serve
 from proxy.settings import ProxySettings
+from proxy.telemetry import logs
 from stack.environment import ConfigError, load_or_exit
 
 

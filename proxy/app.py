@@ -11,12 +11,12 @@ from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from proxy.completion_connection import CompletionConnection
-from proxy.discovery import Discovery
-from proxy.endpoints import ENDPOINTS
 from proxy.errors import DEFECT, Unauthorized, error_body, http_error
-from proxy.gateway import Follow, Gateway, open_gateway
+from proxy.exchange.gateway import Follow, Gateway, open_gateway
 from proxy.http.slashes import without_slashes
-from proxy.request_id import taken_or_made
+from proxy.instances.discovery import Discovery
+from proxy.request.endpoints import ENDPOINTS
+from proxy.request.request_id import taken_or_made
 from proxy.settings import ProxySettings
 from proxy.status import status_routes
 

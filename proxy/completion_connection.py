@@ -12,16 +12,16 @@ import structlog
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.asgi import ASGIHTTPConnection
 
-from proxy.endpoints import ENDPOINTS, Endpoint
+from proxy.connection.limits import CONNECTION, LimitedProtocol
 from proxy.errors import DEFECT, BodyTooLarge, BodyTooSlow, ProxyError, code, error_body, http_error
-from proxy.exchange import CLIENT_LEFT, LEFT, OK, Exchange
-from proxy.gateway import Gateway
+from proxy.exchange.exchange import CLIENT_LEFT, LEFT, OK, Exchange
+from proxy.exchange.gateway import Gateway
 from proxy.http.answers import JSON, TEXT, CompletionAnswer, send_whole
 from proxy.http.content_coding import codings_of, decoded
 from proxy.http.content_type import require_json
 from proxy.http.cors import Cors
-from proxy.limits import CONNECTION, LimitedProtocol
-from proxy.request_id import taken_or_made
+from proxy.request.endpoints import ENDPOINTS, Endpoint
+from proxy.request.request_id import taken_or_made
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 

@@ -23,13 +23,13 @@ import uvicorn
 from quart import Quart
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from proxy import logs
 from proxy.app import create_app
-from proxy.exchange import LAST_WORDS_S
-from proxy.gateway import Gateway
-from proxy.limits import limited_protocol
+from proxy.connection.limits import limited_protocol
+from proxy.connection.socket_limits import SocketLimits, within_open_files
+from proxy.exchange.exchange import LAST_WORDS_S
+from proxy.exchange.gateway import Gateway
 from proxy.settings import ProxySettings
-from proxy.socket_limits import SocketLimits, within_open_files
+from proxy.telemetry import logs
 from stack import addresses
 from stack.environment import ConfigError, load_or_exit
 from stack.parent_death import end_with_parent

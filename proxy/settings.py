@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from proxy.access import ClientKeys, read_client_keys
-from proxy.dispatch import NoProducer
 from proxy.http.cors import ANY, Cors
+from proxy.request.access import ClientKeys, read_client_keys
+from proxy.routing.dispatch import NoProducer
 from stack import etcd
 from stack.addresses import ListenHost
 from stack.environment import Settings

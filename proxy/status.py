@@ -7,11 +7,11 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, jsonify
 
-from proxy import dispatch
-from proxy.dispatch import NoProducer, of_role
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
-from proxy.fleet import Fleet, View
-from proxy.gateway import Gateway
+from proxy.exchange.gateway import Gateway
+from proxy.routing import dispatch
+from proxy.routing.dispatch import NoProducer, of_role
+from proxy.routing.fleet import Fleet, View
 from stack.instances import Instance, Role
 
 PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}

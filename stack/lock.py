@@ -40,7 +40,7 @@ def lock_one(lock: Path, variables: Mapping[str, str]) -> int:
     if CPU_TORCH_MARK in lock.with_suffix(".in").read_text():
         command += package_sources.cpu_torch_arguments(variables)
     else:
-        # A local folder's `2.13.0+cpu` would win over PyPI's `2.13.0` for GPUs.
+        # A local folder's `+cpu` build would win over PyPI's build for GPUs of the same version.
         variables = {name: value for name, value in variables.items() if name != "UV_FIND_LINKS"}
     print(f"locking {lock.relative_to(REPOSITORY)}", flush=True)
     return subprocess.run(command, cwd=lock.parent, env=variables, check=False).returncode

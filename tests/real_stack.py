@@ -162,7 +162,7 @@ class PlainVllm:
 
     def start(self) -> "subprocess.Popen[bytes]":
         command = [
-            *(str(REPOSITORY / ".stack/venv/vllm/bin/python"), "-m", "vllm.entrypoints.openai.api_server"),
+            *(str(REPOSITORY / ".stack/venv/vllm/bin/python"), "-m", "vllm.entrypoints.launchers.api_server.entry"),
             *("--host", "127.0.0.1", "--port", str(self._port)),
             *("--model", str(REPOSITORY / ".stack/models" / MODEL), "--served-model-name", MODEL),
             *("--dtype", "float32", "--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN)),

@@ -35,8 +35,7 @@ class TinyModel:
         folder = parent / self.name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(_COMMON_CONFIG | self.config, indent=2))
-        (folder / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()))
-        (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))
+        write_tokenizer(folder)
         if self.attention:
             _write_safetensors(folder / "model.safetensors", dict(self._weights()))
         return folder
@@ -172,6 +171,12 @@ def hybrid() -> TinyModel:
         },
         attention={},
     )
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Text is bytes; see above."""
+    (folder / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()))
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))
 
 
 def _write_safetensors(file: Path, shapes: dict[str, Shape], seed: int = SEED) -> None:

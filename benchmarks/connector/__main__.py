@@ -13,9 +13,9 @@ from benchmarks import etcd_server, program
 from benchmarks.connector import link, page, servers, stages
 from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
+from benchmarks.connector.options import Options, parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.run import Run
-from benchmarks.connector.vllm_hooks.options import Options, parse
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
 from benchmarks.ports import free_ports

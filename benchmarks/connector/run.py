@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.connector.options import Options
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.servers import Blueprint
-from benchmarks.connector.vllm_hooks.options import Options
 from benchmarks.deadline import Deadline
 from benchmarks.processes import Processes
 from benchmarks.results import Results

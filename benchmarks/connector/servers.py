@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import upstream_connector
-from benchmarks.connector.vllm_hooks.options import Options
+from benchmarks.connector.options import Options
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
 from stack.environment import load

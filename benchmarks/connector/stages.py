@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from benchmarks.connector import concurrency, latency, routes, threshold
 from benchmarks.connector.client import Client, open_client
+from benchmarks.connector.options import Options
 from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
 from benchmarks.connector.run import Run
 from benchmarks.connector.servers import Place
-from benchmarks.connector.vllm_hooks.options import Options
 
 ANSWER_TOKENS = 16
 ANSWER_PROMPT_TOKENS = 500

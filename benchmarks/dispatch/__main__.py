@@ -15,7 +15,7 @@ from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, simulate
 from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
 from benchmarks.option_types import count, counts
-from proxy.dispatch import SPLIT_ALL
+from proxy.routing.dispatch import SPLIT_ALL
 
 WEIGHTS = (1, 2, 4, 8, 16)
 REMEMBERED = (4096, 8192, 16384, 32768, 131072)

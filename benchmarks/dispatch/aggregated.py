@@ -13,10 +13,10 @@ from itertools import count
 
 from benchmarks.dispatch.simulation import MODEL, Choose, Clock, Hardware, Outcome
 from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
-from proxy.dispatch import Demand
-from proxy.fleet import Fleet
-from proxy.prefix_cache import PrefixCache
-from proxy.token_estimate import TokenEstimate
+from proxy.routing.dispatch import Demand
+from proxy.routing.fleet import Fleet
+from proxy.routing.prefix_cache import PrefixCache
+from proxy.routing.token_estimate import TokenEstimate
 
 STEP_TOKENS = 2048  # MAX_NUM_BATCHED_TOKENS
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import count
 
 from benchmarks.dispatch.simulation import MODEL, Choose
-from proxy import dispatch
-from proxy.dispatch import SPLIT_ALL, Demand, Route
-from proxy.fleet import BLOCKS_REMEMBERED, Fleet, View
-from proxy.prefix_cache import PrefixCache
+from proxy.routing import dispatch
+from proxy.routing.dispatch import SPLIT_ALL, Demand, Route
+from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View
+from proxy.routing.prefix_cache import PrefixCache
 from stack.instances import Instance, Role
 
 Chooser = Callable[[Fleet, int], Choose]

@@ -6,7 +6,7 @@ from statistics import mean
 from benchmarks.dispatch.simulation import Hardware, Outcome
 from benchmarks.dispatch.trace import Arrival
 from benchmarks.tables import percentile, table
-from proxy.prefix_cache import PrefixCache
+from proxy.routing.prefix_cache import PrefixCache
 
 # A title, what the first column is, and rows with their value of it in front.
 Section = tuple[str, str, list[list[str]]]

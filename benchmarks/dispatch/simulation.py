@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
-from proxy.dispatch import Demand, Route
-from proxy.fleet import Fleet
-from proxy.prefix_cache import PrefixCache
-from proxy.token_estimate import TokenEstimate
+from proxy.routing.dispatch import Demand, Route
+from proxy.routing.fleet import Fleet
+from proxy.routing.prefix_cache import PrefixCache
+from proxy.routing.token_estimate import TokenEstimate
 
 MODEL = "simulated"
 Choose = Callable[[Demand], Route]

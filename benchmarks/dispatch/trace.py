@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from proxy.prompt import MAX_BLOCKS, Block, Prompt
+from proxy.request.prompt import MAX_BLOCKS, Block, Prompt
 
 TRACE_BLOCK = 512
 # As large as a block of token ids is for the proxy.

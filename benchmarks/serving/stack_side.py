@@ -28,7 +28,7 @@ SET_UP_S = 1800.0  # environments or images may have to be made first
 REGISTRATION_LIMIT_S = 60.0
 POLL_S = 0.2
 NICENESS = 5  # a third of the share of a process that has none
-VLLM = "vllm.entrypoints.openai.api_server"
+VLLM = "vllm.entrypoints.launchers.api_server.entry"
 PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
 PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
 

@@ -54,8 +54,8 @@ def layout_of(
             layers.append(view.layer(number, heads, all_heads))
             specs.add(_whole(spec, all_heads) if apart else f"{spec} on {ranks} ranks")
         described.append(_description(groups[number], group.layer_names, specs))
-    facts = _facts(vllm_config, described, pairing)
-    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts)
+    facts, lookahead = _facts(vllm_config, described, pairing), vllm_config.num_prefill_lookahead_tokens
+    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts, lookahead)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,8 @@ class _View:
 
     def has_separable_heads(self, heads: int) -> bool:
         """Whether a head of a block is one piece of memory, so that the two sides may split heads differently."""
-        if self._kernel_blocks > 1 or self.cache.dim() != 4 or self.cache.shape[1] != heads:
-            return heads == 1
-        return heads == 1 or bool(self.cache.stride(1) == self.cache[0, 0].numel())
+        one_by_one = self._kernel_blocks == 1 and self.cache.dim() == 4 and self.cache.shape[1] == heads
+        return heads == 1 or (one_by_one and int(self.cache.stride(1)) == self.cache[0, 0].numel())
 
     def layer(self, group: int, heads: range, all_heads: int) -> CacheLayer:
         page = self._kernel_blocks * self.cache[0].nbytes
@@ -148,5 +147,6 @@ def _facts(vllm_config: "VllmConfig", groups: list[str], pairing: str) -> str:
         "cache": groups,
         "cache type": str(cache.cache_dtype),  # both fp8 types are bytes to the specification
         "layout": cache.get_resolved_kv_cache_layout().name,
+        "draft": f"reads {vllm_config.num_prefill_lookahead_tokens} tokens ahead",
     }
     return json.dumps(facts, sort_keys=True)

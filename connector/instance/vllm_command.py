@@ -69,7 +69,7 @@ def _cpu_flags() -> set[str]:
 def command(settings: LauncherSettings, instance_id: str) -> list[str]:
     """`python -m vllm...`: the `vllm` command itself looks for a distribution that the CPU build does not have."""
     words = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
         *("--host", settings.listen_host or settings.host, "--port", str(settings.port)),
         *("--model", settings.model_path, "--served-model-name", settings.served_name),
         *("--max-model-len", str(settings.max_model_len), "--dtype", dtype(settings)),

@@ -1,4 +1,4 @@
-"""The class that vLLM loads (`kv_connector_module_path`): it maps vLLM 0.32's hooks onto producer and consumer.
+"""The class that vLLM loads (`kv_connector_module_path`): it maps vLLM's hooks (0.32, 0.33) onto producer and consumer.
 
 vLLM makes one object with role SCHEDULER in the engine core and one with role WORKER for each rank; a worker's object
 exists before its KV cache is allocated. What each hook promises is vLLM's `kv_connector/v1/base.py`.
@@ -36,6 +36,7 @@ from connector.transfer.producer_scheduler import ProducerScheduler
 from connector.transfer.steps import ConsumerStep, ProducerStep, RankAddress
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather
+from connector.vllm_hooks.vllm_versions import WithoutSleepMode, refuse_options
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -79,7 +80,7 @@ class Received(KVConnectorWorkerMetadata):
         )
 
 
-class StreamingMooncakeConnector(KVConnectorBase_V1, SupportsHMA):
+class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsHMA):
     """Streams the KV cache of a prompt from a producer to a consumer while the producer still computes it.
 
     Raises: ValueError: at start, for a model or a setting whose cache cannot be moved, with the reason.
@@ -88,6 +89,7 @@ class StreamingMooncakeConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         _log_as_vllm()
+        refuse_options(vllm_config)
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
         refuse_unmovable(vllm_config, self._kv_transfer_config.kv_role)
@@ -99,7 +101,8 @@ class StreamingMooncakeConnector(KVConnectorBase_V1, SupportsHMA):
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            left_out = left_out_tokens(group.kind for group in groups)
+            kinds = (group.kind for group in groups)
+            left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
             self._scheduler = ProducerScheduler(left_out) if self._produces else self._consumer_scheduler()
 
     def _consumer_scheduler(self) -> ConsumerScheduler:

@@ -6,8 +6,8 @@ import aiohttp
 import orjson
 
 from proxy.errors import InstanceError, TooManyConnections
-from proxy.instance_session import open_session
-from proxy.random_id import random_id
+from proxy.instances.instance_session import open_session
+from proxy.request.random_id import random_id
 from proxy.settings import ProxySettings
 from proxy.verdict import evidence
 from proxy.verdict.circuit import Finding, Question

@@ -15,7 +15,9 @@ import pytest
 
 from stack.instances import Role
 from tests import tiny_models
-from tests.integration.parallel.instances import (
+from tests.real_stack import wait_until
+from tests.tiny_models import END_OF_TEXT, HEAD, LATENT, LAYERS, ROPE_HEAD, TinyModel
+from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
     FP8_CACHES,
     Fleet,
@@ -26,8 +28,6 @@ from tests.integration.parallel.instances import (
     answers_of,
     token_ids,
 )
-from tests.real_stack import wait_until
-from tests.tiny_models import END_OF_TEXT, HEAD, LATENT, LAYERS, ROPE_HEAD, TinyModel
 
 LENGTHS = [1, 31, 32, 33, 513, 1500]  # around one block, and around one chunk
 IDLE_LIMIT_S = 30
@@ -66,13 +66,6 @@ FAMILIES = {
         tiny_models.grouped_query(1),
         pairs=((1, 2), (2, 1)),
         cache_heads=1,
-        head_bytes=2 * HEAD * 4,
-    ),
-    # vLLM keeps all of the cache of such a model, where a connector has no word on several groups of blocks.
-    "windows in two layers": Family(
-        tiny_models.sliding_window(layers=2),
-        pairs=((1, 1),),
-        cache_heads=2,
         head_bytes=2 * HEAD * 4,
     ),
     # The CPU backend for MLA that every CPU has knows blocks of 16 only, and caches no prefixes.

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests import tiny_models
-from tests.integration.parallel.instances import (
+from tests.real_stack import START_LIMIT_S, wait_until
+from tests.tiny_models import END_OF_TEXT, TinyModel
+from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
     FP8_CACHES,
     Fleet,
@@ -19,8 +21,6 @@ from tests.integration.parallel.instances import (
     answers_of,
     token_ids,
 )
-from tests.real_stack import START_LIMIT_S, wait_until
-from tests.tiny_models import END_OF_TEXT, TinyModel
 
 IDLE_LIMIT_S = 30
 
@@ -28,18 +28,6 @@ IDLE_LIMIT_S = 30
 @pytest.mark.parametrize(
     ("model", "arguments", "reason"),
     [
-        pytest.param(
-            tiny_models.sliding_window(layers=4),
-            "",
-            "KV cache groups (SlidingWindowSpec): KV transfer supports one group of full attention",
-            id="no full attention",
-        ),
-        pytest.param(
-            tiny_models.hybrid(),
-            "--load-format dummy",
-            "Failed to promote local KV cache specs to one unified type",  # vLLM's own, after a warning that says why
-            id="state space beside attention",
-        ),
         pytest.param(
             tiny_models.grouped_query(2),
             "--pipeline-parallel-size 2 --distributed-executor-backend mp",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from benchmarks.connector.vllm_hooks.options import parse
 
 from benchmarks.connector import page
 from benchmarks.connector.client import Client, open_client
+from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run

@@ -1,8 +1,8 @@
 """The command line: defaults that suit the machine, and one line for what cannot work."""
 
 import pytest
-from benchmarks.connector.vllm_hooks.options import parse
 
+from benchmarks.connector.options import parse
 from benchmarks.connector.stages import Stage, stages
 
 

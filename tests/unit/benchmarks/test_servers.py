@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.connector.vllm_hooks.options import parse
 
 from benchmarks.connector import servers
+from benchmarks.connector.options import parse
 from benchmarks.connector.servers import Blueprint, Place
 from connector.instance import vllm_command
 from stack.environment import load

@@ -13,8 +13,8 @@ import uvicorn
 from quart import Quart
 
 from proxy.app import create_app
-from proxy.fleet import View
-from proxy.gateway import Gateway
+from proxy.exchange.gateway import Gateway
+from proxy.routing.fleet import View
 from proxy.server import uvicorn_config
 from proxy.settings import ProxySettings
 from stack.environment import load

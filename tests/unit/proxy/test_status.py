@@ -1,7 +1,7 @@
 """What /ready, /instances and /v1/models say about a view."""
 
-from proxy.discovery import view_of
-from proxy.fleet import Fleet, View
+from proxy.instances.discovery import view_of
+from proxy.routing.fleet import Fleet, View
 from proxy.status import describe, readiness, served_models
 from stack.instances import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from proxy.fleet import View
+from proxy.routing.fleet import View
 from stack.instances import Adapter
 from tests.unit.proxy.conftest import Stack, StartStack, running_proxy
 from tests.unit.proxy.scripted import DONE, MODEL, instance, prefilled, replies, streams, token

@@ -1,0 +1,1 @@
+"""Which instances there are, from etcd, and how the proxy speaks to them."""

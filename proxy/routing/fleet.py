@@ -1,0 +1,116 @@
+"""The instances as discovery last saw them, what each has in hand, and what each is thought to hold of past prompts."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+
+from proxy.errors import BadRequest, NoInstance
+from proxy.request.prompt import Prompt
+from proxy.routing import dispatch
+from proxy.routing.dispatch import Demand, Load, Policy, Route
+from proxy.routing.prefix_cache import PrefixCache
+from stack.instances import Instance
+
+# Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
+# that it would have given (docs/benchmarks/2026-11-22-dispatch.md).
+BLOCKS_REMEMBERED = 32768
+
+
+@dataclass(frozen=True)
+class View:
+    """One state of etcd's keyspace; times are Unix seconds.
+
+    revision: etcd's, 0 before the first answer. stale_since: when etcd was lost; the view keeps serving. stale_reason:
+    why, in words.
+    superseded: instance id -> the id that took over its URL; unreadable: key -> what is wrong with its record.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    superseded: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    revision: int = 0
+    stale_since: float | None = None
+    stale_reason: str | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether etcd has answered at least once."""
+        return self.revision > 0
+
+    @cached_property
+    def usable(self) -> tuple[Instance, ...]:
+        return tuple(instance for instance in self.instances if instance.instance_id not in self.superseded)
+
+    @cached_property
+    def base_models(self) -> tuple[str, ...]:
+        """What a request without a model gets, from each of the instances: vLLM's first name that is not an adapter."""
+        return tuple(sorted({name for instance in self.usable if (name := _base_model(instance)) is not None}))
+
+
+class Fleet:
+    """Both legs of a request begin and end here, each with the tokens that its route names."""
+
+    def __init__(self, policy: Policy = dispatch.SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED) -> None:
+        self.view = View()
+        self._policy = policy
+        self._blocks_remembered = blocks_remembered
+        self._loads: dict[str, Load] = {}
+        self._caches: dict[str, PrefixCache] = {}
+        self._dispatches = count(1)
+
+    def update(self, view: View) -> None:
+        self.view = view
+        known = {instance.instance_id for instance in view.instances}
+        self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
+        self._caches = {
+            name: self._caches[name] if name in self._caches else PrefixCache(self._blocks_remembered) for name in known
+        }
+
+    def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
+        """As `dispatch.choose`."""
+        if not self.view.known:
+            raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
+        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
+
+    def model_left_out(self) -> str:
+        """The model of a request that names none: the only one, whatever adapters it has, or none before there is any.
+
+        Raises: BadRequest: there are several.
+        """
+        base_models = self.view.base_models
+        if len(base_models) > 1:
+            served = ", ".join(base_models)
+            raise BadRequest(f"Missing required parameter: 'model'. There are several: {served}.", "model")
+        return base_models[0] if base_models else ""
+
+    def outstanding(self, instance_id: str) -> int:
+        return self._loads.get(instance_id, dispatch.IDLE).outstanding
+
+    def outstanding_tokens(self, instance_id: str) -> int:
+        return self._loads.get(instance_id, dispatch.IDLE).tokens
+
+    def begin(self, instance: Instance, tokens: int = 0) -> None:
+        """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
+        name = instance.instance_id
+        load = self._loads.get(name, dispatch.IDLE)
+        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens)
+
+    def end(self, instance: Instance, tokens: int = 0) -> None:
+        load = self._loads[instance.instance_id]
+        self._loads[instance.instance_id] = Load(load.outstanding - 1, load.last_used, load.tokens - tokens)
+
+    def prefilled(self, instance: Instance, tokens: int) -> None:
+        """Of a request that goes on so many tokens are no longer in hand: its `end` is without them."""
+        load = self._loads[instance.instance_id]
+        self._loads[instance.instance_id] = Load(load.outstanding, load.last_used, load.tokens - tokens)
+
+    def holds(self, instance: Instance, prompt: Prompt) -> None:
+        """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
+        if (cache := self._caches.get(instance.instance_id)) is not None:
+            cache.insert(prompt.blocks)
+
+
+def _base_model(instance: Instance) -> str | None:
+    adapters = {adapter.id for adapter in instance.adapters}
+    return next((name for name in instance.served_models if name not in adapters), None)

@@ -1,0 +1,37 @@
+"""What one instance is thought to hold in its prefix cache: the most recently used blocks of the prompts sent there.
+
+A block is held only together with all that precede it in its prompt. vLLM frees a prompt's blocks from its end, and so
+does this: a prompt's first block is always younger than its last.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from proxy.request.prompt import Block
+
+
+class PrefixCache:
+    """At most `capacity` blocks, each of 128 tokens or so."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._held: OrderedDict[Block, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def matched(self, blocks: Sequence[Block]) -> int:
+        """How many leading blocks are held."""
+        return bisect_left(blocks, True, key=lambda block: block not in self._held)
+
+    def insert(self, blocks: Sequence[Block]) -> None:
+        """A prompt was sent here; the least recently used blocks make room for its own."""
+        held = self._held
+        for block in reversed(blocks[: self._capacity]):
+            if block in held:
+                held.move_to_end(block)
+            else:
+                held[block] = None
+        while len(held) > self._capacity:
+            held.popitem(last=False)

@@ -1,0 +1,139 @@
+"""What is known of one request, and how it is told: response headers, a last comment of a stream, the log.
+
+Phases, in seconds, add up to the time to first token, or to that of a whole answer where it comes as one:
+queue       from the request's arrival to its dispatch: its body, the wait for a place, tries that failed
+prefill     from there to the end of the producer's leg; on the local path there is none
+transfer    what of the KV transfer was left after the prefill, as the connector measured it
+first_step  the rest of a stream's: on the consumer, until its first token was here; on the local path the prompt too
+answer      the rest of a whole answer's: on the consumer, until all of it was here
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from proxy.routing.dispatch import Route
+
+_HEADERS = {
+    "path": "X-PD-Path",
+    "reason": "X-PD-Reason",
+    "producer": "X-PD-Producer",
+    "consumer": "X-PD-Consumer",
+    "transfer_id": "X-PD-Transfer-Id",
+    "transport": "X-PD-Transport",
+    "kv_bytes": "X-PD-Kv-Bytes",
+    "kv_tokens": "X-PD-Kv-Tokens",
+}
+
+
+@dataclass(slots=True)
+class AttemptFacts:
+    """One try, for whoever makes it to fill in: times are of `time.monotonic`, None for what has not happened."""
+
+    route: Route
+    transfer_id: str | None
+    dispatched_at: float
+    prefilled_at: float | None = None
+    answered_at: float | None = None
+
+
+@dataclass
+class RequestFacts:
+    """Filled in while the request goes on; times are of `time.monotonic`, sizes in bytes and tokens.
+
+    stream: whether the answer comes event by event. parameter: the one for which the consumer gets the request alone.
+    """
+
+    arrived_at: float
+    stream: bool = False
+    attempt: AttemptFacts | None = None
+    attempts: int = 0
+    parameter: str | None = None
+    transfer: Mapping[str, Any] = field(default_factory=dict)
+    _dispatch: dict[str, Any] | None = None  # it is shown three times
+    _phases_ms: dict[str, float] | None = None
+
+    def tried(self, attempt: AttemptFacts) -> None:
+        self.attempts += 1
+        self.attempt = attempt
+        self._dispatch = None
+
+    def moved(self, transfer: Mapping[str, Any]) -> None:
+        """What the consumer's connector says of the transfer; empty when it says nothing."""
+        self.transfer = transfer
+        self._dispatch = None
+
+    @property
+    def path(self) -> str | None:
+        """`disaggregated` or `local`; None before there was a route."""
+        if self.attempt is None:
+            return None
+        return "disaggregated" if self.attempt.route.producer else "local"
+
+    @property
+    def reason(self) -> str:
+        """Why this path, once there is a route."""
+        if self.attempt is None:
+            return ""
+        reason = self.attempt.route.reason
+        return self.parameter if self.parameter and reason == "parameters" else reason
+
+    @property
+    def ttft_s(self) -> float | None:
+        """For an answer that is not a stream the time to the whole of it."""
+        answered = self.attempt.answered_at if self.attempt else None
+        return None if answered is None else answered - self.arrived_at
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Those that are over."""
+        if self.attempt is None:
+            return {}
+        phases = {"queue": self.attempt.dispatched_at - self.arrived_at}
+        if self.attempt.prefilled_at is not None:
+            phases["prefill"] = self.attempt.prefilled_at - self.attempt.dispatched_at
+        if (exposed := self.transfer.get("exposed_seconds")) is not None:
+            phases["transfer"] = exposed
+        if self.ttft_s is not None:
+            rest = "first_step" if self.stream else "answer"
+            phases[rest] = max(0.0, self.ttft_s - sum(phases.values()))
+        return phases
+
+    @property
+    def dispatch(self) -> dict[str, Any]:
+        """Which instances had the last try, why, and what moved between them."""
+        if self.attempt is None:
+            return {}
+        if self._dispatch is None:
+            route = self.attempt.route
+            facts = {
+                "path": self.path,
+                "reason": self.reason,
+                "producer": route.producer.instance_id if route.producer else None,
+                "consumer": route.consumer.instance_id,
+                "transfer_id": self.attempt.transfer_id,
+                "transport": self.transfer.get("transport"),
+                "kv_bytes": self.transfer.get("bytes"),
+                "kv_tokens": self.transfer.get("tokens"),
+            }
+            self._dispatch = {name: value for name, value in facts.items() if value is not None}
+        return self._dispatch
+
+    def headers(self) -> dict[str, str]:
+        shown = {_HEADERS[name]: str(value) for name, value in self.dispatch.items()}
+        if self.attempt is not None:
+            shown["Server-Timing"] = ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in self.phases.items())
+        return shown
+
+    def comment(self, **more: Any) -> bytes:
+        """A server-sent comment, which clients skip: for what was not known when the headers were sent."""
+        self._phases_ms = self.phases_ms()
+        return b": pd " + orjson.dumps(self.dispatch | self._phases_ms | more) + b"\n\n"
+
+    def phases_ms(self) -> dict[str, float]:
+        """Once they were in a comment, the same."""
+        if self._phases_ms is not None:
+            return self._phases_ms
+        return {f"{name}_ms": round(1000 * seconds, 2) for name, seconds in self.phases.items()}
