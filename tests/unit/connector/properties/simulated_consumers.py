@@ -104,7 +104,7 @@ class Plan:
             kv_transfer_params={"transfer_id": f"t{number}", "do_remote_prefill": True, "producer": producer},
         )
         scheduler.on_new_request(request)
-        held = min(self.held, (tokens - 2) // served.model.alignment) * served.model.alignment
+        held = min(self.held, (tokens - served.model.left_out - 1) // served.model.alignment) * served.model.alignment
         coming, later = scheduler.tokens_from_producer(request, held)
         assert later
         free = list(range(1, 1 + served.model.blocks_of_a_request))
@@ -113,8 +113,8 @@ class Plan:
         tables.load(held + coming)
         scheduler.blocks_allocated(request, tables.tables, coming)
         # vLLM computes the last token itself: what comes must be of use for that, and no state may contain it.
-        lacking(served.model, tables.tables, held, tokens - 1)
-        moved = tokens if served.model.only_full else tokens - 1
+        lacking(served.model, tables.tables, held, min(held + coming, tokens - 1))
+        moved = tokens - served.model.left_out
         assert held + coming == moved
         return tables.tables, held, moved
 

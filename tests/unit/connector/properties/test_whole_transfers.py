@@ -38,7 +38,7 @@ class AtOnce(Engine):
     served=served(),
     plan=st.builds(
         Plan,
-        tokens=st.integers(2, MOST_TOKENS - 1),
+        tokens=st.sampled_from(range(3, MOST_TOKENS)),
         held=st.sampled_from([0, 0, 1, 2]),
         extra=st.just(0),
         same_tokens=st.just(True),
@@ -91,7 +91,7 @@ def run(
         stats=TransferStats(),
     )
     try:
-        scheduler = ProducerScheduler(left_out_tokens(group.kind for group in layout.groups))
+        scheduler = ProducerScheduler(left_out_tokens((group.kind for group in layout.groups), layout.lookahead))
         vllm = Vllm(producer, scheduler, cache, Gpu(False, lambda: None), ends_late=False)
         vllm.new_request(0, plan.tokens)
         for step in range(max(MOST_TOKENS + preempted_after, asked_after + 1)):
