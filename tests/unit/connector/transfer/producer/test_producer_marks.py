@@ -1,4 +1,4 @@
-"""What a step has computed is known late, or once more: the transfer may be over by then, or wait for that word only."""
+"""A step's word comes late, or once more: the transfer may be over by then, or wait for that word only."""
 
 from connector.control.messages import Cancelled, Done
 from tests.unit.connector.fakes import LateFences
