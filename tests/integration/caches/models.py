@@ -22,7 +22,8 @@ class Served:
 
     tolerance: how far a log probability may be from the plain server's; None: a few times as far as the plain server's
     own are apart, for kernels whose results depend on the batch. is_bounded: the cache does not grow with the prompt.
-    groups: how many vLLM makes of its layers, each with a block table of its own.
+    groups: how many vLLM makes of its layers, each with a block table of its own. prefixed: lengths of prompts of which
+    two thirds are more than a block.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Served:
     is_bounded: bool = False
     has_state: bool = False
     groups: int = 1
+    prefixed: tuple[int, ...] = (200, 300, 500, 700)
     tolerance: float | None = 1e-3
 
 
@@ -279,6 +281,7 @@ ALL = (
         tolerance=None,
         has_state=True,
         groups=4,
+        prefixed=(900, 1000),  # vLLM makes blocks of 544 tokens, as large as the state
     ),
 )
 BY_NAME = {served.name: served for served in ALL}

@@ -15,12 +15,8 @@ from tests.tiny_servers.instances import Fleet
 PAIRS = [
     ("gemma-3", 1, 2),
     ("gemma-3", 2, 1),
-    ("gemma-4-unequal", 2, 1),
     ("gemma-4-unequal-one-group", 1, 2),
-    ("gpt-oss", 2, 1),
-    ("llama-4", 1, 2),
     ("nemotron-h", 2, 2),
-    ("falcon-h1", 2, 2),
 ]
 LENGTHS = [1, 33, 64, 65, 159, 160, 161, 300, 700]
 

@@ -51,7 +51,7 @@ async def test_one_at_a_time(trio: Trio) -> None:
 @pytest.mark.parametrize("where", ["producer", "consumer", "both"])
 async def test_prefix_hits(trio: Trio, where: str) -> None:
     """One side or both have the prompt's beginning, then all of it: only what the consumer lacks is moved."""
-    asked = [200, 300, 500, 700]
+    asked = trio.served.prefixed
     salt = uuid.uuid4().hex
     prompts = trio.prompts(where, asked)
     warmed = {"producer": [trio.producer], "consumer": [trio.consumer], "both": [trio.producer, trio.consumer]}
