@@ -1,6 +1,7 @@
 """The command line and environment of the vLLM server, on a CPU and on a GPU build."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +278,10 @@ def test_a_consumers_scheduler_takes_first_tokens(
         module, _, name = words[words.index("--scheduler-cls") + 1].rpartition(".")
         source = vllm_command.REPOSITORY / (module.replace(".", "/") + ".py")
         assert f"def {name}(" in source.read_text()
+
+
+def test_vllm_finds_the_connector_and_nothing_of_it_as_a_package_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    """`connector/mooncake` on the path would stand before Mooncake."""
+    first = vllm_command.environment(load(LauncherSettings), os.environ)["PYTHONPATH"].split(":")[0]
+    assert (Path(first) / "connector" / "vllm_hooks" / "kv_connector.py").is_file()
+    assert not (Path(first) / "mooncake").exists()
