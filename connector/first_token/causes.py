@@ -64,7 +64,7 @@ class Engine:
             return PENALTIES
         if params.seed is not None:
             return SEED
-        if params.min_tokens > 1:
+        if params.min_tokens:  # also 1: the second token would be the one under it
             return MIN_TOKENS
         if params.bad_words_token_ids:
             return BAD_WORDS

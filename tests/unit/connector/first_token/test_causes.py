@@ -42,7 +42,6 @@ def request(params: dict[str, Any] | None = None, **more: Any) -> Any:
 @pytest.mark.parametrize("engine", [V1, V2])
 def test_the_producers_will_do(engine: Engine) -> None:
     assert engine.why_not(request()) == ""
-    assert engine.why_not(request({"min_tokens": 1})) == ""
     assert engine.why_not(request(use_structured_output=True)) == ""
 
 
@@ -53,7 +52,7 @@ def test_the_producers_will_do(engine: Engine) -> None:
         ({"frequency_penalty": 0.1}, causes.PENALTIES),
         ({"repetition_penalty": 1.1}, causes.PENALTIES),
         ({"seed": 0}, causes.SEED),
-        ({"min_tokens": 2}, causes.MIN_TOKENS),
+        ({"min_tokens": 1}, causes.MIN_TOKENS),
         ({"bad_words_token_ids": [[4]]}, causes.BAD_WORDS),
         ({"thinking_token_budget": 0}, causes.BUDGET),
     ],
