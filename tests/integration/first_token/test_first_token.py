@@ -76,8 +76,7 @@ async def test_parameters_of_both_legs(trio: Trio, legs: Legs, more: dict[str, A
 
 @pytest.mark.parametrize("tokens", [1, 2])
 async def test_a_stop_token_that_comes_too_early(trio: Trio, legs: Legs, tokens: int) -> None:
-    """The producer is never asked for more than one token, so that it may sample a stop token. On a CPU the parameter is
-    cause enough."""
+    """A producer that is asked for one token may sample a stop token. On a CPU the parameter is cause enough."""
     (prompt,) = trio.prompts("min_tokens", [150])
     (first, *_) = await legs.expected(Request(prompt))
     request = Request(prompt, {"stop_token_ids": [first]}, {"min_tokens": tokens})
