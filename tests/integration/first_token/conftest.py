@@ -1,19 +1,35 @@
-"""What the servers of this folder share; their models are those of tests/integration/caches."""
+"""What the servers of this folder share; their model is one of tests/integration/caches."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from connector.control.control_key import ControlKey
-from tests.integration.caches import models
-from tests.integration.caches.conftest import models_folder
+from stack.settings import REPOSITORY
+from tests.integration.caches import models, write_models
 from tests.integration.caches.servers import Trio
 from tests.integration.first_token.legs import CACHE_BYTES, Legs
 from tests.tiny_servers.fixtures import etcd_endpoint, fleet, folder
 from tests.tiny_servers.instances import STACK_KEY, Fleet
 
-__all__ = ["etcd_endpoint", "fleet", "folder", "models_folder"]
+__all__ = ["etcd_endpoint", "fleet", "folder"]
+SERVED = models.BY_NAME["llama"]
+
+
+@pytest.fixture(scope="package")
+def models_folder(folder: Path) -> Path:
+    written = folder / "models"
+    subprocess.run(
+        [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", write_models.__name__, written],
+        cwd=REPOSITORY,
+        input=json.dumps({SERVED.name: SERVED.config}),
+        text=True,
+        check=True,
+    )
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +42,7 @@ def trio(fleet: Fleet, models_folder: Path) -> Iterator[Trio]:
         "TRANSFER_CANCEL_TIMEOUT_S": "22",
         "KV_CACHE_BYTES": str(CACHE_BYTES),
     }
-    yield Trio.start(fleet, models_folder, models.BY_NAME["llama"], variables=variables)
+    yield Trio.start(fleet, models_folder, SERVED, variables=variables)
     fleet.stop_all()
 
 
