@@ -68,7 +68,7 @@ CHOICE = {"structured_outputs": {"choice": ["zebra", "yak"]}}
     ids=str,
 )
 async def test_parameters_of_both_legs(trio: Trio, legs: Legs, more: dict[str, Any], cause: str) -> None:
-    (prompt,) = trio.prompts(f"parameters {more}", [150])
+    (prompt,) = trio.prompts(f"parameters {more}", [100])  # a step: with a seed vLLM's CPU runner fails at two
     request, before = Request(prompt, more), await legs.counted()
     assert await legs.both(request) == await legs.expected(request)
     assert await legs.counted() - before == Counter({("consumer", cause) if cause else PRODUCER: 1})
