@@ -201,7 +201,9 @@ async def compare(stack: RealStack, plain: PlainVllm, case: Case, **more: Any) -
         assert (found.headers["X-PD-Path"], found.headers["X-PD-Reason"]) == ("local", case.local)
     else:
         assert found.headers["X-PD-Path"] == "disaggregated"
-        assert found.moved > 0, "no KV cache has moved"
+        # A stop string in the producer's first token ends the answer before its cache has come.
+        at_once = "stop" in case.given and found.headers.get("X-PD-First-Token") == "producer"
+        assert found.moved > 0 or at_once, "no KV cache has moved"
 
 
 @pytest.mark.parametrize("case", SERVED, ids=str)
