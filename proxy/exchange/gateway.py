@@ -33,7 +33,8 @@ class Gateway:
     def __init__(self, settings: ProxySettings) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
-        self.fleet = Fleet(Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer))
+        policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
+        self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,

@@ -87,6 +87,10 @@ class Prefills:
         self._tokens -= tokens
         self._throughput.end(computed, now)
 
+    def tokens_per_s(self) -> float | None:
+        """None before there is a measurement."""
+        return self._throughput.tokens_per_s()
+
     def refuse_late_first_token(self, slo_s: float, prompt_tokens: int) -> None:
         """The TTFT predicted for one more prompt has to keep the SLO; before there is a measurement it does.
 
