@@ -75,12 +75,14 @@ class CacheLayer:
 
 @dataclass(frozen=True)
 class KVLayout:
-    """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal."""
+    """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal. `lookahead`: tokens
+    behind those computed that a draft reads."""
 
     groups: tuple[CacheGroup, ...]
     layers: tuple[CacheLayer, ...]
     num_blocks: int
     facts: str = ""
+    lookahead: int = 0
 
     @cached_property
     def by_name(self) -> dict[str, int]:
@@ -93,11 +95,14 @@ class KVLayout:
         return [group.kind for group in self.groups] == [Kind.FULL]
 
 
-def left_out_tokens(kinds: Iterable[Kind]) -> int:
+def left_out_tokens(kinds: Iterable[Kind], lookahead: int = 0) -> int:
     """How many tokens at a prompt's end are not moved, by either side, because the consumer computes them anyway.
 
     vLLM always computes the last token of a prompt itself. In full attention that token's K and V are overwritten by
     the same; a state must not contain it yet, and a window or a chunk must reach back from it and not from the token
     behind it: kept for N tokens they lack the first block at every length where one has just ended.
+
+    Args: lookahead: tokens behind those computed that a draft reads (vLLM's `num_prefill_lookahead_tokens`). A draft
+        of several modules would write what it guessed of the answer into the last `lookahead - 1` places.
     """
-    return 0 if set(kinds) <= {Kind.FULL} else 1
+    return max(0 if set(kinds) <= {Kind.FULL} else 1, lookahead - 1)

@@ -46,8 +46,6 @@ def refuse_unmovable(vllm_config: "VllmConfig", role: str | None) -> None:
     engine_id = vllm_config.kv_transfer_config.engine_id if vllm_config.kv_transfer_config else None
     if (engine_id or "").endswith(f"_dp{parallel.data_parallel_index}"):
         raise ValueError(f"data_parallel_size above 1 (engine {engine_id}): KV transfer supports only 1")
-    if vllm_config.speculative_config is not None:
-        raise ValueError("speculative decoding is not supported together with KV transfer")
 
 
 def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[CacheGroup, ...]:

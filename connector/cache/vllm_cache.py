@@ -54,8 +54,8 @@ def layout_of(
             layers.append(view.layer(number, heads, all_heads))
             specs.add(_whole(spec, all_heads) if apart else f"{spec} on {ranks} ranks")
         described.append(_description(groups[number], group.layer_names, specs))
-    facts = _facts(vllm_config, described, pairing)
-    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts)
+    facts, lookahead = _facts(vllm_config, described, pairing), vllm_config.num_prefill_lookahead_tokens
+    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts, lookahead)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,5 +147,6 @@ def _facts(vllm_config: "VllmConfig", groups: list[str], pairing: str) -> str:
         "cache": groups,
         "cache type": str(cache.cache_dtype),  # both fp8 types are bytes to the specification
         "layout": cache.get_resolved_kv_cache_layout().name,
+        "draft": f"reads {vllm_config.num_prefill_lookahead_tokens} tokens ahead",
     }
     return json.dumps(facts, sort_keys=True)

@@ -84,7 +84,7 @@ class ConsumerScheduler:
     def set_ranks(self, ranks: list[RankAddress]) -> None:
         """What the workers have told of themselves; comes once, before any request."""
         self._ranks = ranks
-        self._left_out = left_out_tokens(group.kind for group in self._groups)
+        self._left_out = left_out_tokens((group.kind for group in self._groups), ranks[0].layout.lookahead)
 
     def set_segments(self, rank: int, segments: dict[str, str]) -> None:
         """The rank's memory is reached under other names from now on."""

@@ -141,11 +141,13 @@ class Producer:
     def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
         with self._lock:
             for held, end in stepped:
+                if self._transfers.get(held.transfer_id) is not held:
+                    continue  # it was over before the GPU came so far
                 for layer in layers:
                     held.prompt.computed(layer, end)
-                if held.prompt.complete and not held.prefill_end:
-                    held.prefill_end = time.monotonic()
-                    self._check(held)  # a share may want nothing
+                if held.prompt.complete:  # perhaps once more, after a preemption
+                    held.prefill_end = held.prefill_end or time.monotonic()
+                    self._check(held)  # all that a share wants may have arrived before
                 self._senders.enqueue(held)
 
     def take_finished(self, wait: float) -> set[str]:

@@ -62,5 +62,9 @@ def leave_out(request: "Request", tokens: int) -> None:
         request.prompt_token_ids = request.prompt_token_ids[:-tokens]  # the list may be others' as well
     if request.prompt_embeds is not None:
         request.prompt_embeds = request.prompt_embeds[:-tokens]
+    if request.prompt_is_token_ids is not None:  # of a prompt with both
+        request.prompt_is_token_ids = request.prompt_is_token_ids[:-tokens]
     del request._all_token_ids[-tokens:]  # vLLM offers no other way; its own connectors do the same
     request.num_prompt_tokens -= tokens
+    # A generated token would take the place of the one left out, in a block whose hash vLLM has made with that one.
+    request.max_tokens = 1

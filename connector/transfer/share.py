@@ -127,9 +127,10 @@ class Share:
     @property
     def delivered_blocks(self) -> int:
         """Blocks of the registration's first group, from the first on, that are complete at the consumer in every
-        layer; all of them where no layer is to be filled."""
-        blocks = self.registration.groups[0]
-        return min(self._landed, default=blocks.first + len(blocks.block_ids)) - blocks.first
+        layer of it; all of them where none is to be filled."""
+        blocks, layers = self.registration.groups[0], self.prompt.layout.layers
+        landed = [end for layer, end in zip(self._layers, self._landed, strict=True) if layers[layer].group == 0]
+        return min(landed, default=blocks.first + len(blocks.block_ids)) - blocks.first
 
     def _unsent(self) -> list[tuple[int, int]]:
         """For each registered layer the positions that could be handed over now."""

@@ -101,7 +101,8 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            left_out = left_out_tokens(group.kind for group in groups)
+            kinds = (group.kind for group in groups)
+            left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
             self._scheduler = ProducerScheduler(left_out) if self._produces else self._consumer_scheduler()
 
     def _consumer_scheduler(self) -> ConsumerScheduler:

@@ -21,7 +21,7 @@ class Served:
     """A model, and how vLLM keeps its cache.
 
     tolerance: how far a log probability may be from the plain server's; None: as far as the plain server's own are from
-    run to run, for kernels whose results depend on the batch.
+    run to run, for kernels whose results depend on the batch. is_bounded: the cache does not grow with the prompt.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Served:
     block_size: int = BLOCK_TOKENS
     step_tokens: int = STEP_TOKENS
     caches_prefixes: bool = True
+    is_bounded: bool = False
     tolerance: float | None = 1e-3
 
 
@@ -242,7 +243,7 @@ STATE: dict[str, Any] = {"block_size": STEP_TOKENS, "arguments": "--enable-prefi
 ALL = (
     Served("llama", _llama()),
     Served("llama-some-windows", _llama(layer_types=[WINDOWED] * 2 + [FULL] * 2, sliding_window=WINDOW), HYBRID_ON),
-    Served("llama-all-windows", _llama(layer_types=[WINDOWED] * 4, sliding_window=WINDOW), HYBRID_ON),
+    Served("llama-all-windows", _llama(layer_types=[WINDOWED] * 4, sliding_window=WINDOW), HYBRID_ON, is_bounded=True),
     Served("gemma-3", GEMMA_3, HYBRID_ON),
     Served("gemma-4", GEMMA_4, HYBRID_ON),
     Served("gemma-4-unequal", GEMMA_4_UNEQUAL, HYBRID_ON),
@@ -252,7 +253,7 @@ ALL = (
     Served("llama-4", LLAMA_4, HYBRID_ON),
     Served("nemotron-h", NEMOTRON_H, **STATE),
     Served("falcon-h1", FALCON_H1, **STATE),
-    Served("mamba-2", MAMBA_2, caches_prefixes=False),
+    Served("mamba-2", MAMBA_2, caches_prefixes=False, is_bounded=True),
     # MLA: the CPU backend that every CPU has knows blocks of 16 only, no steps, and caches no prefixes.
     Served(
         "deepseek-v3",

@@ -40,12 +40,6 @@ IDLE_LIMIT_S = 30
             "data_parallel_size above 1 (engine ",
             id="data parallelism of a dense model",
         ),
-        pytest.param(
-            tiny_models.grouped_query(2),
-            """--speculative-config '{"method": "ngram", "num_speculative_tokens": 2}'""",
-            "speculative decoding is not supported together with KV transfer",
-            id="speculative decoding",
-        ),
     ],
 )
 def test_at_the_start(fleet: Fleet, folder: Path, model: TinyModel, arguments: str, reason: str) -> None:

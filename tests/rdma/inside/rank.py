@@ -14,18 +14,17 @@ import sys
 import time
 from typing import Any
 
-from connector.cache.layout import KVLayout
+from connector.cache.layout import CacheGroup, CacheLayer, Kind, KVLayout
 from connector.cache.pieces import Piece
-from connector.cache.heads import Source
 from connector.control.channel import Channel
 from connector.control.control_key import ControlKey
-from connector.control.messages import Cancel, Message, Register
+from connector.control.messages import Cancel, GroupBlocks, LayerPlace, Message, Register
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import open_engines
+from connector.mooncake.rank_cache import HostMemory, RankCache
 from connector.telling.stats import TransferStats
-from connector.mooncake.checksum import HostMemory
 from connector.transfer.consumer import Consumer
-from connector.transfer.producer import Producer
+from connector.transfer.producer import Pace, Producer
 from connector.transfer.revocation import Revocation
 from connector.transfer.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
 
@@ -63,38 +62,28 @@ class Rank:
             options["write_timeout"],
         )
         self._engines.register(self._base, MEMORY_BYTES)
-        self._layout = KVLayout(
-            tuple(self._base + layer * LAYER_BYTES for layer in range(LAYERS)), PAGE, PAGE, 0, 1, BLOCKS
-        )
+        layers = [
+            CacheLayer(f"layer{number}", 0, self._base + number * LAYER_BYTES, PAGE, PAGE, 0, 1, 1)
+            for number in range(LAYERS)
+        ]
+        self._layout = KVLayout((CacheGroup(Kind.FULL, BLOCK_TOKENS),), tuple(layers), BLOCKS, "{}")
+        cache = RankCache(self._layout, HostMemory(), self._engines)
         self._channel = Channel(options["host"], 0, ControlKey.from_secret("the key of these tests"))
         self._revocation = Revocation(self._engines, self._stats)
         self._lost: list[tuple[str, bool]] = []
         self._producer = Producer(
             engine_id=self._name,
             rank=0,
-            engines=self._engines,
-            layout=self._layout,
-            memory=HostMemory(),
-            block_size=BLOCK_TOKENS,
-            fingerprint="{}",
-            address=self._channel.address,
-            send=self._channel.send,
-            watch=self._channel.watch,
+            cache=cache,
+            wire=self._channel,
             fences=HostFences(),
-            patience=options["patience"],
-            min_stream_tokens=0,
-            sender_threads=4,
-            write_timeout=options["write_timeout"],
+            pace=Pace(options["patience"], options["write_timeout"], min_stream_tokens=0, sender_threads=4),
             stats=self._stats,
         )
         self._consumer = Consumer(
             rank=0,
-            block_tokens=BLOCK_TOKENS,
-            layout=self._layout,
-            memory=HostMemory(),
-            address=self._channel.address,
-            send=self._channel.send,
-            watch=self._channel.watch,
+            cache=cache,
+            wire=self._channel,
             timeout=options["timeout"],
             cancel_timeout=options["write_timeout"] + 5,
             revoked=self._revocation.over,
@@ -158,7 +147,7 @@ class Rank:
     def prefill(self, transfer_id: str, blocks: list[int]) -> None:
         """One step computes the whole prompt, layer by layer; then the request ends."""
         tokens = len(blocks) * BLOCK_TOKENS
-        chunk = Chunk(transfer_id, transfer_id, tokens, blocks, tokens, tokens)
+        chunk = Chunk(transfer_id, transfer_id, tokens, (blocks,), tokens, tokens)
         self._producer.begin_step(ProducerStep(idle=False, chunks=[chunk]))
         for layer in range(LAYERS):
             self._producer.layer_computed(layer)
@@ -168,6 +157,7 @@ class Rank:
 
     def load(self, transfer_id: str, peer: dict[str, Any], blocks: list[int]) -> None:
         """Register with the producer and wait for it, as scheduler and worker do."""
+        tokens = len(blocks) * BLOCK_TOKENS
         registration = Register(
             transfer_id=transfer_id,
             engine_id=peer["engine_id"],
@@ -177,15 +167,12 @@ class Rank:
             shares=1,
             segments=self._engines.segments,
             host_identity=self._engines.host_identity,
-            layer_addresses=list(self._layout.layer_addresses),
-            block_stride=PAGE,
-            first_head=0,
-            heads=1,
-            first_block=0,
-            block_ids=blocks,
+            tokens=tokens,
+            groups=[GroupBlocks(0, blocks)],
+            layers=[LayerPlace(layer.name, layer.address, PAGE, 0, 1) for layer in self._layout.layers],
         )
         self._channel.send(peer["control"], registration)
-        load = Load(transfer_id, transfer_id, blocks, [peer["control"]], [[Source(0, 0, 1, 1)]], [{0: registration}])
+        load = Load(transfer_id, transfer_id, tokens, (blocks,), [peer["control"]], [{0: registration}])
         self._consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
 
     def finished(self, limit: float) -> list[str]:

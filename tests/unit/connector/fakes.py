@@ -5,34 +5,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from connector.cache.heads import Source
 from connector.cache.layout import KVLayout
 from connector.cache.pieces import Piece
-from connector.cache.heads import Source
-from connector.control.messages import Message, Outcome, Register
+from connector.control.messages import GroupBlocks, Message, Outcome, Register
 from connector.mooncake.engine import TransferError, UnendedWriteError
 from connector.mooncake.polled_write import always
+from tests.unit.connector.fake_layouts import MEMORY_BYTES, TARGET, places
 
 LIMIT_S = 30.0  # for what must happen at all; no verdict depends on how fast
-LAYERS = 2
-BLOCK_TOKENS = 4
-PAGE = 8
-NUM_BLOCKS = 64
-# The consumer's side has another stride, so that mixing the two up cannot go unnoticed.
-HEADS = 2
-HEAD = PAGE // HEADS
-SOURCE = KVLayout(tuple(layer * NUM_BLOCKS * PAGE for layer in range(LAYERS)), PAGE, HEAD, 0, HEADS, NUM_BLOCKS)
-TARGET = KVLayout(tuple(7 + layer * PAGE for layer in range(LAYERS)), LAYERS * PAGE, HEAD, 0, HEADS, NUM_BLOCKS)
-MEMORY_BYTES = LAYERS * NUM_BLOCKS * PAGE + 7
-
-
-def page_of(memory: bytearray, layout: KVLayout, layer: int, block: int) -> bytes:
-    start = layout.address(layer, block, layout.first_head)
-    return bytes(memory[start : start + layout.page])
-
-
-def fill_page(memory: bytearray, layout: KVLayout, layer: int, block: int, content: bytes) -> None:
-    start = layout.address(layer, block, layout.first_head)
-    memory[start : start + layout.page] = content
 
 
 @dataclass
@@ -131,7 +112,12 @@ class Access:
 
 
 def registrations(
-    transfer_id: str, block_ids: list[int], sources: list[list[Source]], segments: dict[str, str]
+    transfer_id: str,
+    groups: list[GroupBlocks],
+    tokens: int,
+    plan: list[list[Source]],
+    segments: dict[str, str],
+    layout: KVLayout = TARGET,
 ) -> list[dict[int, Register]]:
     """What each rank of a consumer at tcp://d:1 has asked for, by the producer's rank."""
     return [
@@ -139,22 +125,19 @@ def registrations(
             source.rank: Register(
                 transfer_id=transfer_id,
                 engine_id="p",
-                fingerprint="same",
+                fingerprint=layout.facts,
                 reply_to="tcp://d:1",
                 rank=rank,
                 shares=source.shares,
                 segments=segments,
                 host_identity="",
-                layer_addresses=list(TARGET.layer_addresses),
-                block_stride=TARGET.block_stride,
-                first_head=source.first_head,
-                heads=source.heads,
-                first_block=0,
-                block_ids=block_ids,
+                tokens=tokens,
+                groups=groups,
+                layers=places(layout, source.heads),
             )
             for source in own
         }
-        for rank, own in enumerate(sources)
+        for rank, own in enumerate(plan)
     ]
 
 
@@ -184,9 +167,11 @@ class LateFences:
 
 
 class Outbox:
-    """What was sent, in order; `take_next` waits for the next message."""
+    """A control channel's end: what was sent, in order; `take_next` waits for the next message."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self.address = address
+        self.watched: list[str] = []
         self.sent: list[tuple[str, Message]] = []
         self._taken = 0
         self._news = threading.Condition()
@@ -195,6 +180,9 @@ class Outbox:
         with self._news:
             self.sent.append((address, message))
             self._news.notify_all()
+
+    def watch(self, address: str) -> None:
+        self.watched.append(address)
 
     def take_next(self) -> Message:
         with self._news:

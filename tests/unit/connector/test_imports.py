@@ -13,7 +13,14 @@ FOLDER = Path(connector.__file__).parent
 # Each may import those behind it, and `stack` no part of it.
 FLOORS = ["vllm_hooks", "instance", "transfer", "telling", "mooncake", "control", "cache"]
 # These are vLLM's side: only an engine process imports them.
-WITH_VLLM = {"vllm_hooks.kv_connector", "vllm_hooks.rank", "cache.vllm_cache", "telling.metrics", "transfer.fences"}
+WITH_VLLM = {
+    "vllm_hooks.kv_connector",
+    "vllm_hooks.rank",
+    "cache.movable",
+    "cache.vllm_cache",
+    "telling.metrics",
+    "mooncake.fences",
+}
 FOUND = {".".join(file.relative_to(FOLDER).with_suffix("").parts) for file in FOLDER.rglob("*.py")}
 MODULES = sorted(name for name in FOUND - WITH_VLLM if not name.endswith("__init__"))
 PROGRAM = """

@@ -1,83 +1,109 @@
+"""Which of a request's blocks each kind of group needs, and where a layer's heads lie."""
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from connector.cache.fingerprint import difference, fingerprint
-from connector.cache.layout import KVLayout
-from connector.cache.pieces import Piece, batches, block_runs, pieces_of_layer
+from connector.cache.layout import NULL_BLOCK, CacheGroup, CacheLayer, Kind, KVLayout, left_out_tokens
 
-PAGE = 8
+BLOCK = 4
+FULL, WINDOW, CHUNK, STATE = Kind.FULL, Kind.WINDOW, Kind.CHUNK, Kind.STATE
 
 
-def test_address() -> None:
-    layout = KVLayout((100, 1000), block_stride=16, head_bytes=4, first_head=2, heads=2, num_blocks=4)
-    assert [layout.address(1, block, 2) for block in range(3)] == [1000, 1016, 1032]
-    assert layout.address(1, 1, 3) == 1020
-    assert layout.page == 8
+@pytest.mark.parametrize(("tokens", "blocks"), [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_a_last_block_may_be_filled_in_part(tokens: int, blocks: int) -> None:
+    assert CacheGroup(FULL, BLOCK).blocks(tokens) == blocks
 
 
 @pytest.mark.parametrize(
-    ("strides", "blocks", "pieces"),
+    ("kind", "table", "tokens", "held", "expected"),
     [
-        ((PAGE, PAGE), [], []),
-        ((PAGE, PAGE), [(2, 5)], [(116, 1040, 8)]),
-        ((PAGE, PAGE), [(2, 5), (3, 6), (4, 7)], [(116, 1040, 24)]),
-        ((PAGE, PAGE), [(2, 5), (3, 7)], [(116, 1040, 8), (124, 1056, 8)]),  # neighbours on one side only
-        ((PAGE, PAGE), [(2, 5), (4, 6)], [(116, 1040, 8), (132, 1048, 8)]),
-        ((PAGE, PAGE), [(4, 7), (3, 6), (2, 5)], [(116, 1040, 24)]),  # as vLLM hands out blocks that were freed
-        ((PAGE, PAGE), [(2, 6), (3, 5)], [(116, 1048, 8), (124, 1040, 8)]),  # descending on one side only
-        ((PAGE, PAGE), [(0, 0), (1, 1), (5, 5), (6, 6)], [(100, 1000, 16), (140, 1040, 16)]),
-        ((2 * PAGE, PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (116, 1008, 8)]),  # gaps between the source's pages
-        ((PAGE, 2 * PAGE), [(0, 0), (1, 1)], [(100, 1000, 8), (108, 1016, 8)]),
+        (FULL, [5, 6, 7], 10, 0, (0, [5, 6, 7])),
+        (FULL, [5, 6, 7], 10, 4, (1, [6, 7])),
+        (FULL, [5, 6, 7], 10, 8, (2, [7])),
+        (FULL, [5, 6, 7], 8, 0, (0, [5, 6])),  # a block more than these tokens need, for the first generated one
+        (WINDOW, [0, 0, 7, 8], 14, 0, (2, [7, 8])),  # below the window
+        (WINDOW, [0, 0, 7, 8], 14, 4, (2, [7, 8])),
+        (WINDOW, [5, 6, 7, 8], 14, 8, (2, [7, 8])),  # the prefix that is held lies in the window
+        (WINDOW, [0, 0, 7, 8], 14, 12, (3, [8])),
+        (WINDOW, [5], 3, 0, (0, [5])),
+        (CHUNK, [0, 0, 7], 11, 0, (2, [7])),
+        (CHUNK, [0, 0], 8, 0, (2, [])),  # a chunk has just ended
+        (CHUNK, [0, 0, 7], 8, 0, (2, [])),  # the next chunk's block is the next token's
+        (CHUNK, [0, 6, 7], 11, 8, (2, [7])),
+        (STATE, [0, 0, 7], 11, 0, (2, [7])),
+        (STATE, [5, 6, 7], 11, 0, (2, [7])),  # states of earlier tokens, kept for other requests
+        (STATE, [5, 6, 7], 11, 4, (2, [7])),
+        (STATE, [5], 1, 0, (0, [5])),
+        (STATE, [5, 6, 7], 8, 0, (1, [6])),  # the next token's state has another block
+        (STATE, [0, 0], 8, 0, (2, [])),
     ],
 )
-def test_neighbours_merge(
-    strides: tuple[int, int], blocks: list[tuple[int, int]], pieces: list[tuple[int, int, int]]
+def test_what_a_consumer_lacks(
+    kind: Kind, table: list[int], tokens: int, held: int, expected: tuple[int, list[int]]
 ) -> None:
-    found = pieces_of_layer(100, strides[0], 1000, strides[1], PAGE, block_runs(blocks))
-    assert found == [Piece(*piece) for piece in pieces]
+    assert CacheGroup(kind, BLOCK).wanted(table, tokens, held) == expected
 
 
-def test_a_part_of_each_block_is_a_piece_of_its_own() -> None:
-    found = pieces_of_layer(100, PAGE, 1000, PAGE // 2, PAGE // 2, block_runs([(0, 0), (1, 1)]))
-    assert found == [Piece(100, 1000, 4), Piece(108, 1004, 4)]
-
-
-def test_a_share_without_heads_has_no_pieces() -> None:
-    assert pieces_of_layer(100, PAGE, 1000, PAGE, 0, block_runs([(0, 0), (1, 1)])) == []
-
-
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [
-        ([], []),
-        ([4], [[4]]),
-        ([4, 6], [[4, 6]]),
-        ([4, 7], [[4, 6], [1]]),
-        ([25], [[10], [10], [5]]),
-        ([10, 0, 1], [[10], [1]]),
-    ],
-)
-def test_batches_cut_pieces_where_they_are_full(lengths: list[int], expected: list[list[int]]) -> None:
-    pieces = [Piece(100 * number, 7000 + 100 * number, length) for number, length in enumerate(lengths)]
-    found = list(batches(pieces, 10))
-    assert [[piece.length for piece in batch] for batch in found] == expected
-    covered = [(piece.source + n, piece.target + n) for batch in found for piece in batch for n in range(piece.length)]
-    assert covered == [(piece.source + n, piece.target + n) for piece in pieces for n in range(piece.length)]
-
-
-def test_fingerprint_depends_on_every_fact_and_on_nothing_else() -> None:
-    assert fingerprint(a=1, b="x") == fingerprint(b="x", a=1)
-    assert len({fingerprint(a=1, b="x"), fingerprint(a=2, b="x"), fingerprint(a=1, b="y"), fingerprint(a=1)}) == 4
+@given(st.sampled_from(Kind), st.integers(1, 5), st.integers(1, 40), st.data())
+def test_what_is_wanted_holds_the_last_tokens_and_is_a_block_each(
+    kind: Kind, block_tokens: int, tokens: int, data: st.DataObject
+) -> None:
+    group = CacheGroup(kind, block_tokens)
+    end = group.blocks(tokens)
+    kept = data.draw(st.integers(0, end), label="first position that is kept")
+    held = data.draw(st.integers(0, (tokens - 1) // block_tokens), label="held blocks") * block_tokens
+    table = [NULL_BLOCK] * kept + list(range(1, end - kept + 2))
+    first, wanted = group.wanted(table, tokens, held)
+    assert wanted == table[first:end]
+    assert NULL_BLOCK not in wanted
+    least = end - 1 if kind is Kind.STATE else held // block_tokens
+    assert first == max(least, kept)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "expected"),
+    ("kinds", "tokens"),
     [
-        ('{"type": "fp8", "layers": 4}', "type: the consumer has fp8, we bf16"),
-        ('{"type": "fp8", "layers": 5}', "layers: the consumer has 5, we 4; type: the consumer has fp8, we bf16"),
-        ('{"type": "bf16"}', "layers: the consumer has None, we 4"),
-        ("an older one", """the consumer's is 'an older one', ours '{"type": "bf16", "layers": 4}'"""),
-        ("7", """the consumer's is '7', ours '{"type": "bf16", "layers": 4}'"""),
+        ([FULL], 0),
+        ([FULL, FULL], 0),
+        ([WINDOW], 1),
+        ([CHUNK], 1),
+        ([STATE], 1),
+        ([FULL, WINDOW], 1),
+        ([FULL, CHUNK], 1),
+        ([FULL, STATE], 1),
+        ([FULL, WINDOW, STATE], 1),
     ],
+    ids=str,
 )
-def test_a_difference_names_what_differs(theirs: str, expected: str) -> None:
-    assert difference(theirs, '{"type": "bf16", "layers": 4}') == expected
+def test_the_last_token_is_left_out_unless_all_is_full_attention(kinds: list[Kind], tokens: int) -> None:
+    assert left_out_tokens(kinds) == tokens
+    assert left_out_tokens(reversed(kinds)) == tokens
+
+
+LAYERS = (
+    CacheLayer("a", 0, 100, block_stride=16, head_bytes=4, first_head=2, heads=2, all_heads=8),
+    CacheLayer("b", 1, 1000, block_stride=64, head_bytes=20, first_head=0, heads=1, all_heads=1),
+)
+
+
+def test_where_heads_lie() -> None:
+    first, second = LAYERS
+    assert [first.head_address(head) for head in (2, 3)] == [100, 104]
+    assert second.head_address(0) == 1000
+    assert [layer.page for layer in LAYERS] == [8, 20]
+
+
+def test_layers_are_known_by_name() -> None:
+    layout = KVLayout((CacheGroup(FULL, BLOCK), CacheGroup(STATE, 16)), LAYERS, 4)
+    assert layout.by_name == {"a": 0, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [([FULL], True), ([WINDOW], False), ([CHUNK], False), ([STATE], False), ([FULL, FULL], False)],
+    ids=str,
+)
+def test_a_part_of_a_prompt_is_of_use_only_in_one_group_of_full_attention(kinds: list[Kind], expected: bool) -> None:
+    layout = KVLayout(tuple(CacheGroup(kind, BLOCK) for kind in kinds), LAYERS[:1], 4)
+    assert layout.partial_loads is expected

@@ -5,11 +5,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector.control.messages import Cancel, Cancelled, Done, Failed, Message, Register, decode, encode
+from connector.control.messages import (
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    GroupBlocks,
+    LayerPlace,
+    Message,
+    Register,
+    decode,
+    encode,
+)
 
+GROUPS = [GroupBlocks(0, [1, 2]), GroupBlocks(7, [])]
+LAYERS = [LayerPlace("model.layers.0", 0, 64, 0, 2), LayerPlace("model.layers.1", (1 << 64) - 1, 20, 3, 1)]
 MESSAGES: list[Message] = [
-    Register("t", "p", "f", "tcp://d:1", 0, 1, {"tcp": "s"}, "h", [0, (1 << 64) - 1], 64, 0, 2, 0, [1, 2]),
-    Register("", "", "", "", 1, 2, {}, "", [], 0, 0, 0, 7, [], checksum=True),
+    Register("t", "p", "f", "tcp://d:1", 0, 1, {"tcp": "s"}, "h", 10, GROUPS, LAYERS, "digest"),
+    Register("", "", "", "", 1, 2, {}, "", 1, [], [], checksum=True),
     Cancel("t", "tcp://d:1"),
     Done("t", 0, 1 << 40, 0, 3, 0.5, 0.0, "tcp"),
     Failed("t", 1, 2, "写 failed: x"),
@@ -36,12 +49,19 @@ def test_garbage_is_refused(payload: bytes) -> None:
         {"type": "cancelled"},
         {"type": "cancelled", "transfer_id": 5, "rank": 0},
         {"type": "failed", "transfer_id": "t", "rank": 0, "delivered_blocks": -1, "cause": "x"},
-        REGISTER | {"block_ids": "12"},
-        REGISTER | {"block_ids": [1.5]},
-        REGISTER | {"block_ids": [-1]},
-        REGISTER | {"first_block": -1},
-        REGISTER | {"block_stride": -64},
-        REGISTER | {"layer_addresses": [-4096]},
+        REGISTER | {"tokens": 0},
+        REGISTER | {"groups": "12"},
+        REGISTER | {"groups": [[0, "12"]]},
+        REGISTER | {"groups": [[0, [1.5]]]},
+        REGISTER | {"groups": [[0, [-1]]]},
+        REGISTER | {"groups": [[-1, [1]]]},
+        REGISTER | {"layers": [["l", 0, 64, 0]]},
+        REGISTER | {"layers": [["l", -4096, 64, 0, 1]]},
+        REGISTER | {"layers": [["l", 0, -64, 0, 1]]},
+        REGISTER | {"layers": [["l", 0, 64, -1, 1]]},
+        REGISTER | {"layers": [["l", 0, 64, 0, 0]]},
+        REGISTER | {"layers": [[5, 0, 64, 0, 1]]},
+        REGISTER | {"shares": 0},
         REGISTER | {"segments": None},
         {name: value for name, value in REGISTER.items() if name != "reply_to"},
         [1, 2, 3],

@@ -7,14 +7,18 @@ what is on its way with it, or not. It is made again soon after both are awake. 
 
 from dataclasses import dataclass, field
 
-from connector.cache.heads import Source
-from connector.control.messages import Message
+from connector.cache.heads import sources
+from connector.cache.layout import KVLayout
+from connector.control.messages import GroupBlocks, Message
 from connector.control.peers import MEND_S, PROBE_S, RECONNECT_MAX_MS
+from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Producer
 from connector.transfer.steps import ConsumerStep, Load
-from tests.unit.connector.fakes import BLOCK_TOKENS, TARGET, Access, ArrayMemory, Outbox, registrations, until
+from tests.unit.connector.fake_layouts import MIXED_SOURCE, MIXED_TARGET, SOURCE, TARGET, page_of
+from tests.unit.connector.fakes import Access, ArrayMemory, Outbox, never_opened, registrations, until
 from tests.unit.connector.transfer.producer_rank import Rank
 
 STEP_S = 0.1
@@ -22,14 +26,18 @@ PATIENCE_S, TIMEOUT_S, CANCEL_TIMEOUT_S = 30.0, 60.0, 35.0
 PROGRESS_TIMEOUT_S = 6.0  # after which Mooncake gives up a write to a process that is stopped
 REVOCATION_S = 0.7
 SENDERS = 2
-TOKENS = 10  # of each prompt: three blocks
+TOKENS = 10  # of each prompt that are moved
 PRODUCER, CONSUMER = "tcp://p:1", "tcp://d:1"
-ONE_TO_ONE = [[Source(0, 0, 2, 1)]]
+CACHES = {"one group": (SOURCE, TARGET), "several groups": (MIXED_SOURCE, MIXED_TARGET)}
 
 
-def blocks_of(number: int) -> list[int]:
+def tables_of(layout: KVLayout, number: int) -> tuple[list[int], ...]:
     """Of transfer `number`, on either side."""
-    return list(range(3 * number, 3 * number + 3))
+    tables, block = [], 1 + number * sum(group.blocks(TOKENS) for group in layout.groups)
+    for group in layout.groups:
+        tables.append(list(range(block, block + group.blocks(TOKENS))))
+        block += group.blocks(TOKENS)
+    return tuple(tables)
 
 
 class Clock:
@@ -53,7 +61,7 @@ class Link(Outbox):
     """One process's own connection to the other, on which it sends."""
 
     def __init__(self, owner: Process, peer: Process, lossy: bool) -> None:
-        super().__init__()
+        super().__init__(owner.address)
         self._owner, self._peer, self._lossy = owner, peer, lossy
         self._queued: list[Message] = []  # in ZeroMQ
         self._on_its_way: list[Message] = []
@@ -93,14 +101,22 @@ class Link(Outbox):
 class Pair:
     """Both ranks. What is computed, and that a standstill begins and ends, is the test's to say."""
 
-    def __init__(self, clock: Clock, lossy: bool, reconnect_s: float, phases: tuple[float, float]) -> None:
+    def __init__(
+        self, clock: Clock, cache: str, lossy: bool, reconnect_s: float, phases: tuple[float, float]
+    ) -> None:
         self.clock = clock
+        layouts = CACHES[cache]
+        self._layout = layouts[1]
         self._reconnect_s = min(reconnect_s, RECONNECT_MAX_MS / 1000)
         self.p, self.d = Process(PRODUCER, phases), Process(CONSUMER, phases)
         self._links = [Link(self.p, self.d, lossy), Link(self.d, self.p, lossy)]
         self._both_awake_for = 0.0
         self.rank = Rank(
-            patience=PATIENCE_S, write_timeout=CANCEL_TIMEOUT_S - 5, outbox=self._links[0], senders=SENDERS
+            patience=PATIENCE_S,
+            write_timeout=CANCEL_TIMEOUT_S - 5,
+            outbox=self._links[0],
+            senders=SENDERS,
+            layouts=layouts,
         )
         self.engine = self.rank.engine
         self.p.worker = self.producer = self.rank.producer
@@ -109,12 +125,8 @@ class Pair:
         self.segment = self.access.segments["tcp"]
         self.d.worker = self.consumer = Consumer(
             rank=0,
-            block_tokens=BLOCK_TOKENS,
-            layout=TARGET,
-            memory=ArrayMemory(bytearray()),
-            address=CONSUMER,
-            send=self._links[1].send,
-            watch=lambda address: None,
+            cache=RankCache(self._layout, ArrayMemory(bytearray()), Engines({}, never_opened)),
+            wire=self._links[1],
             timeout=TIMEOUT_S,
             cancel_timeout=CANCEL_TIMEOUT_S,
             revoked=self.access.over,
@@ -127,12 +139,22 @@ class Pair:
 
     def begin(self, number: int) -> None:
         """A request of the consumer."""
-        blocks = blocks_of(number)
-        asked = registrations(f"t{number}", blocks, ONE_TO_ONE, dict(self.access.segments))
-        load = Load(f"t{number}", f"r{number}", blocks, [PRODUCER], ONE_TO_ONE, asked)
+        groups = self._groups_of(number)
+        plan = sources(1, 1, {layer.all_heads for layer in self._layout.layers})
+        segments = dict(self.access.segments)
+        asked = registrations(f"t{number}", groups, TOKENS, plan, segments, self._layout)
+        blocks = tuple(group.block_ids for group in groups)
+        load = Load(f"t{number}", f"r{number}", TOKENS, blocks, [PRODUCER], asked)
         for address, registration in load.addressed():
             self._links[1].send(address, registration)
         self.consumer.begin_step(ConsumerStep(idle=True, loads=[load]))
+
+    def _groups_of(self, number: int) -> list[GroupBlocks]:
+        tables = tables_of(self._layout, number)
+        return [
+            GroupBlocks(*group.wanted(table, TOKENS, 0))
+            for group, table in zip(self._layout.groups, tables, strict=True)
+        ]
 
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / STEP_S)):
@@ -161,7 +183,7 @@ class Pair:
         """The producer's vLLM computes the prompt up to token `end`; with its last one the request ends."""
         if self._computed.get(number, 0) < end:
             self._computed[number] = end
-            self.rank.chunk(number, TOKENS, blocks_of(number), end)
+            self.rank.chunk(number, TOKENS, tables_of(self._layout, number), end)
             if end == TOKENS:
                 self.rank.release(number)
             self._quiet()
@@ -226,27 +248,30 @@ class Pair:
             self._revoking_since = None
 
     def _step_of_the_consumer(self) -> None:
-        finished, invalid = self.consumer.take_finished(0.0), self.consumer.take_invalid_blocks()
+        finished, failed = self.consumer.take_finished(0.0), self.consumer.take_failed()
+        invalid = self.consumer.take_invalid_blocks()
         self.consumer.take_done()
         for request in finished:
             number = int(request.removeprefix("r"))
             assert number not in self.reported
-            whole = not invalid.intersection(blocks_of(number))
+            groups = self._groups_of(number)
+            whole = request not in failed and not invalid.intersection(groups[0].block_ids)
             self.reported[number] = whole
             if whole:
-                self.rank.assert_arrived(number, blocks_of(number), segment=self.segment)
+                self.rank.assert_groups_arrived(number, groups, TOKENS, segment=self.segment)
             self._memory_at_the_end[number] = self._memory_of(number)
         for number, memory in self._memory_at_the_end.items():
             assert memory == self._memory_of(number), "a byte came after the end"
 
     def _memory_of(self, number: int) -> bytes:
         target = self.engine.target(self.segment)
+        groups = self._groups_of(number)
         pages = [
-            TARGET.address(layer, block, 0)
-            for layer in range(len(TARGET.layer_addresses))
-            for block in blocks_of(number)
+            page_of(target, self._layout, number, block)
+            for number, layer in enumerate(self._layout.layers)
+            for block in groups[layer.group].block_ids
         ]
-        return b"".join(bytes(target[start : start + TARGET.page]) for start in pages)
+        return b"".join(pages)
 
     def _quiet(self) -> None:
         """Returns when each sender waits for work, or for the end of a write that stands still."""

@@ -1,6 +1,6 @@
 """A producer's vLLM, simulated: its block pool, its steps with their calls into the connector, its GPU's memory.
 
-Every byte of the KV cache tells which prompt, layer, block and head it belongs to, and how far that was computed.
+Every byte of the KV cache tells which prompt, layer, position and head it belongs to, and how far that was computed.
 """
 
 import threading
@@ -8,61 +8,48 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
-from connector.cache.layout import KVLayout
+from connector.cache.layout import NULL_BLOCK, Kind, KVLayout
 from connector.transfer.producer import Producer
-from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
+from connector.transfer.producer_scheduler import ProducerScheduler
+from connector.transfer.steps import ProducerStep
+from tests.unit.connector.properties.simulated_cache import (
+    RECYCLED,
+    Model,
+    Place,
+    Tables,
+    heads_of,
+    memory_of,
+    place_of_head,
+)
 
-LAYERS, HEADS, HEAD_BYTES, BLOCK_TOKENS = 2, 2, 4, 4
-NUM_BLOCKS = 16  # few, so that blocks are soon used again
 SOURCE_START = 4096
-PROMPT = "its tokens"  # digest of every prompt
-UNTOUCHED = 0xEE
 
 
-class Content(NamedTuple):
-    """The bytes of one head of one block of one layer."""
-
-    prompt: int
-    layer: int
-    block: int
-    head_and_tokens: int
-
-    @classmethod
-    def of(cls, prompt: int, layer: int, block: int, head: int, tokens: int) -> "Content":
-        return cls(prompt, layer, block, head << 4 | tokens)
-
-
-def layout(start: int, heads: range) -> KVLayout:
-    page = len(heads) * HEAD_BYTES
-    addresses = tuple(start + layer * NUM_BLOCKS * page for layer in range(LAYERS))
-    return KVLayout(addresses, page, HEAD_BYTES, heads.start, len(heads), NUM_BLOCKS)
-
-
-SOURCE = layout(SOURCE_START, range(HEADS))
-
-
-def empty_cache() -> bytearray:
-    return bytearray([UNTOUCHED]) * (LAYERS * NUM_BLOCKS * HEADS * HEAD_BYTES)
-
-
-def tokens_in(block: int, tokens: int) -> int:
-    return max(0, min(BLOCK_TOKENS, tokens - block * BLOCK_TOKENS))
-
-
-@dataclass
+@dataclass(eq=False)
 class Request:
-    """Two of them may carry the same transfer (`n` > 1)."""
+    """With those fields of vLLM's that the connector uses. Two of them may carry the same transfer (`n` > 1)."""
 
     request_id: str
     number: int  # of its transfer and prompt
-    tokens: int
-    known: bool = False  # the connector has been told of it
-    scheduled: int = 0
-    table: list[int] = field(default_factory=list)
+    prompt_token_ids: list[int]
+    tables: Tables
+    num_computed_tokens: int = 0
+    settled: int = 0  # tokens that steps which are over have computed
+    prompt_embeds: None = None
     ended: bool = False
     let_go: bool = False  # by the connector
+    kv_transfer_params: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.prompt_token_ids)
+        self._all_token_ids = list(self.prompt_token_ids)
+        self.kv_transfer_params = {"transfer_id": self.transfer_id, "do_remote_decode": True}
+
+    def get_skip_reading_prefix_cache(self) -> bool:
+        return False
 
     @property
     def transfer_id(self) -> str:
@@ -92,26 +79,38 @@ class Gpu:
 
 
 class Cache:
-    """The producer's KV cache. `owner` is who may count on a block's content."""
+    """The producer's KV cache. `owner`: who may count on a block's content, and as what."""
 
-    def __init__(self) -> None:
-        self._bytes = empty_cache()
-        self.owner: dict[int, Request] = {}
+    def __init__(self, model: Model, layout: KVLayout) -> None:
+        self.model, self.layout = model, layout
+        self._bytes = memory_of(layout, SOURCE_START)
+        self.owner: dict[int, tuple[Request, Place]] = {}
 
-    def compute(self, request: Request, table: Sequence[int], layer: int, end: int) -> None:
-        """One layer of one step: K and V of the prompt's tokens up to `end`."""
-        for block, block_id in enumerate(table):
-            for head in range(HEADS):
-                at = SOURCE.address(layer, block_id, head) - SOURCE_START
-                content = Content.of(request.number, layer, block, head, tokens_in(block, end))
-                self._bytes[at : at + HEAD_BYTES] = bytes(content)
+    def compute(self, prompt: int, tables: Sequence[list[int]], layer: int, start: int, end: int) -> None:
+        """One layer of one step: the cache of the prompt's tokens from `start` up to `end`."""
+        group = self.model.groups[self.layout.layers[layer].group]
+        last = group.blocks(end) - 1
+        for position in range(last if group.kind is Kind.STATE else start // group.block_tokens, last + 1):
+            block = tables[self.layout.layers[layer].group][position]
+            if block != NULL_BLOCK:  # of a prefix hit a window keeps only the last ones
+                self._write(prompt, layer, block, position, end)
+
+    def _write(self, prompt: int, layer: int, block: int, position: int, tokens: int) -> None:
+        here = self.layout.layers[layer]
+        for head in heads_of(here):
+            at = place_of_head(here, block, head) - SOURCE_START
+            self._bytes[at : at + here.head_bytes] = self.model.content(prompt, layer, head, position, tokens)
+
+    def recycle(self, blocks: Sequence[int]) -> None:
+        """Somebody else writes into them, as vLLM lets any request do at once."""
+        for layer in self.layout.layers:
+            for block in blocks:
+                at = layer.address + block * layer.block_stride - SOURCE_START
+                self._bytes[at : at + layer.page] = bytes([RECYCLED]) * layer.page
 
     def read(self, address: int, length: int) -> memoryview:
         at = address - SOURCE_START
         return memoryview(bytes(self._bytes[at : at + length]))
-
-    def owner_at(self, address: int) -> Request | None:
-        return self.owner.get((address - SOURCE_START) // SOURCE.block_stride % NUM_BLOCKS)
 
 
 @dataclass
@@ -123,23 +122,41 @@ class Preemption:
     blocks: list[int]
 
 
-class Vllm:
-    """Its own thread is the test's, but for a preemption, which may have to wait for writes."""
+@dataclass
+class Computing:
+    """A request in the step under way."""
 
-    def __init__(self, producer: Producer, cache: Cache, gpu: Gpu) -> None:
-        self._producer = producer
-        self._cache = cache
-        self._gpu = gpu
+    request: Request
+    tables: tuple[list[int], ...]
+    hit: int  # tokens of a prefix that the request found in the cache just now
+    start: int
+    end: int
+
+
+class Vllm:
+    """Its own thread is the test's, but for a preemption, which may have to wait for writes.
+
+    `ends_late`: that a request is at its end is known only when the next step begins, as with asynchronous scheduling;
+    until then it may be preempted.
+    """
+
+    def __init__(
+        self, producer: Producer, scheduler: ProducerScheduler, cache: Cache, gpu: Gpu, ends_late: bool
+    ) -> None:
+        self._producer, self.scheduler = producer, scheduler
+        self._cache, self._gpu, self._ends_late = cache, gpu, ends_late
         self.requests: list[Request] = []
-        self.free = list(range(NUM_BLOCKS))
-        self.released: list[Released] = []  # for the next step to tell
-        self.chunks: list[tuple[Request, list[int], int]] = []  # of the step under way, with its end
-        self._layers: list[int] = []  # that it has not come to
+        self.free = list(range(NULL_BLOCK + 1, cache.layout.num_blocks))
+        self.chunks: list[Computing] = []  # of the step under way
+        self._recycled: list[int] = []  # freed, and not yet written into by somebody else
+        self._layers: list[int] = []  # that the step has not come to
         self.preemption: Preemption | None = None
 
     def new_request(self, number: int, tokens: int) -> None:
         twins = sum(request.number == number for request in self.requests)
-        self.requests.append(Request(f"r{number}.{twins}", number, tokens))
+        request = Request(f"r{number}.{twins}", number, [number] * tokens, Tables(self._cache.model, self.free))
+        self.requests.append(request)
+        self.scheduler.on_new_request(request)  # type: ignore[arg-type]
 
     @property
     def running(self) -> list[Request]:
@@ -149,20 +166,29 @@ class Vllm:
     def all_let_go(self) -> bool:
         return all(request.let_go for request in self.requests)
 
-    def begin_step(self, preempted: Sequence[Request], wanted: Sequence[tuple[Request, int]]) -> None:
-        """The preempted requests' blocks may at once be given to `wanted`, which compute so many tokens more."""
-        rewritten = [block for request in preempted for block in request.table]
-        self.free = [*rewritten, *self.free]
+    def begin_step(self, preempted: Sequence[Request], wanted: Sequence[tuple[Request, int, int]]) -> None:
+        """The preempted requests' blocks may at once be given to `wanted`: requests, the blocks of a prefix hit where
+        they begin, and how many tokens more they compute."""
+        self._end_requests([request for request in self.running if request not in preempted])
+        rewritten = []
         for request in preempted:
-            request.table, request.scheduled = [], 0
-        chunks = [self._chunk(request, tokens) for request, tokens in wanted if request.scheduled < request.tokens]
-        queued = [
-            Queued(request.transfer_id, request.request_id, PROMPT) for request in self.requests if not request.known
-        ]
-        for request in self.requests:
-            request.known = True
-        released, self.released = self.released, []
-        step = ProducerStep(not chunks, chunks, [request.request_id for request in preempted], released, queued)
+            rewritten += request.tables.drop()
+            request.num_computed_tokens = request.settled = 0
+        self._recycled += rewritten
+        for request, hit, tokens in wanted:
+            if not request.ended and request.num_computed_tokens < request.num_prompt_tokens:
+                self.chunks.append(self._chunk(request, hit, tokens))
+        scheduled = {chunk.request.request_id: chunk.end - chunk.start for chunk in self.chunks}
+        tables = {chunk.request.request_id: chunk.tables for chunk in self.chunks}
+        output: Any = SimpleNamespace(
+            num_scheduled_tokens=scheduled,
+            total_num_scheduled_tokens=sum(scheduled.values()),
+            preempted_req_ids={request.request_id for request in preempted},
+            kv_connector_block_state=SimpleNamespace(get_block_ids=tables.get),
+        )
+        step = self.scheduler.build_step(output)
+        for chunk in self.chunks:
+            chunk.request.num_computed_tokens = chunk.end
         if preempted:
             thread = threading.Thread(target=self._producer.rewrite_blocks_of, args=(step.preempted,), daemon=True)
             self.preemption = Preemption(thread, step, rewritten)
@@ -170,13 +196,24 @@ class Vllm:
         else:
             self._forward(step)
 
-    def _chunk(self, request: Request, tokens: int) -> Chunk:
-        tokens = min(tokens, request.tokens - request.scheduled)
-        end = request.scheduled = request.scheduled + tokens
-        while len(request.table) * BLOCK_TOKENS < end:
-            request.table.append(self.free.pop(0))
-        self.chunks.append((request, list(request.table), end))
-        return Chunk(request.transfer_id, request.request_id, request.tokens, list(request.table), end, tokens)
+    def _chunk(self, request: Request, hit: int, tokens: int) -> Computing:
+        if request.num_computed_tokens == 0:
+            hit = min(hit, (request.num_prompt_tokens - 1) // self._cache.model.alignment) * self._cache.model.alignment
+            request.tables.load(hit)
+            request.num_computed_tokens = hit
+        else:
+            hit = 0
+        start = request.num_computed_tokens
+        end = min(request.num_prompt_tokens, start + tokens)
+        self._free_skipped(request, start)
+        request.tables.allocate(end)
+        return Computing(request, tuple(list(table) for table in request.tables.tables), hit, start, end)
+
+    def _free_skipped(self, request: Request, computed: int) -> None:
+        freed = request.tables.skip(computed)
+        self._recycled += freed
+        for block in freed:
+            self._cache.owner.pop(block, None)
 
     def go_on(self) -> bool:
         """Begin the step that waited for writes, if now it can."""
@@ -189,18 +226,24 @@ class Vllm:
         return True
 
     def _forward(self, step: ProducerStep) -> None:
-        for request, table, _ in self.chunks:
-            self._cache.owner.update(dict.fromkeys(table, request))
+        for chunk in self.chunks:
+            self._cache.owner.update({block: (chunk.request, place) for place, block in chunk.request.tables.live()})
         self._producer.begin_step(step)
-        self._layers = list(range(LAYERS))
+        self._layers = list(range(len(self._cache.layout.layers)))
         if step.idle:
             self._end_step()
 
     def compute_layer(self, hook: bool) -> None:
         """The step's next layer. Its hook may be left out: the end of the step speaks for all layers."""
+        if self._recycled:
+            self._gpu.after(partial(self._cache.recycle, self._recycled))
+            self._recycled = []
         layer = self._layers.pop(0)
-        for request, table, end in self.chunks:
-            self._gpu.after(partial(self._cache.compute, request, table, layer, end))
+        for chunk in self.chunks:
+            number, tables = chunk.request.number, chunk.tables
+            if chunk.hit:
+                self._gpu.after(partial(self._cache.compute, number, tables, layer, 0, chunk.hit))
+            self._gpu.after(partial(self._cache.compute, number, tables, layer, chunk.start, chunk.end))
         if hook:
             self._producer.layer_computed(layer)
         if not self._layers:
@@ -209,22 +252,31 @@ class Vllm:
     def _end_step(self) -> None:
         self._producer.step_computed()
         self._producer.on_tick()
-        for request_id in self._producer.take_finished(0.0):
+        finished = self._producer.take_finished(0.0)
+        for request_id in finished:
             (request,) = (request for request in self.requests if request.request_id == request_id)
             assert request.ended, "it let go a request that runs"
             assert not request.let_go, "it let go a request twice"
             request.let_go = True
-            self.free = [*request.table, *self.free]
-            for block in request.table:
-                del self._cache.owner[block]
-        for request, _, _ in self.chunks:
-            if request.scheduled == request.tokens:
+            for block in request.tables.drop():
+                self._recycled.append(block)
+                self._cache.owner.pop(block, None)
+        self.scheduler.sent(finished)
+        chunks, self.chunks = self.chunks, []
+        for chunk in chunks:
+            chunk.request.settled = chunk.end
+        if not self._ends_late:
+            self._end_requests(self.running)
+
+    def _end_requests(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.settled == request.num_prompt_tokens:
                 self.end_request(request)
-        self.chunks = []
 
     def end_request(self, request: Request) -> None:
         """Aborted, or at its end; its blocks stay until the connector lets them go."""
         if not request.ended:
             request.ended = True
-            complete = request.scheduled == request.tokens
-            self.released.append(Released(request.transfer_id, request.request_id, complete))
+            self._free_skipped(request, request.settled)
+            kept = self.scheduler.request_finished(request, request.tables.tables)  # type: ignore[arg-type]
+            assert kept

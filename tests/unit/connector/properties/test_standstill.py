@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.connector.fakes import CLOCKS
-from tests.unit.connector.properties.simulated_pair import TOKENS, Clock, Pair
+from tests.unit.connector.properties.simulated_pair import CACHES, TOKENS, Clock, Pair
 
 AGREEMENT_S = 3.0  # the bound in docs/connector.md
 TRANSFERS = 4
 LENGTHS_S = [0.5, 4.0, 5.0, 6.5, 8.9, 9.1, 11.0, 12.5, 20.0, 29.0, 31.0, 36.0, 44.0, 47.0, 61.0, 130.0]
 ANY_WAY = {
+    "cache": st.sampled_from(sorted(CACHES)),
     "who": st.sampled_from(["producer", "consumer", "both"]),
     "seconds": st.sampled_from(LENGTHS_S),
     "begun": st.lists(st.sampled_from([0, 4, 8, TOKENS]), min_size=TRANSFERS, max_size=TRANSFERS),
@@ -28,6 +29,7 @@ ANY_WAY = {
     "phases": st.tuples(st.floats(9.0, 12.0), st.floats(9.0, 12.0)),
 }
 PLAIN = {
+    "cache": "one group",
     "begun": [TOKENS, 4, 0, 0],
     "writing": False,
     "broken_write": False,
@@ -38,6 +40,7 @@ PLAIN = {
 }
 # And only the producer's connection breaks, so that the consumer does not know.
 ANSWERS_ARE_LOST = {
+    "cache": "several groups",
     "who": "consumer",
     "seconds": 11.0,
     "writing": True,
@@ -62,6 +65,7 @@ def clock() -> Iterator[Clock]:
 
 def agree(
     clock: Clock,
+    cache: str,
     who: str,
     seconds: float,
     begun: list[int],
@@ -76,9 +80,9 @@ def agree(
 
     Args: begun: tokens that are computed of each transfer's prompt before; writing: the last of these stand still on
         their way, and `broken_write` says whether Mooncake gives them up after it; meanwhile: the producer computes on
-        while the consumer is stopped; lossy, reconnect_s, phases: see `Pair`.
+        while the consumer is stopped; cache, lossy, reconnect_s, phases: see `Pair`.
     """
-    pair = Pair(clock, lossy, reconnect_s, phases)
+    pair = Pair(clock, cache, lossy, reconnect_s, phases)
     try:
         for number in range(TRANSFERS):
             pair.begin(number)

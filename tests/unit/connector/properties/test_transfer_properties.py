@@ -1,7 +1,8 @@
 """One prompt and several consumers' shares of it, in any order of events, with a memory behind every block.
 
-Whatever happens: a block is handed out once, complete and not before; what is called delivered has arrived as it was
-computed; nothing is handed out after the end; and every share comes to an end.
+Whatever happens, in groups of every kind: a block is handed out once, final and not before, from the table of its own
+group and never the null block; a state is handed out as it is after the last token; what is called delivered has
+arrived as it was computed; nothing is handed out after the end; and every share comes to an end.
 """
 
 from dataclasses import dataclass, field
@@ -10,15 +11,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from connector.control.messages import Register
-from connector.transfer.transfer import End, Prompt, Share
+from connector.cache.layout import NULL_BLOCK, CacheGroup, Kind
+from connector.control.messages import GroupBlocks, LayerPlace, Register
+from connector.transfer.prompt import Prompt
+from connector.transfer.share import End, Share
+from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Model, Packing, Tables, lacking, models
 
-BLOCK = 4
 SHARES = 3
-Place = tuple[int, int]  # layer, block of the prompt
+Wanted = tuple[int, int]  # layer, position
+Content = tuple[int, int]  # position, tokens in it; of a state all before it
 
 
-def registration(rank: int, first_block: int, blocks: int) -> Register:
+def registration(rank: int, tokens: int, groups: list[GroupBlocks], layers: list[int]) -> Register:
     return Register(
         transfer_id="t",
         engine_id="e",
@@ -28,12 +32,9 @@ def registration(rank: int, first_block: int, blocks: int) -> Register:
         shares=SHARES,
         segments={"tcp": f"segment{rank}"},
         host_identity="",
-        layer_addresses=[],
-        block_stride=8,
-        first_head=0,
-        heads=1,
-        first_block=first_block,
-        block_ids=list(range(blocks)),
+        tokens=tokens,
+        groups=groups,
+        layers=[LayerPlace(f"l{layer}", 0, 8, 0, 1) for layer in layers],
     )
 
 
@@ -42,27 +43,29 @@ class Consumer:
     """One rank's side of a share: where its bytes arrive. A write's copy is made when it returns."""
 
     share: Share
-    first_block: int
+    wanted: set[Wanted]
     fits: bool  # its prompt has the right length
-    handed: set[Place] = field(default_factory=set)
-    in_flight: dict[Place, int] = field(default_factory=dict)  # to the block of ours that is being read
-    memory: dict[Place, int] = field(default_factory=dict)
+    greedy: bool  # it asks for a position that is not kept
+    handed: set[Wanted] = field(default_factory=set)
+    in_flight: dict[Wanted, int] = field(default_factory=dict)  # to the block of ours that is being read
+    memory: dict[Wanted, Content] = field(default_factory=dict)
     end: End | None = None  # what the events so far must lead to
 
 
 class Interleaving(RuleBasedStateMachine):
-    """The memory holds, for each of our blocks and each layer, how many tokens of the prompt are in it."""
+    """The memory holds, for each of our blocks and each layer, which position is in it and how many tokens of that."""
 
-    @initialize(tokens=st.integers(1, 30), layers=st.integers(1, 3))
-    def begin(self, tokens: int, layers: int) -> None:
-        self.tokens, self.layers = tokens, layers
-        self.blocks = -(-tokens // BLOCK)
-        self.prompt = Prompt(layers, BLOCK)
+    @initialize(model=models(unsplit=True), tokens=st.integers(1, MOST_TOKENS - 1))
+    def begin(self, model: Model, tokens: int) -> None:
+        self.model, self.tokens = model, tokens
+        self.layout = model.layout(0, 1, 0, 2 * model.blocks_of_a_request + 1, Packing(False, False, 0))
+        self.layers = len(model.layers)
+        self.prompt = Prompt(self.layout)
         self.consumers: dict[int, Consumer] = {}
-        self.free = list(range(2 * self.blocks))
-        self.table: list[int] = []
-        self.memory: dict[Place, int] = {}
-        self.scheduled = 0  # the step under way, or the last, computes up to here
+        self.free = list(range(1, self.layout.num_blocks))
+        self.tables = Tables(model, self.free)
+        self.memory: dict[tuple[int, int], Content] = {}
+        self.computed, self.scheduled = 0, 0  # the step under way computes up to the second; else they are the same
         self.to_compute: list[int] = []  # layers that the step under way has not come to
 
     # --- the prefill ---
@@ -70,10 +73,10 @@ class Interleaving(RuleBasedStateMachine):
     @precondition(lambda self: not self.to_compute)
     @rule(tokens=st.integers(1, 12))
     def schedule(self, tokens: int) -> None:
+        self._recycle(self.tables.skip(self.scheduled))
         self.scheduled = min(self.scheduled + tokens, self.tokens)
-        while len(self.table) * BLOCK < self.scheduled:
-            self.table.append(self.free.pop(0))
-        self.prompt.schedule(self.tokens, list(self.table))
+        self.tables.allocate(self.scheduled)
+        self.prompt.schedule(self.tokens, tuple(list(table) for table in self.tables.tables))
         for consumer in self.consumers.values():
             consumer.share.check()
             self._expect(consumer)
@@ -84,34 +87,66 @@ class Interleaving(RuleBasedStateMachine):
     def compute_a_layer(self, hook: bool) -> None:
         """vLLM may compute a layer without calling its hook; the end of the step then speaks for all layers."""
         layer = self.to_compute.pop(0)
-        for block, block_id in enumerate(self.table):
-            self.memory[layer, block_id] = min(BLOCK, max(0, self.scheduled - block * BLOCK))
+        group = self._group(layer)
+        last = group.blocks(self.scheduled) - 1
+        first = last if group.kind is Kind.STATE else self.computed // group.block_tokens
+        for position in range(first, last + 1):
+            block = self.tables.tables[self.model.layers[layer].group][position]
+            self.memory[layer, block] = position, group.filled(position, self.scheduled)
         if hook:
             self.prompt.computed(layer, self.scheduled)
         if not self.to_compute:
+            self.computed = self.scheduled
             for layer in range(self.layers):
                 self.prompt.computed(layer, self.scheduled)
+        if self.prompt.complete:
+            for consumer in self.consumers.values():  # all that one wants may have arrived before
+                consumer.share.check()
+                self._expect(consumer)
 
     @precondition(lambda self: not self.to_compute and not any(c.in_flight for c in self.consumers.values()))
     @rule()
     def preempt(self) -> None:
         """Another request takes the blocks and writes into them. The producer has waited for every write before."""
         self.prompt.forget_blocks()
+        self._recycle(self.tables.drop())
+        self.computed = self.scheduled = 0
+
+    def _recycle(self, blocks: list[int]) -> None:
         for layer in range(self.layers):
-            for block_id in self.table:
-                self.memory[layer, block_id] = -1
-        self.free = [*self.table, *self.free]
-        self.table, self.scheduled = [], 0
+            for block in blocks:
+                self.memory.pop((layer, block), None)
 
     # --- consumers ---
 
     @precondition(lambda self: len(self.consumers) < SHARES)
-    @rule(data=st.data(), extra=st.sampled_from([0, 0, 0, 0, 1, -1]))
-    def register(self, data: st.DataObject, extra: int) -> None:
-        rank = len(self.consumers)
-        first = data.draw(st.integers(0, self.blocks - 1))
-        asked = registration(rank, first, self.blocks - first + extra)
-        self.consumers[rank] = Consumer(Share(self.prompt, asked), first, fits=extra == 0)
+    @rule(data=st.data(), extra=st.sampled_from([0, 0, 0, 0, 1, -1]), greedy=st.sampled_from([False] * 4 + [True]))
+    def register(self, data: st.DataObject, extra: int, greedy: bool) -> None:
+        """Of the prompt it may hold the beginning; some layers are others' to send. A greedy one asks for what is
+        below its window, as two sides would that do not agree on what is kept."""
+        rank, tokens = len(self.consumers), max(1, self.tokens + extra)
+        held = data.draw(st.integers(0, (tokens - 1) // self.model.alignment)) * self.model.alignment
+        room = Tables(self.model, list(range(1, 1 + self.model.blocks_of_a_request)))
+        room.load(held)
+        room.load(tokens)
+        groups = [
+            GroupBlocks(*group.wanted(table, tokens, held))
+            for group, table in zip(self.layout.groups, room.tables, strict=True)
+        ]
+        missing = [number for number, group in enumerate(groups) if group.first > 0]
+        greedy = greedy and tokens == self.tokens and bool(missing)
+        if greedy:
+            number = data.draw(st.sampled_from(missing))
+            groups[number] = GroupBlocks(0, [*range(100, 100 + groups[number].first), *groups[number].block_ids])
+        asked = data.draw(st.sets(st.integers(0, self.layers - 1)))
+        wanted = {
+            (layer, position)
+            for layer in asked
+            for (number, position), _ in lacking(self.model, room.tables, held, tokens)
+            if number == self.model.layers[layer].group
+        }
+        share = Share(self.prompt, registration(rank, tokens, groups, sorted(asked)))
+        self.consumers[rank] = Consumer(share, wanted, tokens == self.tokens, greedy)
         self._expect(self.consumers[rank])
 
     @rule(rank=st.integers(0, SHARES - 1), how=st.sampled_from([End.CANCELLED, End.FAILED]))
@@ -124,6 +159,11 @@ class Interleaving(RuleBasedStateMachine):
     def _expect(self, consumer: Consumer) -> None:
         if not consumer.fits and self.prompt.tokens is not None:
             consumer.end = consumer.end or End.FAILED
+        arrived = consumer.memory.keys() == consumer.wanted and not consumer.in_flight
+        if consumer.greedy:
+            consumer.end = consumer.share.ending and consumer.share.ending[0]
+        elif arrived and self.prompt.complete:
+            consumer.end = consumer.end or End.DONE
 
     # --- the sender ---
 
@@ -132,28 +172,32 @@ class Interleaving(RuleBasedStateMachine):
         consumer = self.consumers.get(rank)
         if consumer is None or consumer.in_flight or not consumer.share.has_work():
             return
-        for run in consumer.share.take():
-            for block in range(run.start, run.stop):
-                place = (run.layer, block)
-                assert place not in consumer.handed, "handed out twice"
-                consumer.handed.add(place)
-                consumer.in_flight[place] = self.prompt.block_ids[block]
-        assert consumer.in_flight, "there was work"
         assert consumer.end is None
-        self._assert_complete(consumer)
+        for run in consumer.share.take():
+            table = self.prompt.block_ids[self.model.layers[run.layer].group]
+            for position in range(run.start, run.stop):
+                wanted = (run.layer, position)
+                assert wanted not in consumer.handed, "handed out twice"
+                assert table[position] != NULL_BLOCK
+                consumer.handed.add(wanted)
+                consumer.in_flight[wanted] = table[position]
+        if not consumer.in_flight:
+            assert consumer.greedy, "there was work"
+            consumer.end = End.FAILED
+        self._assert_final(consumer)
 
     @rule(rank=st.integers(0, SHARES - 1))
     def land(self, rank: int) -> None:
         consumer = self.consumers.get(rank)
         if consumer is None or not consumer.in_flight:
             return
-        self._assert_complete(consumer)
-        for layer, block in consumer.in_flight:
-            consumer.memory[layer, block] = self.memory[layer, consumer.in_flight[layer, block]]
+        self._assert_final(consumer)
+        for (layer, position), block in consumer.in_flight.items():
+            if (layer, position) in consumer.wanted:
+                consumer.memory[layer, position] = self.memory[layer, block]
         consumer.in_flight = {}
         consumer.share.landed()
-        if len(consumer.memory) == self.layers * (self.blocks - consumer.first_block):
-            consumer.end = consumer.end or End.DONE
+        self._expect(consumer)
 
     @rule(rank=st.integers(0, SHARES - 1))
     def lose(self, rank: int) -> None:
@@ -164,13 +208,19 @@ class Interleaving(RuleBasedStateMachine):
         consumer.share.lost("write failed: x", unended=False)
         consumer.end = consumer.end or End.FAILED
 
-    def _assert_complete(self, consumer: Consumer) -> None:
+    def _assert_final(self, consumer: Consumer) -> None:
         """Nobody will ever write into what is being read."""
-        for (layer, block), block_id in consumer.in_flight.items():
-            assert self.memory[layer, block_id] == self._whole(block), f"layer {layer}, block {block}"
+        for (layer, position), block in consumer.in_flight.items():
+            if (layer, position) in consumer.wanted:
+                assert self.memory[layer, block] == self._final(layer, position), f"layer {layer}, position {position}"
+            else:
+                assert consumer.greedy
 
-    def _whole(self, block: int) -> int:
-        return min(BLOCK, self.tokens - block * BLOCK)
+    def _final(self, layer: int, position: int) -> Content:
+        return position, self._group(layer).filled(position, self.tokens)
+
+    def _group(self, layer: int) -> CacheGroup:
+        return self.model.groups[self.model.layers[layer].group]
 
     # --- at any time ---
 
@@ -185,20 +235,27 @@ class Interleaving(RuleBasedStateMachine):
     @invariant()
     def what_is_called_delivered_has_arrived(self) -> None:
         for consumer in self.__dict__.get("consumers", {}).values():
-            delivered = consumer.share.delivered_blocks
-            if consumer.end is End.DONE:
-                assert delivered == self.blocks - consumer.first_block
-            for block in range(consumer.first_block, consumer.first_block + delivered):
-                for layer in range(self.layers):
-                    assert consumer.memory[layer, block] == self._whole(block)
+            if consumer.greedy:
+                continue
+            first, delivered = consumer.share.registration.groups[0].first, consumer.share.delivered_blocks
+            assert 0 <= delivered <= len(consumer.share.registration.groups[0].block_ids)
+            for layer, position in consumer.wanted:
+                of_the_first = self.model.layers[layer].group == 0
+                if consumer.end is End.DONE or (of_the_first and position < first + delivered):
+                    assert consumer.memory[layer, position] == self._final(layer, position)
 
     @invariant()
     def nothing_final_waits_without_being_work(self) -> None:
         for consumer in self.__dict__.get("consumers", {}).values():
             if consumer.end is None and not consumer.in_flight:
-                computed = self.prompt.final_blocks(0)
-                waiting = any((0, block) not in consumer.handed for block in range(consumer.first_block, computed))
+                waiting = any(self._is_final(*wanted) for wanted in consumer.wanted - consumer.handed)
                 assert consumer.share.has_work() or not waiting
+
+    def _is_final(self, layer: int, position: int) -> bool:
+        """Whether a step that is over has computed all of it."""
+        group = self._group(layer)
+        end = self.tokens if group.kind is Kind.STATE else min(self.tokens, (position + 1) * group.block_tokens)
+        return self.computed >= end
 
     def teardown(self) -> None:
         """The prefill goes on to its end and every write returns: then every share has ended."""
@@ -206,7 +263,7 @@ class Interleaving(RuleBasedStateMachine):
             return
         while self.scheduled < self.tokens or self.to_compute:
             if not self.to_compute:
-                self.schedule(BLOCK)
+                self.schedule(4)
             self.compute_a_layer(hook=False)
         for rank, consumer in self.consumers.items():
             self.land(rank)

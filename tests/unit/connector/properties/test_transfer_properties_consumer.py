@@ -1,9 +1,9 @@
 """The consumer's rank in any order of events: loads, answers early and late, lost producers, aborts, standstills, time.
 
 Whatever happens: a request is reported once, not before nobody can write into its blocks any more, and at the latest
-when both its times have run out; as received whole only if every rank said so and proved it; and every block that may
-not have arrived is named. A producer that is back is asked again for all that is awaited of it, and time in which the
-process stood still has not passed.
+when both its times have run out; as received whole only if every rank said so and proved it, over every group; and what
+may not have arrived is named: block by block where vLLM can go on from the rest, else the whole request. A producer
+that is back is asked again for all that is awaited of it, and time in which the process stood still has not passed.
 """
 
 import sys
@@ -14,29 +14,34 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from connector.cache.heads import Source, sources
 from connector.cache.layout import KVLayout
-from connector.cache.heads import Source
 from connector.control.awake_time import LONGEST_PAUSE_S
-from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Outcome, Register
+from connector.control.messages import Cancel, Cancelled, Done, Failed, GroupBlocks, Mended, Message, Outcome, Register
+from connector.mooncake.checksum import checksum_of_registered
+from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.mooncake.checksum import checksum_of_blocks
 from connector.transfer.consumer import LAST_BYTES_S, Consumer
 from connector.transfer.steps import ConsumerStep, Load
-from tests.unit.connector.fakes import Access, registrations
+from tests.unit.connector.fakes import Access, never_opened, registrations
+from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Model, Packing, Tables, memory_of, models
 
 TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0
-LAYOUT = KVLayout((0, 100), 8, 4, 0, 2, 12)
-SOURCES = [  # of one consumer rank
-    [Source(0, 0, 2, 1)],
-    [Source(0, 0, 1, 1), Source(1, 1, 1, 1)],
-    [Source(0, 0, 2, 1), Source(1, 0, 0, 1)],
-]
+START = 64
 MOST_TRANSFERS = 12  # in one run; the events are of the latest three
 
 
-class Blank:
+class Arrived:
+    """The consumer's memory; every byte tells where it is."""
+
+    def __init__(self, layout: KVLayout) -> None:
+        self._bytes = bytes(at % 251 for at in range(len(memory_of(layout, START))))
+
     def read(self, address: int, length: int) -> memoryview:
-        return memoryview(bytes(length))
+        found = memoryview(self._bytes)[address - START : address - START + length]
+        assert len(found) == length
+        return found
 
 
 class Clock:
@@ -52,6 +57,7 @@ class Clock:
 class Transfer:
     load: Load
     sources: list[Source]
+    proofs: dict[int, int]  # checksum that each rank of the producer must name
     begun: bool = False
     aborted: bool = False
     cancelled: float | None = None  # when the producer was told to stop
@@ -80,25 +86,32 @@ class Transfer:
 
     @property
     def delivered(self) -> int:
-        """Blocks that have surely arrived from every rank."""
+        """Blocks of the first group that have surely arrived from every rank; all of them where all groups have."""
         parts = []
         for source in self.sources:
             match self.believed.get(source.rank):
-                case Done(checksum=checksum) if checksum in (None, self.checksum(source)):
-                    parts.append(len(self.load.block_ids))
+                case Done(checksum=checksum) if checksum in (None, self.proofs[source.rank]):
+                    parts.append(len(self.load.block_ids[0]))
                 case Failed(delivered_blocks=blocks):
                     parts.append(blocks)
                 case _:
                     parts.append(0)
         return min(parts)
 
-    def checksum(self, source: Source) -> int:
-        return checksum_of_blocks(Blank(), LAYOUT, self.load.block_ids, source.first_head, source.heads)
+    @property
+    def whole(self) -> bool:
+        words = [self.believed.get(source.rank) for source in self.sources]
+        return all(isinstance(word, Done) and word.checksum in (None, self.proofs[word.rank]) for word in words)
 
 
 class AnyOrder(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(model=models(unsplit=False), overlaid=st.booleans())
+    def begin(self, model: Model, overlaid: bool) -> None:
+        self.model = model
+        num_blocks = 1 + MOST_TRANSFERS * model.blocks_of_a_request
+        self.layout = model.layout(0, 1, START, num_blocks, Packing(overlaid, False, 3))
+        self.arrived = Arrived(self.layout)
+        self.free = list(range(1, num_blocks))
         self.clock = Clock()
         self.patched = patch("connector.control.awake_time.time", self.clock)
         self.patched.start()
@@ -108,19 +121,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.access = Access()
         self.consumer = Consumer(
             rank=0,
-            block_tokens=4,
-            layout=LAYOUT,
-            memory=Blank(),
-            address="tcp://d:1",
-            send=self._sent,
-            watch=lambda address: None,
+            cache=RankCache(self.layout, self.arrived, Engines({}, never_opened)),
+            wire=self,
             timeout=TIMEOUT_S,
             cancel_timeout=CANCEL_TIMEOUT_S,
             revoked=self.access.over,
             stats=TransferStats(),
         )
 
-    def _sent(self, address: str, message: Message) -> None:
+    address = "tcp://d:1"
+
+    def watch(self, address: str) -> None:
+        pass
+
+    def send(self, address: str, message: Message) -> None:
         assert isinstance(message, Cancel | Register)
         if isinstance(message, Register):
             (transfer,) = (t for t in self.transfers if t.load.transfer_id == message.transfer_id)
@@ -141,19 +155,32 @@ class AnyOrder(RuleBasedStateMachine):
         return self.transfers[-3:][index % len(self.transfers[-3:])]
 
     @precondition(lambda self: len(self.transfers) < MOST_TRANSFERS and len(self.open) < 3)
-    @rule(sources=st.sampled_from(SOURCES), blocks=st.integers(1, 4))
-    def new_transfer(self, sources: list[Source], blocks: int) -> None:
+    @rule(ranks=st.sampled_from([1, 1, 2, 4]), tokens=st.integers(1, MOST_TOKENS), held=st.sampled_from([0, 0, 1]))
+    def new_transfer(self, ranks: int, tokens: int, held: int) -> None:
         number = len(self.transfers)
-        producers = [f"tcp://p{number}.{source.rank}:1" for source in sources]
+        held = min(held, (tokens - 1) // self.model.alignment) * self.model.alignment
+        tables = Tables(self.model, self.free)
+        tables.load(held)
+        tables.load(tokens)
+        groups = [
+            GroupBlocks(*group.wanted(table, tokens, held))
+            for group, table in zip(self.layout.groups, tables.tables, strict=True)
+        ]
+        plan = sources(1, ranks, {layer.heads for layer in self.model.layers})
+        asked = registrations(f"t{number}", groups, tokens, plan, dict(self.access.segments), self.layout)
         load = Load(
             f"t{number}",
             f"r{number}",
-            list(range(4 * number, 4 * number + blocks)),
-            producers,
-            [sources],
-            registrations(f"t{number}", [], [sources], dict(self.access.segments)),
+            tokens - held,
+            tuple(group.block_ids for group in groups),
+            [f"tcp://p{number}.{rank}:1" for rank in range(ranks)],
+            asked,
         )
-        self.transfers.append(Transfer(load, sources))
+        proofs = {
+            rank: checksum_of_registered(self.arrived, self.layout, registration)
+            for rank, registration in asked[0].items()
+        }
+        self.transfers.append(Transfer(load, plan[0], proofs))
 
     @precondition(lambda self: self.transfers)
     @rule(index=st.integers(0, 2), aborted=st.sampled_from([False, False, True]))
@@ -173,7 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.transfers)
     @rule(
         index=st.integers(0, 2),
-        rank=st.integers(0, 1),
+        rank=st.integers(0, 3),
         what=st.sampled_from(["done", "proved", "disproved", "failed", "cancelled"]),
         blocks=st.integers(0, 4),
         unended=st.sampled_from([False, False, True]),
@@ -181,12 +208,11 @@ class AnyOrder(RuleBasedStateMachine):
     def answer(self, index: int, rank: int, what: str, blocks: int, unended: bool) -> None:
         transfer = self._one_of_the_latest(index)
         source = transfer.sources[rank % len(transfer.sources)]
-        transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids)
-        proof = {"done": None, "proved": transfer.checksum(source), "disproved": transfer.checksum(source) ^ 1}
+        transfer_id, count = transfer.load.transfer_id, len(transfer.load.block_ids[0])
+        proof = {"done": None, "proved": transfer.proofs[source.rank], "disproved": transfer.proofs[source.rank] ^ 1}
         message: Outcome
         if what in proof:
-            size = 8 * count * source.heads
-            message = Done(transfer_id, source.rank, size, 0, 1, 0.5, 0.1, "tcp", proof[what])
+            message = Done(transfer_id, source.rank, 100 + source.rank, 0, 1, 0.5, 0.1, "tcp", proof[what])
         elif what == "failed":
             message = Failed(transfer_id, source.rank, min(blocks, count), "write failed: x", unended)
         else:
@@ -199,7 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._judge()
 
     @precondition(lambda self: self.open)
-    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), gone=st.booleans())
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 3), gone=st.booleans())
     def lose_peer(self, index: int, rank: int, gone: bool) -> None:
         transfer = self.open[index % len(self.open)]
         address = transfer.load.producers[rank % len(transfer.sources)]
@@ -209,7 +235,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._judge()
 
     @precondition(lambda self: self.open)
-    @rule(index=st.integers(0, 2), rank=st.integers(0, 1), told=st.booleans())
+    @rule(index=st.integers(0, 2), rank=st.integers(0, 3), told=st.booleans())
     def peer_is_back(self, index: int, rank: int, told: bool) -> None:
         transfer = self.open[index % len(self.open)]
         rank %= len(transfer.sources)
@@ -262,7 +288,11 @@ class AnyOrder(RuleBasedStateMachine):
     def _judge(self) -> None:
         """What vLLM hears at the end of a step."""
         reported = self.consumer.take_finished(0.0)
-        invalid, done = self.consumer.take_invalid_blocks(), self.consumer.take_done()
+        invalid, failed, done = (
+            self.consumer.take_invalid_blocks(),
+            self.consumer.take_failed(),
+            self.consumer.take_done(),
+        )
         expected: set[int] = set()
         for transfer in self.transfers:
             load = transfer.load
@@ -275,15 +305,22 @@ class AnyOrder(RuleBasedStateMachine):
             assert not transfer.reported
             transfer.reported = True
             assert not any(self._may_be_written(transfer))
-            whole = load.request_id in done
-            if whole:
-                assert transfer.delivered == len(load.block_ids)
-                assert all(isinstance(transfer.believed[source.rank], Done) for source in transfer.sources)
-                assert done[load.request_id].bytes == 8 * len(load.block_ids) * 2
-            elif not transfer.aborted:
-                expected |= set(load.block_ids[transfer.delivered :])
+            lost = load.request_id not in done
+            if not lost:
+                assert transfer.whole
+                assert done[load.request_id].bytes == sum(100 + source.rank for source in transfer.sources)
+            if not transfer.aborted:
+                assert (load.request_id in failed) == (lost and not self.layout.partial_loads)
+                if lost and self.layout.partial_loads:
+                    expected |= set(load.block_ids[0][transfer.delivered :])
+        assert failed <= reported
         assert invalid >= expected
-        assert invalid <= {block for t in self.transfers if t.load.request_id in reported for block in t.load.block_ids}
+        assert invalid <= {
+            block
+            for transfer in self.transfers
+            if transfer.load.request_id in reported and self.layout.partial_loads
+            for block in transfer.load.block_ids[0]
+        }
 
     def teardown(self) -> None:
         if "consumer" not in self.__dict__:

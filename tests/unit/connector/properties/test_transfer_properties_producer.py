@@ -1,8 +1,10 @@
 """The producer's rank in any order of events: steps, layers, preemptions, aborts, registrations, cancellations, losses.
 
-Whatever happens: no write reads a block that is not final or was freed, or touches a target that was answered; what an
-answer calls delivered is there; who asked gets an answer, and no more answers than there were questions; every request
-is let go once, after its end; and when everybody has had patience enough, nothing is left.
+Whatever the model's groups and how the two sides split its heads: no write reads a block that is not final, was freed
+or stands for other tokens, or touches a target that was answered or was not asked for; a state is that after the last
+token that is moved; what an answer calls delivered is there, and of use for the next token; who asked gets an answer,
+and no more answers than there were questions; every request is let go once, after its end; and when everybody has had
+patience enough, nothing is left.
 """
 
 import sys
@@ -15,39 +17,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from connector.cache.layout import left_out_tokens
 from connector.control.messages import Cancel, Done, Failed
 from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.producer import Producer
-from tests.unit.connector.fakes import CLOCKS, never_opened
-from tests.unit.connector.properties.simulated_consumers import LIES, LIMIT_S, Engine, Mailbox, Plan, Share
-from tests.unit.connector.properties.simulated_vllm import (
-    BLOCK_TOKENS,
-    HEADS,
-    NUM_BLOCKS,
-    PROMPT,
-    SOURCE,
-    Cache,
-    Gpu,
-    Vllm,
-)
+from connector.transfer.producer import Pace, Producer
+from connector.transfer.producer_scheduler import ProducerScheduler
+from tests.unit.connector.fakes import CLOCKS, LIMIT_S, never_opened
+from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Served, served
+from tests.unit.connector.properties.simulated_consumers import LIES, Engine, Mailbox, Plan, Share
+from tests.unit.connector.properties.simulated_vllm import SOURCE_START, Cache, Gpu, Vllm
 
 TRANSFERS, PATIENCE_S = 3, 10.0
 MOST_REQUESTS = 4  # have room at once
-# How a consumer's ranks split the heads; the last rank of the third has nothing to get and only learns the end.
-SPLITS = [[range(HEADS)], [range(1), range(1, 2)], [range(HEADS), range(0)]]
-TARGETS = [list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS - 1, -1, -1)), [5, 6, 1, 9, 8]]
 plans = st.builds(
-    lambda tokens, split, first, extra, prompt, targets, checksum: Plan(
-        tokens, split, first % -(-tokens // BLOCK_TOKENS), extra, prompt, targets, checksum
-    ),
-    st.integers(1, 4 * BLOCK_TOKENS),
-    st.sampled_from(SPLITS),
-    st.integers(0, 3),
-    st.sampled_from([0, 0, 0, 0, 0, 1]),
-    st.sampled_from([PROMPT] * 5 + ["other tokens"]),
-    st.sampled_from(TARGETS),
-    st.booleans(),
+    Plan,
+    tokens=st.integers(2, MOST_TOKENS - 1),
+    held=st.sampled_from([0, 0, 1, 2]),
+    extra=st.sampled_from([0, 0, 0, 0, 0, 1]),
+    same_tokens=st.sampled_from([True] * 5 + [False]),
+    descending=st.booleans(),
+    checksum=st.booleans(),
 )
 indices = st.integers(0, 5)
 
@@ -62,15 +53,25 @@ class Clock:
 
 class AnyOrder(RuleBasedStateMachine):
     @initialize(
+        served=served(),
         plans=st.lists(plans, min_size=TRANSFERS, max_size=TRANSFERS),
         late=st.booleans(),
+        ends_late=st.booleans(),
         senders=st.integers(1, 4),
         min_stream_tokens=st.sampled_from([0, 5]),
         pace=st.sampled_from([1, 3, 8]),
         first=st.lists(st.sampled_from(["a request", "a request", "a registration"]), max_size=5),
     )
     def begin(
-        self, plans: list[Plan], late: bool, senders: int, min_stream_tokens: int, pace: int, first: list[str]
+        self,
+        served: Served,
+        plans: list[Plan],
+        late: bool,
+        ends_late: bool,
+        senders: int,
+        min_stream_tokens: int,
+        pace: int,
+        first: list[str],
     ) -> None:
         self.plans, self.senders = plans, senders
         self.pace = (
@@ -81,31 +82,25 @@ class AnyOrder(RuleBasedStateMachine):
         self.clocks = [patch(module, self.clock) for module in CLOCKS]
         for clock in self.clocks:
             clock.start()
-        cache, self.gpu = Cache(), Gpu(late, lambda: self._wait_until(self._senders_rest))
+        self.num_blocks = 1 + MOST_REQUESTS * served.model.blocks_of_a_request
+        layout = served.model.layout(served.rank, served.producer_ranks, SOURCE_START, self.num_blocks, served.here)
+        cache, self.gpu = Cache(served.model, layout), Gpu(late, lambda: self._wait_until(self._senders_rest))
         self.shares: dict[str, Share] = {}
-        self.unregistered = [(number, rank) for number, plan in enumerate(plans) for rank in range(len(plan.split))]
+        self.unregistered = [share for number, plan in enumerate(plans) for share in plan.shares(number, served)]
         self.engine, self.mailbox = Engine(cache, self.shares), Mailbox(self.shares)
         self.stats = TransferStats()
         self.producer = Producer(
             engine_id="p",
             rank=0,
-            engines=Engines({"tcp": self.engine}, never_opened),
-            layout=SOURCE,
-            memory=cache,
-            block_size=BLOCK_TOKENS,
-            fingerprint="same",
-            address="tcp://p:1",
-            send=self.mailbox.send,
-            watch=lambda address: None,
-            fences=self.gpu,
-            patience=PATIENCE_S,
-            min_stream_tokens=min_stream_tokens,
-            sender_threads=senders,
-            write_timeout=float("inf"),
+            cache=RankCache(layout, cache, Engines({"tcp": self.engine}, never_opened)),
+            wire=self.mailbox,
+            fences=self.gpu,  # type: ignore[arg-type]
+            pace=Pace(PATIENCE_S, float("inf"), min_stream_tokens, senders),
             stats=self.stats,
         )
         self.engine.changed = self.producer._progress
-        self.vllm = Vllm(self.producer, cache, self.gpu)
+        scheduler = ProducerScheduler(left_out_tokens(group.kind for group in layout.groups))
+        self.vllm = Vllm(self.producer, scheduler, cache, self.gpu, ends_late)
         for number, what in enumerate(first):  # else many runs would wait for a request for most of their time
             if what == "a registration" and self.unregistered:
                 self.register(number)
@@ -128,9 +123,15 @@ class AnyOrder(RuleBasedStateMachine):
         running = self.vllm.running
         read = {write.share.number for write in self.engine.in_flight}
         likely = [r for r in running if r.number in read or self.gpu.queue]
-        preempted = [r for r in running if r.table and data.draw(st.integers(0, 1 if r in likely else 5)) == 1]
-        computing = [(r, data.draw(st.sampled_from([0, 1, 3, 4, 6, 9]))) for r in running if r not in preempted]
-        self.vllm.begin_step(preempted, [(request, tokens) for request, tokens in computing if tokens])
+        preempted = [
+            r for r in running if r.num_computed_tokens and data.draw(st.integers(0, 1 if r in likely else 5)) == 1
+        ]
+        computing = [
+            (r, data.draw(st.sampled_from([0, 0, 1, 2])), data.draw(st.sampled_from([0, 1, 3, 4, 6, 9])))
+            for r in running
+            if r not in preempted
+        ]
+        self.vllm.begin_step(preempted, [(request, hit, tokens) for request, hit, tokens in computing if tokens])
         self._quiet()
 
     @precondition(lambda self: not self.vllm.preemption and self.vllm.chunks)
@@ -157,9 +158,9 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.unregistered)
     @rule(index=indices)
     def register(self, index: int) -> None:
-        number, rank = self.unregistered.pop(index % len(self.unregistered))
-        asked = self.plans[number].registration(number, rank)
-        self.shares[asked.segments["tcp"]] = Share(asked, number, self.plans[number].tokens)
+        share = self.unregistered.pop(index % len(self.unregistered))
+        asked = share.registration
+        self.shares[asked.segments["tcp"]] = share
         self.producer.on_message(asked)
         self._quiet()
 
@@ -172,13 +173,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.producer.on_message(share.registration)
         self._quiet()
 
-    @precondition(lambda self: self._may_go_wrong())
-    @rule(number=st.integers(0, TRANSFERS - 1), lie=st.sampled_from(sorted(LIES)))
-    def register_wrongly(self, number: int, lie: str) -> None:
+    @precondition(lambda self: self._may_go_wrong() and self.unregistered)
+    @rule(index=indices, lie=st.sampled_from(sorted(LIES)))
+    def register_wrongly(self, index: int, lie: str) -> None:
         self.mishaps += 1
-        told = {"reply_to": "tcp://impostor:1", "segments": {"tcp": "impostor"}, lie: LIES[lie]}
+        asked = self.unregistered[index % len(self.unregistered)].registration
+        told = {"reply_to": "tcp://impostor:1", "segments": {"tcp": "impostor"}} | LIES[lie](asked)
         before = len(self.mailbox.others)
-        self.producer.on_message(msgspec.structs.replace(self.plans[number].registration(number, 0), **told))
+        self.producer.on_message(msgspec.structs.replace(asked, **told))
         (answer,) = self.mailbox.others[before:]
         assert isinstance(answer, Failed)
         assert answer.delivered_blocks == 0
@@ -199,8 +201,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(index=indices)
     def cancel_before_the_registration(self, index: int) -> None:
         self.mishaps += 1
-        number, rank = self.unregistered[index % len(self.unregistered)]
-        self.producer.on_message(Cancel(f"t{number}", f"tcp://d{number}.{rank}:1"))
+        asked = self.unregistered[index % len(self.unregistered)].registration
+        self.producer.on_message(Cancel(asked.transfer_id, asked.reply_to))
         self._quiet()
 
     @precondition(lambda self: self._may_go_wrong() and self._reachable())
@@ -304,8 +306,8 @@ class AnyOrder(RuleBasedStateMachine):
             self._quiet()
             if self.vllm.chunks:
                 self.layer(hook=False)
-            elif self.vllm.released or self.vllm.running:
-                self.vllm.begin_step([], [(request, request.tokens) for request in self.vllm.running])
+            elif self.vllm.scheduler._released or self.vllm.running:
+                self.vllm.begin_step([], [(request, 0, MOST_TOKENS) for request in self.vllm.running])
             elif self.producer._transfers or not self.vllm.all_let_go:
                 self._wait_for_long()
                 self.vllm.begin_step([], [])
@@ -313,13 +315,14 @@ class AnyOrder(RuleBasedStateMachine):
     def _assert_nothing_is_left(self) -> None:
         assert not self.producer._transfers
         assert self.vllm.all_let_go
-        assert sorted(self.vllm.free) == list(range(NUM_BLOCKS))
+        assert sorted(self.vllm.free) == list(range(1, self.num_blocks))
+        assert self.vllm.scheduler.blocks_held == 0
         delivered = 0
         for share in self.shares.values():
             assert share.answers or share.gone
             if share.answers:
                 share.assert_right()
-                delivered += isinstance(share.answers[0], Done) and share.registration.heads > 0
+                delivered += isinstance(share.answers[0], Done) and share.bytes > 0
         counted = (self.stats.take() or {"counted": []})["counted"]
         totals = {
             name: sum(row[-1] for row in counted if row[0] == name) for name in ("sent_bytes", "delivered_shares")

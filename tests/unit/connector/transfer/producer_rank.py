@@ -3,29 +3,28 @@
 from collections.abc import Callable
 from typing import Any
 
-from connector.control.messages import Cancel, Register
+from connector.cache.layout import NULL_BLOCK, Kind, KVLayout
+from connector.control.messages import Cancel, GroupBlocks, Register
 from connector.mooncake.engines import Engines
+from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.producer import Producer
+from connector.transfer.producer import Pace, Producer
 from connector.transfer.steps import Chunk, ProducerStep, Released
+from tests.unit.connector.fake_layouts import PAGE, SOURCE, TARGET, fill_page, page_of, places
 from tests.unit.connector.fakes import (
-    BLOCK_TOKENS,
-    LAYERS,
     LIMIT_S,
-    SOURCE,
-    TARGET,
     ArrayMemory,
     FakeEngine,
     ImmediateFences,
     LateFences,
     Outbox,
-    fill_page,
     never_opened,
-    page_of,
     until,
 )
 
+Tables = list[int] | tuple[list[int], ...]  # by group; a list where there is only one
 LONG_S = 3600.0
+PROMPT, HERE, THERE = 10, [20, 21, 5], [9, 10, 3]
 
 
 class Rank:
@@ -39,44 +38,54 @@ class Rank:
         min_stream_tokens: int = 0,
         write_timeout: float = LIMIT_S * 10,
         outbox: Outbox | None = None,
+        layouts: tuple[KVLayout, KVLayout] = (SOURCE, TARGET),
     ) -> None:
+        self.source, self.target = layouts
         self.engine = FakeEngine()
-        self.outbox = outbox or Outbox()
+        self.outbox = outbox or Outbox("tcp://p:1")
         self.stats = TransferStats()
         self.finished: list[str] = []
         self._ends: dict[int, int] = {}
-        self.watched: list[str] = []
         self.producer = Producer(
             engine_id="p",
             rank=0,
-            engines=Engines({"tcp": self.engine}, never_opened),
-            layout=SOURCE,
-            memory=ArrayMemory(self.engine.source),
-            block_size=BLOCK_TOKENS,
-            fingerprint="same",
-            address="tcp://p:1",
-            send=self.outbox.send,
-            watch=self.watched.append,
+            cache=RankCache(self.source, ArrayMemory(self.engine.source), Engines({"tcp": self.engine}, never_opened)),
+            wire=self.outbox,
             fences=fences or ImmediateFences(),
-            patience=patience,
-            min_stream_tokens=min_stream_tokens,
-            sender_threads=senders,
-            write_timeout=write_timeout,
+            pace=Pace(patience, write_timeout, min_stream_tokens, senders),
             stats=self.stats,
         )
 
-    def chunk(self, number: int, prompt_tokens: int, block_ids: list[int], end: int, request: str = "") -> None:
-        """One step that computes one chunk, layer by layer."""
-        part = Chunk(
-            f"t{number}", request or f"r{number}", prompt_tokens, block_ids, end, end - self._ends.get(number, 0)
-        )
+    def begin_chunk(self, number: int, prompt_tokens: int, tables: Tables, end: int, request: str = "") -> None:
+        """The first half of a step that computes one chunk; nothing of it is in memory yet."""
+        tokens = end - self._ends.get(number, 0)
+        part = Chunk(f"t{number}", request or f"r{number}", prompt_tokens, by_group(tables), end, tokens)
         self._ends[number] = end
         self.producer.begin_step(ProducerStep(idle=False, chunks=[part]))
-        for layer in range(LAYERS):
-            for block in range(-(-end // BLOCK_TOKENS)):
-                fill_page(self.engine.source, SOURCE, layer, block_ids[block], content(number, layer, block))
+
+    def compute(self, number: int, tables: Tables, end: int, layer: int) -> None:
+        """The layer's cache is written up to token `end`. A state is in its last block only."""
+        group = self.source.groups[self.source.layers[layer].group]
+        table = by_group(tables)[self.source.layers[layer].group]
+        for position in range(group.blocks(end)):
+            last = position == group.blocks(end) - 1
+            if table[position] != NULL_BLOCK and (last or group.kind is not Kind.STATE):
+                written = self.content(number, layer, position, end)
+                fill_page(self.engine.source, self.source, layer, table[position], written)
+
+    def chunk(self, number: int, prompt_tokens: int, tables: Tables, end: int, request: str = "") -> None:
+        """One step that computes one chunk, layer by layer."""
+        self.begin_chunk(number, prompt_tokens, tables, end, request)
+        for layer in range(len(self.source.layers)):
+            self.compute(number, tables, end, layer)
             self.producer.layer_computed(layer)
         self.producer.step_computed()
+
+    def content(self, number: int, layer: int, position: int, end: int) -> bytes:
+        """Of a block when the prompt is computed up to token `end`."""
+        own = self.source.layers[layer]
+        state = self.source.groups[own.group].kind is Kind.STATE
+        return content(number, layer, end if state else position, own.page)
 
     def release(self, number: int, request: str = "", complete: bool = True) -> None:
         released = Released(f"t{number}", request or f"r{number}", complete)
@@ -88,22 +97,22 @@ class Rank:
         self._ends = {number: end for number, end in self._ends.items() if f"r{number}" not in requests}
         self.producer.begin_step(ProducerStep(idle=False, preempted=list(requests)))
 
-    def register(self, number: int, blocks: list[int], first_block: int = 0, **changes: Any) -> Register:
+    def register(
+        self, number: int, blocks: list[int], first_block: int = 0, tokens: int = PROMPT, **changes: Any
+    ) -> Register:
+        """Args: blocks: of the only group; with several they come as `groups`."""
         fields: dict[str, Any] = {
             "transfer_id": f"t{number}",
             "engine_id": "p",
-            "fingerprint": "same",
+            "fingerprint": self.target.facts,
             "reply_to": f"tcp://d{number}:1",
             "rank": 0,
             "shares": 1,
             "segments": {"tcp": f"segment{number}"},
             "host_identity": "",
-            "first_head": 0,
-            "heads": SOURCE.heads,
-            "layer_addresses": list(TARGET.layer_addresses),
-            "block_stride": TARGET.block_stride,
-            "first_block": first_block,
-            "block_ids": blocks,
+            "tokens": tokens,
+            "groups": [GroupBlocks(first_block, blocks)],
+            "layers": places(self.target),
         }
         registration = Register(**(fields | changes))
         self.producer.on_message(registration)
@@ -126,11 +135,15 @@ class Rank:
         assert sorted(self.finished) == sorted(requests)
 
     def assert_arrived(self, number: int, blocks: list[int], first_block: int = 0, segment: str = "") -> None:
+        self.assert_groups_arrived(number, [GroupBlocks(first_block, blocks)], PROMPT, segment)
+
+    def assert_groups_arrived(self, number: int, groups: list[GroupBlocks], tokens: int, segment: str = "") -> None:
         target = self.engine.target(segment or f"segment{number}")
-        for layer in range(LAYERS):
-            for offset, block in enumerate(blocks):
-                expected = content(number, layer, first_block + offset)
-                assert page_of(target, TARGET, layer, block) == expected, (layer, offset)
+        for layer, own in enumerate(self.target.layers):
+            wanted = groups[own.group]
+            for position, block in enumerate(wanted.block_ids, start=wanted.first):
+                expected = self.content(number, layer, position, tokens)
+                assert page_of(target, self.target, layer, block) == expected, (own.name, position)
 
     def assert_nothing_left(self) -> None:
         assert not self.producer._transfers
@@ -138,12 +151,16 @@ class Rank:
         assert self.producer.take_finished(0.0) == set()
 
 
-def content(number: int, layer: int, block: int) -> bytes:
-    return bytes([number, layer, block, 0xAA, block, layer, number, 0x55])
+def by_group(tables: Tables) -> tuple[list[int], ...]:
+    return tables if isinstance(tables, tuple) else (tables,)
+
+
+def content(number: int, layer: int, block: int, length: int = PAGE) -> bytes:
+    pattern = bytes([number, layer, block, 0xAA, block, layer, number, 0x55])
+    return (pattern * (length // len(pattern) + 1))[:length]
 
 
 NewRank = Callable[..., Rank]
-PROMPT, HERE, THERE = 10, [20, 21, 5], [9, 10, 3]
 
 
 def consumer_first(rank: Rank) -> None:

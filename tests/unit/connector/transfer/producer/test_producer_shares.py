@@ -6,25 +6,36 @@ from typing import Any
 
 import pytest
 
-from connector.control.messages import Cancel, Cancelled, Done, Failed
+from connector.control.messages import Cancel, Cancelled, Done, Failed, LayerPlace
 from connector.transfer.steps import Chunk, ProducerStep
-from tests.unit.connector.fakes import HEAD, HEADS, LAYERS, LIMIT_S, SOURCE, TARGET, page_of, until
+from tests.unit.connector.fake_layouts import (
+    FULL,
+    HEAD,
+    HEADS,
+    LAYERS,
+    NUM_BLOCKS,
+    PAGE,
+    TARGET,
+    Shape,
+    block_by_block,
+    page_of,
+    places,
+)
+from tests.unit.connector.fakes import LIMIT_S, until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank, Rank, content
 
 
-def register_heads(rank: Rank, consumer_rank: int, first_head: int, heads: int, shares: int) -> None:
-    """Each rank of the consumer is a segment of its own, as in the transfer engine."""
+def register_head(rank: Rank, head: int, shares: int = HEADS) -> None:
+    """The consumer's rank of the same number wants that head; it is a segment of its own in the transfer engine."""
+    layout = block_by_block([FULL], [Shape(0, 1, HEAD, head, HEADS)] * LAYERS)
     rank.register(
         1,
         THERE,
-        rank=consumer_rank,
-        reply_to=f"tcp://d-rank{consumer_rank}:1",
-        segments={"tcp": f"rank{consumer_rank}"},
+        rank=head,
+        reply_to=f"tcp://d-rank{head}:1",
+        segments={"tcp": f"rank{head}"},
         shares=shares,
-        first_head=first_head,
-        heads=heads,
-        block_stride=LAYERS * heads * HEAD,
-        layer_addresses=[layer * heads * HEAD for layer in range(LAYERS)],
+        layers=places(layout),
     )
 
 
@@ -32,15 +43,15 @@ def assert_head_arrived(rank: Rank, consumer_rank: int, head: int) -> None:
     target = rank.engine.target(f"rank{consumer_rank}")
     for layer in range(LAYERS):
         for number, block in enumerate(THERE):
-            start = layer * HEAD + block * LAYERS * HEAD
+            start = 7 + layer * HEAD + block * LAYERS * HEAD
             assert target[start : start + HEAD] == content(1, layer, number)[head * HEAD : (head + 1) * HEAD]
 
 
 def test_two_ranks_each_get_their_heads(new_rank: NewRank) -> None:
     rank = new_rank()
-    register_heads(rank, 0, first_head=0, heads=1, shares=2)
+    register_head(rank, 0)
     rank.chunk(1, PROMPT, HERE[:2], 6)
-    register_heads(rank, 1, first_head=1, heads=1, shares=2)
+    register_head(rank, 1)
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     rank.until_released("r1")
@@ -55,24 +66,24 @@ def test_two_ranks_each_get_their_heads(new_rank: NewRank) -> None:
 
 def test_blocks_are_kept_until_the_last_rank_has_come(new_rank: NewRank) -> None:
     rank = new_rank()
-    register_heads(rank, 0, first_head=0, heads=1, shares=2)
+    register_head(rank, 0)
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     assert isinstance(rank.outbox.take_next(), Done)
     assert rank.collect() == []
-    register_heads(rank, 1, first_head=1, heads=1, shares=2)
+    register_head(rank, 1)
     rank.until_released("r1")
     assert_head_arrived(rank, 1, 1)
 
 
 def test_a_rank_that_never_comes_is_given_up(new_rank: NewRank) -> None:
     rank = new_rank(patience=0.0)
-    register_heads(rank, 0, first_head=0, heads=1, shares=2)
+    register_head(rank, 0)
     rank.chunk(1, PROMPT, HERE, 10)
     assert isinstance(rank.outbox.take_next(), Done)
     rank.release(1)
     until(lambda: rank.tick() and rank.collect() == ["r1"])
-    register_heads(rank, 1, first_head=1, heads=1, shares=2)
+    register_head(rank, 1)
     late = rank.outbox.take_next()
     assert isinstance(late, Failed)
     assert late.cause.startswith("no consumer: ")
@@ -80,7 +91,7 @@ def test_a_rank_that_never_comes_is_given_up(new_rank: NewRank) -> None:
 
 def test_a_rank_that_needs_no_head_learns_the_end(new_rank: NewRank) -> None:
     rank = new_rank()
-    rank.register(1, THERE, heads=0)
+    rank.register(1, THERE, layers=[])
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     done = rank.outbox.take_next()
@@ -92,8 +103,8 @@ def test_a_rank_that_needs_no_head_learns_the_end(new_rank: NewRank) -> None:
 def test_one_ranks_lost_write_harms_no_other(new_rank: NewRank) -> None:
     rank = new_rank()
     rank.engine.broken.add("rank0")
-    register_heads(rank, 0, first_head=0, heads=1, shares=2)
-    register_heads(rank, 1, first_head=1, heads=1, shares=2)
+    register_head(rank, 0)
+    register_head(rank, 1)
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
     rank.until_released("r1")
@@ -105,7 +116,7 @@ def test_one_ranks_lost_write_harms_no_other(new_rank: NewRank) -> None:
 def test_a_cancel_ends_every_ranks_share(new_rank: NewRank) -> None:
     rank = new_rank()
     for number in range(HEADS):
-        register_heads(rank, number, first_head=number, heads=1, shares=2)
+        register_head(rank, number)
     rank.producer.on_message(Cancel("t1", "tcp://d-rank0:1"))
     assert rank.outbox.sent == [(f"tcp://d-rank{number}:1", Cancelled("t1", 0)) for number in range(HEADS)]
     rank.chunk(1, PROMPT, HERE, 10)
@@ -119,15 +130,15 @@ def test_registrations_that_do_not_fit_are_refused(new_rank: NewRank) -> None:
     wrong: dict[str, dict[str, Any]] = {
         "restarted: ": {"engine_id": "p of yesterday"},
         "no common transport: ": {"segments": {"rdma": "x"}},
-        "wrong layout: KV heads 1 to 2 ": {"first_head": 1, "heads": 2},
+        "wrong layout: KV heads 1 to 2 of layer layer1 ": {"layers": [LayerPlace("layer1", 0, PAGE, 1, 2)]},
     }
     for cause, changes in wrong.items():
         rank.register(1, THERE, **changes)
         refused = rank.outbox.take_next()
         assert isinstance(refused, Failed)
         assert refused.cause.startswith(cause)
-    register_heads(rank, 0, first_head=0, heads=1, shares=2)
-    register_heads(rank, 1, first_head=1, heads=1, shares=3)
+    register_head(rank, 0)
+    register_head(rank, 1, shares=3)
     refused = rank.outbox.take_next()
     assert isinstance(refused, Failed)
     assert refused.cause == "bad registration: 3 shares, another rank said 2"
@@ -138,7 +149,7 @@ def test_a_lost_consumer_is_written_to_no_more_and_others_are_served(new_rank: N
     gate = rank.engine.hold("segment1")
     rank.register(1, THERE)
     rank.register(2, [40, 41, 42])
-    assert rank.watched == ["tcp://d1:1", "tcp://d2:1"]
+    assert rank.outbox.watched == ["tcp://d1:1", "tcp://d2:1"]
     rank.chunk(1, PROMPT, HERE[:2], 6)
     assert gate.entered.wait(LIMIT_S)
     rank.producer.on_peer_lost("tcp://d1:1", True)
@@ -186,7 +197,7 @@ def test_a_short_step_is_sent_in_one_piece(new_rank: NewRank) -> None:
     gate = rank.engine.hold("segment1")
     rank.chunk(1, PROMPT, HERE, 10)
     assert gate.entered.wait(LIMIT_S)
-    layer_bytes = SOURCE.num_blocks * SOURCE.page
+    layer_bytes = NUM_BLOCKS * PAGE
     assert {piece.source // layer_bytes for piece in rank.engine.writes[-1][1]} == set(range(LAYERS))
     gate.opened.set()
 
@@ -195,7 +206,7 @@ def test_a_short_step_does_not_wait_for_the_logits(new_rank: NewRank) -> None:
     """It goes with the hook of whichever layer comes last, before the step as a whole is over."""
     rank = new_rank(min_stream_tokens=PROMPT + 1)
     rank.register(1, THERE)
-    rank.producer.begin_step(ProducerStep(idle=False, chunks=[Chunk("t1", "r1", PROMPT, HERE, PROMPT, PROMPT)]))
+    rank.producer.begin_step(ProducerStep(idle=False, chunks=[Chunk("t1", "r1", PROMPT, (HERE,), PROMPT, PROMPT)]))
     for layer in reversed(range(LAYERS)):
         assert rank.engine.writes == []
         rank.producer.layer_computed(layer)
@@ -231,7 +242,7 @@ def test_a_write_that_fails_once_is_made_again(new_rank: NewRank) -> None:
     rank.release(1)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
-    assert done.bytes == LAYERS * len(THERE) * SOURCE.page
+    assert done.bytes == LAYERS * len(THERE) * PAGE
     rank.assert_arrived(1, THERE)
     rank.until_released("r1")
 

@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 
-from connector.control.messages import Cancelled, Done, Failed
+from connector.control.messages import Cancelled, Done, Failed, GroupBlocks, LayerPlace
 from connector.transfer.steps import ProducerStep, Queued
-from tests.unit.connector.fakes import (
-    LAYERS,
-    LIMIT_S,
-    SOURCE,
-    LateFences,
-    until,
-)
+from tests.unit.connector.fake_layouts import HEADS, LAYERS, PAGE
+from tests.unit.connector.fakes import LIMIT_S, LateFences, until
 from tests.unit.connector.transfer.producer_rank import HERE, LONG_S, PROMPT, THERE, NewRank, Rank, consumer_first
 
 
@@ -56,7 +51,7 @@ def test_a_whole_transfer(new_rank: NewRank, events: Callable[[Rank], None]) -> 
     events(rank)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
-    assert (done.transfer_id, done.bytes, done.transport) == ("t1", LAYERS * 3 * SOURCE.page, "tcp")
+    assert (done.transfer_id, done.bytes, done.transport) == ("t1", LAYERS * 3 * PAGE, "tcp")
     assert 0 <= done.early_bytes <= done.bytes
     assert done.seconds >= 0
     assert done.exposed_seconds >= 0
@@ -71,11 +66,11 @@ def test_bytes_that_moved_before_the_end_of_the_prefill_count_as_early(new_rank:
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE[:2], 8)
     until(lambda: rank.engine.returned > 0 and not rank.producer._transfers["t1"].shares[0].state.has_work())
-    until(lambda: rank.producer._transfers["t1"].shares[0].bytes == 2 * LAYERS * SOURCE.page)
+    until(lambda: rank.producer._transfers["t1"].shares[0].bytes == 2 * LAYERS * PAGE)
     rank.chunk(1, PROMPT, HERE, 10)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
-    assert done.early_bytes >= 2 * LAYERS * SOURCE.page
+    assert done.early_bytes >= 2 * LAYERS * PAGE
 
 
 def test_only_blocks_from_the_consumers_own_prefix_on_are_sent(new_rank: NewRank) -> None:
@@ -84,7 +79,7 @@ def test_only_blocks_from_the_consumers_own_prefix_on_are_sent(new_rank: NewRank
     rank.chunk(1, PROMPT, HERE, 10)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
-    assert done.bytes == LAYERS * SOURCE.page
+    assert done.bytes == LAYERS * PAGE
     rank.assert_arrived(1, [30], first_block=2)
 
 
@@ -105,8 +100,9 @@ def test_on_a_gpu_nothing_is_sent_before_the_fence(new_rank: NewRank) -> None:
     ("changes", "kind"),
     [
         ({"fingerprint": "other"}, "wrong layout"),
-        ({"layer_addresses": [0]}, "wrong layout"),
-        ({"block_ids": []}, "bad registration"),
+        ({"groups": [GroupBlocks(0, THERE)] * 2}, "wrong layout"),
+        ({"layers": [LayerPlace("another", 0, PAGE, 0, HEADS)]}, "wrong layout"),
+        ({"groups": [GroupBlocks(0, [])]}, "bad registration"),
     ],
 )
 def test_a_wrong_registration_is_refused_and_harms_nobody(
@@ -123,9 +119,9 @@ def test_a_wrong_registration_is_refused_and_harms_nobody(
     rank.until_released("r1")
 
 
-def test_a_wrong_number_of_blocks_is_told_as_soon_as_the_prompt_is_known(new_rank: NewRank) -> None:
+def test_a_wrong_number_of_tokens_is_told_as_soon_as_the_prompt_is_known(new_rank: NewRank) -> None:
     rank = new_rank()
-    rank.register(1, THERE[:2])
+    rank.register(1, THERE[:2], tokens=8)
     rank.chunk(1, PROMPT, HERE[:1], 3)
     failed = rank.outbox.take_next()
     assert isinstance(failed, Failed)
@@ -209,11 +205,11 @@ def test_what_is_computed_during_a_write_follows_it(new_rank: NewRank) -> None:
 def test_others_go_on_while_one_consumer_does_not_take_its_bytes(new_rank: NewRank) -> None:
     rank = new_rank(senders=2)
     gate = rank.engine.hold("segment1")
-    rank.register(1, [1])
+    rank.register(1, [1], tokens=4)
     rank.chunk(1, 4, [1], 4)
     assert gate.entered.wait(LIMIT_S)
     for number in range(2, 8):
-        rank.register(number, [number])
+        rank.register(number, [number], tokens=4)
         rank.chunk(number, 4, [number], 4)
         assert isinstance(done := rank.outbox.take_next(), Done)
         assert done.transfer_id == f"t{number}"

@@ -1,17 +1,20 @@
-"""At every length around the edges of windows, chunks, blocks and steps the answer is a plain server's.
+"""By a transfer come a plain server's answers, at every length around the edges of windows, chunks, blocks and steps.
 
-Tokens alone would not show it: an answer hangs on one block of a window by a log probability of about one.
+Tokens alone would not show that one block of a window is missing: log probabilities then differ by about one.
 """
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.caches import models
+from tests.integration.caches import answers, models
 from tests.integration.caches.models import STEP_TOKENS, WINDOW, Served
 from tests.integration.caches.servers import Trio
 from tests.tiny_servers.instances import Fleet
+
+SHORT, LONG = 316, 700  # the difference is a number of whole blocks
 
 
 @pytest.fixture(scope="module", params=models.ALL, ids=list(models.BY_NAME))
@@ -28,19 +31,41 @@ def lengths(served: Served) -> list[int]:
     edges = (served.block_size, WINDOW, 2 * STEP_TOKENS, 512)
     around = {edge + offset for edge in edges for offset in (-1, 0, 1, 2)}
     two_blocks = range(2 * WINDOW - 1, 2 * WINDOW + 2 * min(served.block_size, WINDOW) + 2)
-    return sorted({1, 2, 3, 300, 700} | around | set(two_blocks))
+    return sorted({1, 2, 3, SHORT, LONG} | around | set(two_blocks))
 
 
 async def test_every_length(trio: Trio) -> None:
-    prompts = trio.prompts("lengths", lengths(trio.served))
-    for prompt, facts in zip(prompts, await trio.assert_same(prompts), strict=True):
-        assert facts.get("tokens", 0) >= len(prompt) - 1
+    asked = lengths(trio.served)
+    facts = dict(zip(asked, await trio.assert_same(trio.prompts("lengths", asked)), strict=True))
+    assert all(facts[length]["tokens"] >= length - 1 for length in asked if length > 1)
+    if trio.served.is_bounded:
+        assert facts[LONG]["bytes"] == facts[SHORT]["bytes"], "what nobody will look at again need not be moved"
 
 
 async def test_one_at_a_time(trio: Trio) -> None:
     """Alone a prompt's steps end at multiples of their size."""
     edges = [edge + offset for edge in (STEP_TOKENS, 3 * STEP_TOKENS) for offset in (-1, 0, 1, 2)]
     await trio.assert_same(trio.prompts("alone", edges), at_once=1)
+
+
+@pytest.mark.parametrize("where", ["producer", "consumer", "both"])
+async def test_prefix_hits(trio: Trio, where: str) -> None:
+    """One side or both have the prompt's beginning, then all of it: only what the consumer lacks is moved."""
+    asked = [200, 300, 500, 700]
+    salt = uuid.uuid4().hex
+    prompts = trio.prompts(where, asked)
+    warmed = {"producer": [trio.producer], "consumer": [trio.consumer], "both": [trio.producer, trio.consumer]}
+    for server in warmed[where]:
+        await answers.plain(server, [prompt[: len(prompt) * 2 // 3] for prompt in prompts], cache_salt=salt)
+    first = await trio.assert_same(prompts, cache_salt=salt)
+    again = await trio.assert_same(prompts, cache_salt=salt)
+    moved = [sum(facts["tokens"] for facts in all_facts) for all_facts in (first, again)]
+    everything = sum(asked) - len(asked)  # without the last tokens, at least
+    if not trio.served.caches_prefixes:
+        assert min(moved) >= everything
+    else:
+        assert moved[0] >= everything if where == "producer" else moved[0] < everything * 2 / 3
+        assert moved[1] < everything / 2
 
 
 async def test_the_comparison_shows_a_cache_that_did_not_come(fleet: Fleet, trio: Trio) -> None:

@@ -16,16 +16,9 @@ from connector.cache.pieces import Piece
 from connector.control.messages import Cancelled, Done, Failed, Outcome
 from connector.mooncake.engines import Engines
 from connector.mooncake.polled_write import always
-from tests.unit.connector.fakes import (
-    BLOCK_TOKENS,
-    LAYERS,
-    SOURCE,
-    TARGET,
-    FakeEngine,
-    fill_page,
-    never_opened,
-    page_of,
-)
+from connector.mooncake.rank_cache import RankCache
+from tests.unit.connector.fake_layouts import BLOCK_TOKENS, LAYERS, PAGE, SOURCE, TARGET, fill_page, page_of
+from tests.unit.connector.fakes import ArrayMemory, FakeEngine, never_opened
 from tests.unit.connector.transfer.producer_rank import Rank, content
 
 PROMPT = 11
@@ -87,14 +80,14 @@ class Request:
         self._rank.preempt(f"r{self.number}")
         for layer in range(LAYERS):
             for block in self.table:
-                fill_page(self._rank.engine.source, SOURCE, layer, block, b"\xff" * SOURCE.page)
+                fill_page(self._rank.engine.source, SOURCE, layer, block, b"\xff" * PAGE)
         self._free += self.table
         self.table, self.end = [], 0
 
     def register(self) -> None:
         if not self.registered:
             self.registered = True
-            self._rank.register(self.number, self.there)
+            self._rank.register(self.number, self.there, tokens=PROMPT)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -123,7 +116,8 @@ def test_both_sides_at_once(seed: int) -> None:
     """Consumers register and cancel from another thread while the prefills run and are preempted."""
     rank = Rank(senders=8)
     engine = rank.engine = WatchedEngine(rank)
-    rank.producer._senders._engines = Engines({"tcp": engine}, never_opened)
+    engines = Engines({"tcp": engine}, never_opened)
+    rank.producer._senders._cache = RankCache(SOURCE, ArrayMemory(engine.source), engines)
     free = list(range(SOURCE.num_blocks))
     requests = [Request(number, rank, free) for number in range(16)]
     cancelled = random.Random(seed).sample(requests, 4)

@@ -1,59 +1,18 @@
 """The scheduler's side of a consumer."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from connector.cache.layout import KVLayout
-from connector.cache.heads import sources
-from connector.control.messages import Cancel, Done, Register
-from connector.transfer.scheduler import ConsumerScheduler, digest_of_prompt
-from connector.transfer.steps import ConsumerStep, Load, RankAddress
-from tests.unit.connector.fakes import Outbox
+from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Register
+from connector.transfer.request_params import digest_of_prompt
+from connector.transfer.steps import ConsumerStep, Load
+from tests.unit.connector.transfer.consumer.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
 from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output, request
-
-BLOCK = 4
-HEADS = 2
-HEAD = 32
-RANKS = [
-    RankAddress("tcp://d:1", {"tcp": "d-0"}, "host", KVLayout((1000, 2000), 64, HEAD, 0, 1, 99)),
-    RankAddress("tcp://d:2", {"tcp": "d-1"}, "host", KVLayout((3000, 4000), 64, HEAD, 1, 1, 99)),
-]
-DONE = Done("t1", 0, 96, 32, 3, 0.5, 0.1, "tcp")
-
-
-class Consumer:
-    def __init__(self, ranks: Sequence[RankAddress] = RANKS) -> None:
-        self.outbox = Outbox()
-        self.published: list[dict[str, Any]] = []
-        self.scheduler = ConsumerScheduler("same", BLOCK, HEADS, False, self.outbox.send, self.published.append)
-        self.scheduler.set_ranks(list(ranks))
-
-    def add(self, added: Any) -> Any:
-        self.scheduler.on_new_request(added)
-        return added
-
-    def registered(self, number: int = 1) -> Any:
-        """A request whose load is under way."""
-        one = self.add(decode(number))
-        self.scheduler.blocks_allocated(one, [20, 21, 22], 10)
-        return one
-
-    def registers(self) -> list[tuple[str, Register]]:
-        return [(there, message) for there, message in self.outbox.sent if isinstance(message, Register)]
-
-    def assert_nothing_left(self) -> None:
-        scheduler = self.scheduler
-        assert not scheduler._asked
-        assert not scheduler._registered
-        assert not scheduler._facts
-        assert not scheduler._abandoned
-        assert scheduler.build_step(output()) == ConsumerStep(True)
 
 
 def cancels(number: int = 1) -> list[tuple[str, Cancel]]:
-    return [(there, Cancel(f"t{number}", RANKS[0].control)) for there in CONTROL]
+    return [(there, Cancel(f"t{number}", CONSUMER[0])) for there in CONTROL]
 
 
 @pytest.mark.parametrize("computed_here", [0, 4, 8])
@@ -82,7 +41,7 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
 ) -> None:
     consumer = Consumer()
     one = consumer.add(decode(prompt=prompt))
-    consumer.scheduler.blocks_allocated(one, table, external)
+    consumer.scheduler.blocks_allocated(one, [table], external)
     assert consumer.outbox.sent == [
         (
             there,
@@ -95,12 +54,9 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
                 shares=1,
                 segments=rank.segments,
                 host_identity="host",
-                layer_addresses=list(rank.layout.layer_addresses),
-                block_stride=64,
-                first_head=number,
-                heads=1,
-                first_block=first,
-                block_ids=wanted,
+                tokens=prompt,
+                groups=[GroupBlocks(first, wanted)],
+                layers=[LayerPlace(own.name, own.address, 64, number, 1) for own in rank.layout.layers],
                 prompt=digest_of_prompt(one),
             ),
         )
@@ -108,7 +64,7 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
     ]
     assert consumer.scheduler.blocks_held == len(wanted)
     asked = [{rank: message} for rank, (_, message) in enumerate(consumer.registers())]
-    load = Load("t1", "r1", wanted, CONTROL, sources(2, 2, HEADS), asked)
+    load = Load("t1", "r1", external, (wanted,), CONTROL, asked)
     assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [load])
     assert consumer.scheduler.build_step(output()).loads == []
 
@@ -129,7 +85,7 @@ def test_a_load_happens_once() -> None:
     one = consumer.registered()
     sent = len(consumer.outbox.sent)
     consumer.scheduler.loaded({"r1"}, {"r1": [DONE, DONE]})
-    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22]], 0)
     assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
     assert len(consumer.outbox.sent) == sent
 
@@ -138,7 +94,7 @@ def test_a_load_that_vllm_decides_against_is_cancelled() -> None:
     consumer = Consumer()
     one = consumer.add(decode())
     assert consumer.scheduler.tokens_from_producer(one, 0) == (10, True)
-    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22]], 0)
     assert consumer.outbox.sent == cancels()
     assert consumer.scheduler.request_finished(one) is None
     assert consumer.outbox.sent == cancels()
@@ -231,27 +187,11 @@ def test_a_transfer_serves_one_request_at_a_time() -> None:
         second = consumer.add(decode(2, transfer="t"))
         assert consumer.scheduler.tokens_from_producer(second, 0) == (0, False)
         if taken is not None:
-            consumer.scheduler.blocks_allocated(taken, [20, 21, 22], 10)
+            consumer.scheduler.blocks_allocated(taken, [[20, 21, 22]], 10)
             assert consumer.scheduler.tokens_from_producer(consumer.add(decode(3, transfer="t")), 0) == (0, False)
             consumer.scheduler.request_finished(taken)
     consumer.scheduler.loaded({"r1"}, {})
     assert consumer.scheduler.tokens_from_producer(consumer.add(decode(4, transfer="t")), 0) == (10, True)
-
-
-def test_a_consumer_with_fewer_ranks_asks_each_of_the_producers_for_its_heads() -> None:
-    whole = RankAddress("tcp://d:1", {"tcp": "d-0"}, "host", KVLayout((1000, 2000), 64, HEAD, 0, 2, 99))
-    consumer = Consumer(ranks=[whole])
-    consumer.scheduler.blocks_allocated(consumer.add(decode()), [20, 21, 22], 10)
-    asked = [(there, m.rank, m.shares, m.first_head, m.heads, m.layer_addresses) for there, m in consumer.registers()]
-    assert asked == [("tcp://p:1", 0, 1, 0, 1, [1000, 2000]), ("tcp://p:2", 0, 1, 1, 1, [1032, 2032])]
-
-
-def test_every_rank_of_a_consumer_with_more_of_them_asks_for_its_heads() -> None:
-    consumer = Consumer()
-    producer = PRODUCER | {"control": CONTROL[:1]}
-    consumer.scheduler.blocks_allocated(consumer.add(decode(producer=producer)), [20, 21, 22], 10)
-    asked = [(there, m.rank, m.shares, m.first_head, m.heads, m.layer_addresses) for there, m in consumer.registers()]
-    assert asked == [("tcp://p:1", 0, 2, 0, 1, [1000, 2000]), ("tcp://p:1", 1, 2, 1, 1, [3000, 4000])]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +204,7 @@ def test_ranks_that_do_not_fit_are_computed_here(
     consumer = Consumer()
     one = consumer.add(decode(producer=PRODUCER | {"control": control}))
     assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
-    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22]], 0)
     assert consumer.scheduler.request_finished(one) is None
     assert consumer.outbox.sent == []
     assert f"request r1: computed here, because of producer p0: {reason}" in caplog.text
@@ -288,7 +228,7 @@ def test_the_consumer_computes_requests_without_usable_parameters(params: dict[s
     consumer = Consumer()
     one = consumer.add(request(**params))
     assert consumer.scheduler.tokens_from_producer(one, 0) == (0, False)
-    consumer.scheduler.blocks_allocated(one, [20, 21, 22], 0)
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22]], 0)
     assert consumer.scheduler.request_finished(one) is None
     assert consumer.outbox.sent == []
     consumer.assert_nothing_left()

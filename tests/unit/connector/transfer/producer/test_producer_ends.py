@@ -4,11 +4,8 @@ import pytest
 
 from connector.control.messages import Cancelled, Done, Failed, Mended
 from connector.transfer.steps import ProducerStep, Queued
-from tests.unit.connector.fakes import (
-    LIMIT_S,
-    SOURCE,
-    until,
-)
+from tests.unit.connector.fake_layouts import NUM_BLOCKS, PAGE
+from tests.unit.connector.fakes import LIMIT_S, until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank, consumer_first
 
 
@@ -268,6 +265,6 @@ def test_two_requests_of_one_transfer_are_both_released(new_rank: NewRank, first
         rank.release(1, request="two")
     rank.until_released(*requests)
     rank.assert_arrived(1, THERE)
-    used = {piece.source // SOURCE.page % SOURCE.num_blocks for _, pieces in rank.engine.writes for piece in pieces}
+    used = {piece.source // PAGE % NUM_BLOCKS for _, pieces in rank.engine.writes for piece in pieces}
     assert not used & {50, 51, 52}
     rank.assert_nothing_left()

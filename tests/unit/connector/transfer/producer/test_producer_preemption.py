@@ -4,14 +4,8 @@ import threading
 
 from connector.control.messages import Done, Failed
 from connector.transfer.steps import ProducerStep, Released
-from tests.unit.connector.fakes import (
-    LAYERS,
-    LIMIT_S,
-    SOURCE,
-    LateFences,
-    fill_page,
-    until,
-)
+from tests.unit.connector.fake_layouts import LAYERS, PAGE, SOURCE, fill_page
+from tests.unit.connector.fakes import LIMIT_S, LateFences, until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank
 
 
@@ -29,7 +23,7 @@ def test_a_preemption_waits_for_the_write_under_way_and_then_starts_over(new_ran
 
     vllm = threading.Thread(target=preempt, daemon=True)
     vllm.start()
-    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == [])
+    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == ())
     assert not drained.is_set()
     gate.opened.set()
     assert drained.wait(LIMIT_S)
@@ -37,7 +31,7 @@ def test_a_preemption_waits_for_the_write_under_way_and_then_starts_over(new_ran
     assert rank.engine.returned == len(rank.engine.writes)
     for layer in range(LAYERS):
         for block in HERE:
-            fill_page(rank.engine.source, SOURCE, layer, block, b"\xff" * SOURCE.page)  # another request's now
+            fill_page(rank.engine.source, SOURCE, layer, block, b"\xff" * PAGE)  # another request's now
     rank.chunk(1, PROMPT, [40, 41, 42], 10)
     assert isinstance(rank.outbox.take_next(), Done)
     rank.assert_arrived(1, THERE)
@@ -79,7 +73,7 @@ def test_a_request_preempted_and_aborted_before_the_next_step_is_waited_for(new_
 
     vllm = threading.Thread(target=next_step, daemon=True)
     vllm.start()
-    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == [])
+    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == ())
     assert not drained.is_set()
     gate.opened.set()
     vllm.join(LIMIT_S)

@@ -1,15 +1,23 @@
 import ctypes
 import random
+import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.mooncake.device_memory import DeviceMemory
+from connector.cache.heads import Source
+from connector.control.messages import GroupBlocks
 from connector.mooncake import checksum
-from connector.mooncake.checksum import HostMemory, LayerChecksums, Memory
+from connector.mooncake.checksum import LayerChecksums, checksum_of_registered
+from connector.mooncake.device_memory import DeviceMemory
+from connector.mooncake.rank_cache import HostMemory, Memory
+from tests.unit.connector.fake_layouts import MEMORY_BYTES, MIXED_TARGET
+from tests.unit.connector.fakes import ArrayMemory, registrations
 
 LAYERS, BLOCKS, LENGTH, STRIDE = 3, 6, 8, 11
 
@@ -174,3 +182,37 @@ def test_a_share_without_heads_is_the_same_on_both_sides() -> None:
     sums = LayerChecksums(LAYERS)
     sums.add(0, HostMemory(), [0, 0, 0], 0)
     assert sums.value() == LayerChecksums(LAYERS).value()
+
+
+GROUPS = [GroupBlocks(0, [9, 4]), GroupBlocks(1, []), GroupBlocks(2, [5])]
+
+
+def expected_of_registered(content: bytearray, heads: range) -> int:
+    """Layer by layer as registered, from each block the bytes of those heads."""
+    sums = []
+    for layer in MIXED_TARGET.layers:
+        asked = heads if layer.all_heads == 2 else range(1)
+        parts = b""
+        for block in GROUPS[layer.group].block_ids:
+            start = layer.address + block * layer.block_stride + asked.start * layer.head_bytes
+            parts += content[start : start + len(asked) * layer.head_bytes]
+        sums.append(zlib.crc32(parts))
+    return zlib.crc32(array("I", sums).tobytes())
+
+
+@pytest.mark.parametrize("heads", [range(2), range(1), range(1, 2)], ids=str)
+def test_what_was_registered_is_read_with_each_layer_s_blocks_and_heads(heads: range) -> None:
+    content = bytearray(random.Random(3).randbytes(MEMORY_BYTES))
+    asked = registrations("t", GROUPS, 10, [[Source(0, {2: heads, 1: range(1)}, 1)]], {}, MIXED_TARGET)[0][0]
+    found = checksum_of_registered(ArrayMemory(content), MIXED_TARGET, asked)
+    assert found == expected_of_registered(content, heads)
+
+
+def test_the_layers_count_in_the_order_of_the_registration() -> None:
+    """A producer may have only some of them."""
+    content = bytearray(random.Random(3).randbytes(MEMORY_BYTES))
+    whole = registrations("t", GROUPS, 10, [[Source(0, {2: range(2), 1: range(1)}, 1)]], {}, MIXED_TARGET)[0][0]
+    turned = msgspec.structs.replace(whole, layers=whole.layers[::-1])
+    fewer = msgspec.structs.replace(whole, layers=whole.layers[1:])
+    found = {checksum_of_registered(ArrayMemory(content), MIXED_TARGET, asked) for asked in (whole, turned, fewer)}
+    assert len(found) == 3
