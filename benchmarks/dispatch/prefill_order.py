@@ -37,8 +37,9 @@ class Scheduling:
 
 @dataclass(frozen=True)
 class Waited:
-    """Of one prompt: tokens that a producer had to compute, and the time until it had."""
+    """Of one prompt: when it arrived, tokens that a producer had to compute, and the time until it had."""
 
+    at_s: float
     tokens: int
     ttft_s: float
 
@@ -127,7 +128,7 @@ def simulate(arrivals: Sequence[Arrival], fleet: Fleet, hardware: Hardware, sche
             fleet.end(producer, tokens)
             orders[name].leave(place)
             measured[name].end(tokens, tokens, clock.now)
-            waited.append(Waited(tokens, clock.now - arrival.at_s))
+            waited.append(Waited(arrival.at_s, tokens, clock.now - arrival.at_s))
 
         producers[name].submit(arrival, place.number, done)
 

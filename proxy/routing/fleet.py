@@ -106,23 +106,26 @@ class Fleet:
         self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come)
 
     def end(self, instance: Instance, tokens: int = 0) -> None:
-        load = self._loads[instance.instance_id]
-        self._loads[instance.instance_id] = load._replace(outstanding=load.outstanding - 1, tokens=load.tokens - tokens)
+        self._change(instance, outstanding=-1, tokens=-tokens)
 
     def prefilled(self, instance: Instance, tokens: int) -> None:
         """Of a request that goes on so many tokens are no longer in hand: its `end` is without them."""
-        load = self._loads[instance.instance_id]
-        self._loads[instance.instance_id] = load._replace(tokens=load.tokens - tokens)
+        self._change(instance, tokens=-tokens)
 
     def awaits_cache(self, consumer: Instance) -> None:
         """One of its requests makes no tokens until `cache_came`, which is before its `end`."""
-        load = self._loads[consumer.instance_id]
-        self._loads[consumer.instance_id] = load._replace(to_come=load.to_come + 1)
+        self._change(consumer, to_come=1)
 
     def cache_came(self, consumer: Instance) -> None:
         """Or it will not."""
-        load = self._loads[consumer.instance_id]
-        self._loads[consumer.instance_id] = load._replace(to_come=load.to_come - 1)
+        self._change(consumer, to_come=-1)
+
+    def _change(self, instance: Instance, outstanding: int = 0, tokens: int = 0, to_come: int = 0) -> None:
+        name = instance.instance_id
+        load = self._loads[name]
+        self._loads[name] = Load(
+            load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come
+        )
 
     def order(self, producer: Instance) -> PrefillOrder:
         """In which it computes the prompts that were sent there."""
