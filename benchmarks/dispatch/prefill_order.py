@@ -1,9 +1,9 @@
 """Producers in simulated time, step by step as vLLM's scheduler takes them, and who waits for whom there.
 
-A step has room for STEP_TOKENS. Prompts that have begun come first, in the order in which they began, then those that
-wait, by the number that the proxy's own code gave them. One that has begun takes all the room it can use, unless long
-prompts share it (`--long-prefill-token-threshold` with `--long-prefill-token-threshold-adaptive`): then none takes more
-than an equal part of the step, counting those that wait, or the threshold if that is more.
+A step has room for so many tokens. Prompts that have begun come first, in the order in which they began, then those
+that wait, by the number that the proxy's own code gave them. One that has begun takes all the room it can use, unless
+long prompts share it (`--long-prefill-token-threshold` with `--long-prefill-token-threshold-adaptive`): then none
+takes more than an equal part of the step, counting those that wait, or the threshold if that is more.
 """
 
 import heapq
@@ -19,19 +19,18 @@ from proxy.routing.fleet import Fleet
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 
-STEP_TOKENS = 2048  # MAX_NUM_BATCHED_TOKENS
-
 
 @dataclass(frozen=True)
 class Scheduling:
     """factor: PrefillOrder's, 1 is first come, first served. threshold: tokens, 0: long prompts do not share steps.
 
-    step_s: what a step takes besides its tokens.
+    step_tokens: MAX_NUM_BATCHED_TOKENS. step_s: what a step takes besides its tokens.
     """
 
     factor: int
     threshold: int = 0
     adaptive: bool = True
+    step_tokens: int = 2048
     step_s: float = 0.003
 
 
@@ -69,7 +68,8 @@ class StepProducer:
             self._step()
 
     def _step(self) -> None:
-        room, cap = STEP_TOKENS, self._cap()
+        step_tokens, cap = self._scheduling.step_tokens, self._cap()
+        room = step_tokens
         for prompt in self._running:
             room -= self._compute(prompt, min(room, cap))
         while room and self._waiting:
@@ -78,15 +78,15 @@ class StepProducer:
             prompt.left = prompt.arrival.prompt.missing(self._cache.matched(blocks))
             self._running.append(prompt)
             room -= self._compute(prompt, min(room, cap))
-        lasts_s = self._scheduling.step_s + (STEP_TOKENS - room) / self._rate
+        lasts_s = self._scheduling.step_s + (step_tokens - room) / self._rate
         self._clock.at(self._clock.now + lasts_s, self._end)
 
     def _cap(self) -> int:
         """Tokens of one prompt in one step."""
-        prompts, threshold = len(self._running) + len(self._waiting), self._scheduling.threshold
-        if not threshold or prompts == 1:
-            return STEP_TOKENS
-        return max(threshold, STEP_TOKENS // prompts) if self._scheduling.adaptive else threshold
+        scheduling, prompts = self._scheduling, len(self._running) + len(self._waiting)
+        if not scheduling.threshold or prompts == 1:
+            return scheduling.step_tokens
+        return max(scheduling.threshold, scheduling.step_tokens // prompts * scheduling.adaptive)
 
     def _compute(self, prompt: _Prompt, room: int) -> int:
         taken = min(prompt.left, room)

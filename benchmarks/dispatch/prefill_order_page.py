@@ -15,7 +15,6 @@ from benchmarks.dispatch.trace import TRACE_BLOCK, Arrival, UnreadableTrace, pro
 from benchmarks.option_types import count
 from benchmarks.tables import percentile, table
 
-BY_ARRIVAL = Scheduling(1)
 FACTORS = (1, 2, 4, 8, 16)
 SHARING = (
     *(Scheduling(8), Scheduling(8, 512), Scheduling(8, 1024), Scheduling(8, 1920, adaptive=False)),
@@ -23,18 +22,19 @@ SHARING = (
 )
 CACHE_TOKENS = 1_000_000
 SHORT_TOKENS, LONG_TOKENS = 2_000, 16_000  # of the trace
-MIXTURE = (64, 8000, 0.3)  # tokens of either, share of the second: docs/benchmarks/README.md, "On GPUs"
-MIXTURE_RATE = 34_000.0  # tokens/s of one H200 with the shape of Qwen2.5-7B
+SHARE_OF_LONG = 0.3
+GPU_LENGTHS, GPU_RATE = (64, 8000), 34_000.0  # tokens; tokens/s of one H200 with the shape of Qwen2.5-7B
+CPU_LENGTHS, CPU_RATE = (48, 1500), 300.0  # a core with the model that comes along
+STEPS = (256, 512, 1024, 2048, 4096)
 COLUMNS = ("order", "short: mean s", "P50", "P99", "long: mean s", "P50", "P99", "all: mean s", "P99", "worst factor")
 
 
-def mixture(requests: int, requests_per_s: float, seed: int = 1) -> list[Arrival]:
+def mixture(requests: int, requests_per_s: float, lengths: tuple[int, int], seed: int = 1) -> list[Arrival]:
     """Prompts of two lengths that share nothing, at random times."""
     dice, at_s, arrivals = random.Random(seed), 0.0, []
-    short, long, share = MIXTURE
     for number in range(requests):
         at_s += dice.expovariate(requests_per_s)
-        tokens = long if dice.random() < share else short
+        tokens = lengths[dice.random() < SHARE_OF_LONG]
         blocks = [number * 100 + block for block in range(-(-tokens // TRACE_BLOCK))]
         arrivals.append(Arrival(at_s, prompt_of(tokens, blocks), 1))
     return arrivals
@@ -58,21 +58,28 @@ def _of(ttft_s: Sequence[float]) -> tuple[float, float, float]:
 
 def _name(scheduling: Scheduling) -> str:
     order = "arrival" if scheduling.factor == 1 else f"shortest, factor {scheduling.factor}"
+    if scheduling.step_tokens != 2048:
+        order += f", steps of {scheduling.step_tokens:,}"
     if not scheduling.threshold:
         return order
     return f"{order}; shared at {scheduling.threshold}{', adaptive' if scheduling.adaptive else ''}"
 
 
 def sections(arrivals: Sequence[Arrival]) -> Iterator[str]:
-    for rate in (8_500.0, 10_000.0, 12_000.0):
+    for rate in (8_500.0, 10_000.0):
         title = f"The trace, four producers of {rate:,.0f} tokens/s"
         yield _section(title, arrivals, 4, Hardware(rate, CACHE_TOKENS), [Scheduling(each) for each in FACTORS])
     yield _section("The same, long prompts share steps", arrivals, 4, Hardware(10_000.0, CACHE_TOKENS), SHARING)
     for per_s in (6.0, 10.0):
-        made_up, hardware = mixture(4000, per_s), Hardware(MIXTURE_RATE, CACHE_TOKENS)
-        title = f"64 tokens and 30 % of 8,000, {per_s:g} a second, one producer of {MIXTURE_RATE:,.0f} tokens/s"
+        made_up, hardware = mixture(4000, per_s, GPU_LENGTHS), Hardware(GPU_RATE, CACHE_TOKENS)
+        title = f"64 tokens and 30 % of 8,000, {per_s:g} a second, one producer of {GPU_RATE:,.0f} tokens/s"
         orders = [*(Scheduling(each) for each in FACTORS), *SHARING[1:]]
-        yield _section(title, made_up, 1, hardware, orders, limits=MIXTURE[:2])
+        yield _section(title, made_up, 1, hardware, orders, GPU_LENGTHS)
+    orders = [Scheduling(factor, step_tokens=step) for factor in (1, 8) for step in STEPS]
+    yield _section("The same at 10 a second, by the tokens of a step", made_up, 1, hardware, orders, GPU_LENGTHS)
+    made_up, hardware = mixture(4000, 0.45, CPU_LENGTHS), Hardware(CPU_RATE, CACHE_TOKENS)
+    title = f"48 tokens and 30 % of 1,500, 0.45 a second, one producer of {CPU_RATE:,.0f} tokens/s"
+    yield _section(title, made_up, 1, hardware, orders, CPU_LENGTHS)
 
 
 def _section(
@@ -83,20 +90,24 @@ def _section(
     orders: Sequence[Scheduling],
     limits: tuple[int, int] = (SHORT_TOKENS, LONG_TOKENS),
 ) -> str:
-    first_come = simulate(arrivals, fleet_of(producers, 4), hardware, BY_ARRIVAL)
-    rows = [
-        row(simulate(arrivals, fleet_of(producers, 4), hardware, each), first_come, each, limits) for each in orders
-    ]
+    by_arrival: dict[int, list[Waited]] = {}
+    rows = []
+    for each in orders:
+        if each.step_tokens not in by_arrival:
+            first_come = Scheduling(1, step_tokens=each.step_tokens)
+            by_arrival[each.step_tokens] = simulate(arrivals, fleet_of(producers, 4), hardware, first_come)
+        waited = simulate(arrivals, fleet_of(producers, 4), hardware, each)
+        rows.append(row(waited, by_arrival[each.step_tokens], each, limits))
     return f"## {title}\n\n{table(COLUMNS, rows)}"
 
 
 EXPLANATION = """\
-No servers and no clock: the same command gives the same page. The order is the proxy's own code; a producer takes what
-waits step by step as vLLM's scheduler does (`benchmarks/dispatch/prefill_order.py`). TTFT is queue and prefill. Short
-are prompts of which at most 2,000 tokens are to be computed, long those of 16,000 or more; in the mixture it is one or
-the other. `shared`: `--long-prefill-token-threshold`. `worst factor`: of all prompts the largest quotient of the TTFT
-and that in the order of arrival. The bound is the factor where one producer serves all and steps are not shared; with
-several, which one a prompt goes to depends on the order too."""
+No servers and no clock: the same command gives the same page. The order is the proxy's own code; a producer takes
+what waits step by step as vLLM's scheduler does (`benchmarks/dispatch/prefill_order.py`). TTFT is queue and prefill.
+Short are prompts of which at most 2,000 tokens are to be computed, long those of 16,000 or more; in the mixture it is
+one or the other. `shared`: `--long-prefill-token-threshold`. `worst factor`: of all prompts the largest quotient of
+the TTFT and that in the order of arrival with the same steps. The bound is the factor where one producer serves all
+and steps are not shared; with several, which one a prompt goes to depends on the order too."""
 
 
 def main() -> int:
