@@ -11,13 +11,13 @@ from pathlib import Path
 
 from benchmarks import etcd_server, program
 from benchmarks.connector import link, page, servers, stages
-from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.connector.options import Options, parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.run import Run
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
+from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
@@ -51,8 +51,8 @@ def main() -> int:
 
 
 def _model(options: Options, scratch: Path) -> Path:
-    if options.profile == "gpu" and not options.model:
-        return make_qwen_shaped(scratch / "qwen2.5-7b-shape", options.model_tokenizer)
+    if shape := options.shape:
+        return shape_folder.write(shape.config, scratch / f"{options.model_shape}-shape", options.model_tokenizer)
     folder = Path(options.model or REPOSITORY / ".stack/models" / EMBEDDED_MODEL).absolute()
     if not (folder / "config.json").is_file():
         raise CannotStart(f"--model={str(folder)!r}: expected a model's folder; `python -m stack.prepare` makes one")
@@ -60,7 +60,8 @@ def _model(options: Options, scratch: Path) -> Path:
 
 
 def _about(options: Options) -> dict[str, object]:
-    title = f"{' and '.join(options.measurements).capitalize()} on a {options.profile.upper()}"
+    shape = f", shape of {options.model_shape}, {options.shape_scale}" if options.model_shape else ""
+    title = f"{' and '.join(options.measurements).capitalize()} on a {options.profile.upper()}{shape}"
     return {
         **program.about("benchmarks.connector", title),
         "machine": machine.hardware(),

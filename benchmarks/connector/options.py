@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.model_shapes import shapes
+from benchmarks.model_shapes.shapes import Shape
 from benchmarks.option_types import Tuple, count, counts, one_of, variables, words
 from stack.settings import EMBEDDED_MODEL
 
@@ -27,6 +29,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "kv_cache_bytes": GIB // 2,
         "dtype": "float32",
         "pairs_at_once": 1,
+        "model_shape": "",
+        "shape_scale": "tiny",
     },
     "gpu": {
         "transports": ("nvlink_intra", "tcp"),
@@ -39,6 +43,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "kv_cache_bytes": 8 * GIB,  # 32 users of 4,200 tokens are 7.2 GiB of Qwen2.5-7B's KV
         "dtype": "bfloat16",
         "pairs_at_once": 2,
+        "model_shape": shapes.DEFAULT,
+        "shape_scale": "full",
     },
 }
 
@@ -63,6 +69,8 @@ class Options:
     link_rate: str
     link_prompt_tokens: int
     model: str
+    model_shape: str  # empty where `model` is the model
+    shape_scale: str
     model_tokenizer: Path
     max_model_len: int
     max_num_batched_tokens: int
@@ -85,6 +93,11 @@ class Options:
     seed: int
 
     @property
+    def shape(self) -> Shape | None:
+        """None where the model is one with weights of its own."""
+        return shapes.find(self.model_shape, self.shape_scale) if self.model_shape else None
+
+    @property
     def variables_of_ours(self) -> dict[str, str]:
         return variables(self.ours_env)
 
@@ -93,6 +106,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """Exits with status 2 and one line for an option that cannot work."""
     parser = _parser()
     parser.set_defaults(**PROFILES[parser.parse_known_args(arguments)[0].profile])
+    _let_the_model_set_defaults(parser, arguments)
     options = Options(**vars(parser.parse_args(arguments)))
     if "link" in options.measurements and (options.measurements != ("link",) or options.profile != "cpu"):
         parser.error("link: expected alone and with --profile cpu; it has a network and servers of its own")
@@ -106,8 +120,26 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
+def _let_the_model_set_defaults(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Exits with status 2 and one line for a shape that there is none of, or that is beside a model."""
+    given = parser.parse_known_args(arguments)[0]
+    if given.model:
+        parser.set_defaults(model_shape="")
+        if parser.parse_known_args(arguments)[0].model_shape:
+            parser.error(f"--model={given.model!r} --model-shape={given.model_shape}: expected only one of them")
+    elif given.model_shape:
+        try:
+            parser.set_defaults(**shapes.find(given.model_shape, given.shape_scale).defaults)
+        except ValueError as error:
+            parser.error(f"--model-shape={error}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.connector", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.connector",
+        usage="%(prog)s MEASUREMENT… [OPTION…]; --help lists them",
+        description=__doc__,
+    )
     add = parser.add_argument
     add("measurements", nargs="+", choices=MEASUREMENTS, action=Tuple)
     add("--profile", choices=PROFILES, default="cpu", help="the machine that the defaults suit")
@@ -125,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--link-rate", default="400mbit", help="link: as tc writes it")
     add("--link-prompt-tokens", type=count, default=1000, help="link: 1,000 are 46 MB of SmolLM2's KV in float32")
     add("--model", default="", help="a model's folder; empty: the profile's own")
+    add("--model-shape", help="a model's layers with made-up weights: " + ", ".join(shapes.NAMES))
+    add("--shape-scale", choices=shapes.SCALES, help="tiny: few and narrow layers, for a CPU")
     add("--model-tokenizer", type=Path, default=Path(".stack/models") / EMBEDDED_MODEL, help="a folder with one")
     add("--max-model-len", type=count)
     add("--max-num-batched-tokens", type=count, help="tokens of one prefill chunk")

@@ -94,9 +94,23 @@ def _threshold(rows: Sequence[Row]) -> str:
 
 
 def _answers(rows: Sequence[Row]) -> str:
-    lines = [(row["stage"], row["route"], f"{row['equal']} of {row['tokens']}") for row in rows]
-    note = "Greedy tokens from the first on, for one prompt."
-    return f"## Same answers as the single server\n\n{note}\n\n" + table(("stage", "route", "equal"), lines)
+    by_route = groups([row for row in rows if "equal" in row], "stage", "route")
+    lines = [
+        (stage, route, ", ".join(f"{row['equal']} of {len(row['answer'])}" for row in group), _lengths(group))
+        for (stage, route), group in by_route.items()
+    ]
+    said = [tuple(row["answer"]) for row in rows if row["route"] == "single" and "answer" in row]
+    note = (
+        "Greedy tokens from the first on, up to the first other one. `single again` is the single server asked once "
+        f"more: what it differs by is noise. It gave {len(set(said))} different answers to {len(said)} prompts."
+    )
+    return f"## Same answers as the single server\n\n{note}\n\n" + table(
+        ("stage", "route", "equal", "prompt tokens"), lines
+    )
+
+
+def _lengths(group: Sequence[Row]) -> str:
+    return " / ".join(f"{row['prompt_tokens']:,}" for row in group)
 
 
 _PARTS: dict[str, Callable[[Sequence[Row]], str]] = {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import upstream_connector
 from benchmarks.connector.options import Options
+from benchmarks.model_shapes.bounds import WORKER_EXTENSION
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
 from stack.environment import load
@@ -97,8 +98,8 @@ def common(options: Options) -> dict[str, str]:
     extra = []
     if options.profile == "gpu":
         extra += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
-        if not options.model:
-            extra += ["--load-format", "dummy"]
+    if shape := options.shape:
+        extra += ["--load-format", "dummy", "--worker-extension-cls", WORKER_EXTENSION, *shape.arguments]
     if options.compilation_config:
         extra += ["--compilation-config", options.compilation_config]
     return {

@@ -8,15 +8,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.connector import concurrency, latency, routes, threshold
-from benchmarks.connector.client import Client, open_client
+from benchmarks.connector import answers, concurrency, latency, routes, threshold
+from benchmarks.connector.client import open_client
 from benchmarks.connector.options import Options
 from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
 from benchmarks.connector.run import Run
 from benchmarks.connector.servers import Place
-
-ANSWER_TOKENS = 16
-ANSWER_PROMPT_TOKENS = 500
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def stages(options: Options) -> list[Stage]:
 def measure(run: Run) -> None:
     """Start and end the servers of each stage and measure on them.
 
-    Raises: CannotStart, OutOfTime; RequestFailed: a route does not answer at all.
+    Raises: CannotStart, OutOfTime.
     """
     single: list[Route] = []
     for stage in stages(run.options):
@@ -58,26 +55,13 @@ def measure(run: Run) -> None:
 
 async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequence[Route]) -> None:
     async with open_client(run.options.request_timeout, run.deadline) as client:
-        await _compare_answers(run, client, stage, single, pairs)
+        await answers.compare(run, client, stage, single, pairs)
         if "latency" in run.options.measurements:
             await latency.measure(run, client, "latency", stage, [*single, *pairs], run.options.prompt_tokens)
         if "concurrency" in run.options.measurements:
             await concurrency.measure(run, client, stage, pairs)
         if "threshold" in run.options.measurements:
             await threshold.measure(run, client, stage, pairs)
-
-
-async def _compare_answers(
-    run: Run, client: Client, stage: str, single: Sequence[Route], pairs: Sequence[Route]
-) -> None:
-    """Whether a pair says what the single server says; it is each pair's first contact too, which takes longer."""
-    prompt = run.prompts.next(ANSWER_PROMPT_TOKENS)
-    answers = [(await client.stream(route, prompt, ANSWER_TOKENS)).tokens for route in (*single, *pairs)]
-    for expected in answers[: len(single)]:
-        for pair, answer in zip(pairs, answers[len(single) :], strict=True):
-            differing = (at for at in range(ANSWER_TOKENS) if answer[at] != expected[at])
-            equal = next(differing, ANSWER_TOKENS)
-            run.results.add("answers", stage=stage, route=pair.name, equal=equal, tokens=ANSWER_TOKENS)
 
 
 def _single(run: Run) -> Single:

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from benchmarks import program, results
-from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
+from benchmarks.model_shapes import folder as shape_folder
+from benchmarks.model_shapes.full import QWEN25_7B
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.serving.document import Documents
@@ -104,7 +105,7 @@ def _set_variables() -> dict[str, str]:
 
 def _serve_made_up_weights(options: Options) -> None:
     assert options.qwen_shaped is not None
-    folder = make_qwen_shaped(options.work.resolve() / "models" / "qwen2.5-7b-shape", options.qwen_shaped)
+    folder = shape_folder.write(QWEN25_7B, options.work.resolve() / "models/qwen2.5-7b-shape", options.qwen_shaped)
     os.environ["MODEL"] = str(folder)
     os.environ.setdefault("SERVED_MODEL_NAME", "qwen2.5-7b-shape")
     os.environ["VLLM_EXTRA_ARGS"] = f"{os.environ.get('VLLM_EXTRA_ARGS', '')} --load-format dummy".strip()

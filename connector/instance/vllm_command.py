@@ -18,7 +18,7 @@ from stack.direct_http import past_proxies
 from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
 from stack.protobuf_choice import PROTOBUF_CHOICE
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def vllm_version() -> str:

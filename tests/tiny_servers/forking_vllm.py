@@ -1,8 +1,9 @@
-"""A process that has imported vLLM and forks servers: python -m tests.tiny_servers.forking_vllm
+"""A process that has imported vLLM and forks servers: python -m tests.tiny_servers.forking_vllm FILE
 
 A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
 a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
 `Order`, is a server to start; the answer is its pid. All servers end when stdin is closed, or with this process.
+FILE: see `forgotten_group`.
 """
 
 import ctypes
@@ -13,11 +14,13 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TypedDict
 
 from connector.instance import vllm_command
 from stack.environment import load
 from stack.instance_settings import LauncherSettings
+from tests.tiny_servers.forgotten_group import forget_the_group_of
 
 PR_SET_PDEATHSIG = 1
 MODELS = {  # vLLM's modules and classes of those that tests serve
@@ -54,6 +57,7 @@ def main() -> None:
         for name in names:
             model = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), name)
             ModelRegistry.register_model(name, model)
+    forget_the_group_of(Path(sys.argv[1]))
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended

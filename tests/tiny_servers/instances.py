@@ -113,13 +113,15 @@ class Fleet:
         self._etcd = etcd_endpoint
         # While this file exists producers claim their writes and move nothing (connector/mooncake/engine.py).
         self.drop_writes = folder / "drop-writes"
+        # While this one exists they move all but the group of layers whose number it holds.
+        self.forgotten_group = folder / "forgotten-group"
         self._servers: list[Server] = []
         self._started = 0
         ours = {name.upper() for name in LauncherSettings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name not in ours}
         with (folder / "forking.log").open("wb") as log:
             self._forking = subprocess.Popen(
-                [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", forking_vllm.__name__],
+                [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", forking_vllm.__name__, self.forgotten_group],
                 cwd=REPOSITORY,
                 env=inherited | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,

@@ -20,8 +20,10 @@ Config = dict[str, Any]
 class Served:
     """A model, and how vLLM keeps its cache.
 
-    tolerance: how far a log probability may be from the plain server's; None: as far as the plain server's own are from
-    run to run, for kernels whose results depend on the batch. is_bounded: the cache does not grow with the prompt.
+    tolerance: how far a log probability may be from the plain server's; None: a few times as far as the plain server's
+    own are apart, for kernels whose results depend on the batch. is_bounded: the cache does not grow with the prompt.
+    groups: how many vLLM makes of its layers, each with a block table of its own. prefixed: lengths of prompts of which
+    two thirds are more than a block.
     """
 
     name: str
@@ -32,6 +34,9 @@ class Served:
     step_tokens: int = STEP_TOKENS
     caches_prefixes: bool = True
     is_bounded: bool = False
+    has_state: bool = False
+    groups: int = 1
+    prefixed: tuple[int, ...] = (200, 300, 500, 700)
     tolerance: float | None = 1e-3
 
 
@@ -238,22 +243,27 @@ QWEN_3_NEXT = _config(
 )
 
 # A Mamba-2 layer keeps its state at the end of a block, and vLLM 0.32 fails where a step ends beyond one.
-STATE: dict[str, Any] = {"block_size": STEP_TOKENS, "arguments": "--enable-prefix-caching"}
+STATE: dict[str, Any] = {"block_size": STEP_TOKENS, "arguments": "--enable-prefix-caching", "has_state": True}
 
 ALL = (
     Served("llama", _llama()),
-    Served("llama-some-windows", _llama(layer_types=[WINDOWED] * 2 + [FULL] * 2, sliding_window=WINDOW), HYBRID_ON),
+    Served(
+        "llama-some-windows",
+        _llama(layer_types=[WINDOWED] * 2 + [FULL] * 2, sliding_window=WINDOW),
+        HYBRID_ON,
+        groups=2,
+    ),
     Served("llama-all-windows", _llama(layer_types=[WINDOWED] * 4, sliding_window=WINDOW), HYBRID_ON, is_bounded=True),
-    Served("gemma-3", GEMMA_3, HYBRID_ON),
-    Served("gemma-4", GEMMA_4, HYBRID_ON),
-    Served("gemma-4-unequal", GEMMA_4_UNEQUAL, HYBRID_ON),
+    Served("gemma-3", GEMMA_3, HYBRID_ON, groups=3),
+    Served("gemma-4", GEMMA_4, HYBRID_ON, groups=3),
+    Served("gemma-4-unequal", GEMMA_4_UNEQUAL, HYBRID_ON, groups=3),
     Served("gemma-4-unequal-one-group", GEMMA_4_UNEQUAL, HYBRID_OFF),
-    Served("gemma-4-shared-layers", GEMMA_4_SHARED, HYBRID_ON),
-    Served("gpt-oss", GPT_OSS, HYBRID_ON),
-    Served("llama-4", LLAMA_4, HYBRID_ON),
-    Served("nemotron-h", NEMOTRON_H, **STATE),
-    Served("falcon-h1", FALCON_H1, **STATE),
-    Served("mamba-2", MAMBA_2, caches_prefixes=False, is_bounded=True),
+    Served("gemma-4-shared-layers", GEMMA_4_SHARED, HYBRID_ON, groups=2),
+    Served("gpt-oss", GPT_OSS, HYBRID_ON, groups=2),
+    Served("llama-4", LLAMA_4, HYBRID_ON, groups=4),
+    Served("nemotron-h", NEMOTRON_H, **STATE, groups=3),
+    Served("falcon-h1", FALCON_H1, **STATE, groups=2),
+    Served("mamba-2", MAMBA_2, caches_prefixes=False, is_bounded=True, has_state=True),
     # MLA: the CPU backend that every CPU has knows blocks of 16 only, no steps, and caches no prefixes.
     Served(
         "deepseek-v3",
@@ -263,6 +273,15 @@ ALL = (
         step_tokens=4 * MAX_MODEL_LEN,
         caches_prefixes=False,
     ),
-    Served("qwen-3-next", QWEN_3_NEXT, "--enable-prefix-caching", dtype="bfloat16", tolerance=None),
+    Served(
+        "qwen-3-next",
+        QWEN_3_NEXT,
+        "--enable-prefix-caching",
+        dtype="bfloat16",
+        tolerance=None,
+        has_state=True,
+        groups=4,
+        prefixed=(900, 1000),  # vLLM makes blocks of 544 tokens, as large as the state
+    ),
 )
 BY_NAME = {served.name: served for served in ALL}

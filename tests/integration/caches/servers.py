@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,6 @@ MOST_REQUESTS = 16  # at work in one server
 # Layers leave one by one from the first token on: by default only long prompts' do. Without checksums a cache that did
 # not come is used as it is, so that the comparison has to notice it.
 COMMON = {"KV_STREAM_MIN_TOKENS": "0", "TRANSFER_CHECKSUM": "false", "MAX_MODEL_LEN": str(MAX_MODEL_LEN)}
-ROLES: tuple[Role, Role, Role] = ("aggregated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Trio:
     plain: Server
     producer: Server
     consumer: Server
+    _noise: list[float] = field(default_factory=list)  # measured when it is first asked for
 
     @classmethod
     def start(
@@ -56,7 +56,7 @@ class Trio:
             )
             return fleet.start(role, serving, (ranks or {}).get(role, 1))
 
-        started = cls(served, *map(start, ROLES))
+        started = cls(served, start("aggregated"), start("prefill"), start("decode"))
         fleet.wait()
         return started
 
@@ -71,10 +71,7 @@ class Trio:
     async def different(self, prompts: Sequence[Tokens], found: Sequence[Answer], **more: Any) -> dict[int, float]:
         """Of the answers that are not the plain server's: how far they are from them, by length of the prompt."""
         expected = await answers.plain(self.plain, prompts, **more)
-        tolerance = self.served.tolerance
-        if tolerance is None:
-            again = await answers.plain(self.plain, prompts, at_once=3, **more)
-            tolerance = 2 * max(one.distance(other) for one, other in zip(expected, again, strict=True))
+        tolerance = self.served.tolerance or 3 * await self.noise()
         different = {}
         largest = 0.0
         for prompt, wanted, got in zip(prompts, expected, found, strict=True):
@@ -85,6 +82,14 @@ class Trio:
                 different[len(prompt)] = distance
         log.info("%s: largest difference %.2g of %.2g that are allowed", self.served.name, largest, tolerance)
         return different
+
+    async def noise(self) -> float:
+        """How far the plain server's own answers are apart, alone and beside others: its steps then end elsewhere."""
+        if not self._noise:
+            prompts = self.prompts("noise", range(20, 700, 20))
+            alone, together = [await answers.plain(self.plain, prompts, at_once) for at_once in (1, AT_ONCE)]
+            self._noise.append(max(one.distance(other) for one, other in zip(alone, together, strict=True)))
+        return self._noise[0]
 
     async def assert_same(self, prompts: Sequence[Tokens], at_once: int = AT_ONCE, **more: Any) -> list[dict[str, Any]]:
         """By a transfer come the plain server's answers. Returns: facts of the transfers."""

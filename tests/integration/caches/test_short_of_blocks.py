@@ -13,14 +13,12 @@ from tests.tiny_servers.instances import Fleet, Server
 
 # Blocks in the pool, of which the longest prompt that may be asked needs about half.
 POOLS = {
-    "llama-some-windows": 70,
     "gemma-3": 96,
     "gemma-4-unequal": 80,
-    "gemma-4-unequal-one-group": 64,
-    "llama-4": 120,
+    "llama-4": 96,
     "nemotron-h": 24,
 }
-PATIENCE_S = 5  # of a producer with a consumer that has not come
+PATIENCE_S = 3  # of a producer with a consumer that has not come
 
 
 @pytest.fixture(scope="module", params=POOLS)

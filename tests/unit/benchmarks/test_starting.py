@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks import etcd_server
 from benchmarks.connector import namespaces, routes
-from benchmarks.connector.model import make_qwen_shaped
 from benchmarks.connector.routes import Contender, OurPair, Single, UpstreamPair
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart, OutOfTime
@@ -133,25 +132,6 @@ def test_an_etcd_that_is_not_there_is_named() -> None:
 def test_ports_leave_room_for_ranks() -> None:
     ports = list(islice(free_ports(), 5))
     assert all(later - earlier >= STEP for earlier, later in pairwise(ports))
-
-
-def test_a_model_of_the_shape_of_qwen_with_another_tokenizer(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    own = {"model": {"vocab": {"a": 0, "b": 2}}, "added_tokens": [{"id": 1, "content": "<s>"}]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(own))
-    folder = make_qwen_shaped(tmp_path / "model", tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["num_hidden_layers"], config["num_key_value_heads"]) == (28, 4)
-    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    assert vocabulary["a"] == 0
-    # Every id that the model may choose has a text, and the added token keeps its own.
-    assert sorted({*vocabulary.values(), 1}) == list(range(config["vocab_size"]))
-    assert 1 not in vocabulary.values()
-
-
-def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match=r"nothing': expected a folder with the tokenizer\.json of a model"):
-        make_qwen_shaped(tmp_path / "model", tmp_path / "nothing")
 
 
 @pytest.mark.timeout(60)

@@ -81,6 +81,17 @@ def test_the_last_token_is_left_out_unless_all_is_full_attention(kinds: list[Kin
     assert left_out_tokens(reversed(kinds)) == tokens
 
 
+@pytest.mark.parametrize(
+    ("kinds", "lookahead", "tokens"),
+    [([FULL], 1, 0), ([FULL], 2, 1), ([FULL], 4, 3), ([FULL, STATE], 1, 1), ([FULL, STATE], 2, 1), ([STATE], 4, 3)],
+    ids=str,
+)
+def test_what_a_draft_of_several_modules_rewrites_is_left_out_too(
+    kinds: list[Kind], lookahead: int, tokens: int
+) -> None:
+    assert left_out_tokens(kinds, lookahead) == tokens
+
+
 LAYERS = (
     CacheLayer("a", 0, 100, block_stride=16, head_bytes=4, first_head=2, heads=2, all_heads=8),
     CacheLayer("b", 1, 1000, block_stride=64, head_bytes=20, first_head=0, heads=1, all_heads=1),

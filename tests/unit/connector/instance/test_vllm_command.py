@@ -1,6 +1,7 @@
 """The command line and environment of the vLLM server, on a CPU and on a GPU build."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,10 @@ def test_the_connector_gets_one_word_for_it(environment: pytest.MonkeyPatch) -> 
         words.setdefault(size, set()).add(config["pairing"])
     assert [len(found) for found in words.values()] == [1, 1]
     assert words["16"] != words["32"]
+
+
+def test_vllm_finds_the_connector_and_nothing_of_it_as_a_package_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    """`connector/mooncake` on the path would stand before Mooncake."""
+    first = vllm_command.environment(load(LauncherSettings), os.environ)["PYTHONPATH"].split(":")[0]
+    assert (Path(first) / "connector" / "vllm_hooks" / "kv_connector.py").is_file()
+    assert not (Path(first) / "mooncake").exists()

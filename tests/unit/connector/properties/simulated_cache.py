@@ -65,6 +65,7 @@ class Packing:
 class Model:
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
+    lookahead: int = 0  # tokens behind those computed that a draft reads
 
     @property
     def alignment(self) -> int:
@@ -72,8 +73,10 @@ class Model:
         return math.lcm(*(group.block_tokens for group in self.groups))
 
     @property
-    def only_full(self) -> bool:
-        return all(group.kind is Kind.FULL for group in self.groups)
+    def left_out(self) -> int:
+        """Tokens at a prompt's end that must not have been computed into what is moved: not the last one, unless what
+        it leaves is the same again, nor what a draft will rewrite."""
+        return max(any(group.kind is not Kind.FULL for group in self.groups), self.lookahead - 1)
 
     @cached_property
     def blocks_of_a_request(self) -> int:
@@ -93,7 +96,9 @@ class Model:
         pages = [heads * layer.head_bytes for layer, (_, heads, _) in zip(self.layers, own, strict=True)]
         slots = list(range(len(self.layers)))
         if packing.overlaid:
-            slots = [sum(before.group == layer.group for before in self.layers[:n]) for n, layer in enumerate(self.layers)]
+            slots = [
+                sum(before.group == layer.group for before in self.layers[:n]) for n, layer in enumerate(self.layers)
+            ]
         sizes = [0] * len(slots)
         for slot, page in zip(slots, pages, strict=True):
             sizes[slot] = max(sizes[slot], page + packing.gap)
@@ -106,7 +111,7 @@ class Model:
                 CacheLayer(f"l{number}", layer.group, address, stride, layer.head_bytes, first, heads, all_heads)
             )
         groups = tuple(CacheGroup(group.kind, group.block_tokens) for group in self.groups)
-        return KVLayout(groups, tuple(layers), num_blocks, "same")
+        return KVLayout(groups, tuple(layers), num_blocks, "same", self.lookahead)
 
 
 def heads_of(layer: CacheLayer) -> range:
@@ -205,7 +210,7 @@ def models(draw: st.DrawFn, unsplit: bool) -> Model:
         for _ in range(draw(st.integers(1, 2))):
             kept = 0 if group.kind is Kind.STATE else draw(st.sampled_from(heads))
             layers.append(Layer(number, kept, draw(st.sampled_from([4, 6]))))
-    return Model(tuple(groups), tuple(draw(st.permutations(layers))))
+    return Model(tuple(groups), tuple(draw(st.permutations(layers))), draw(st.sampled_from([0, 0, 2, 3])))
 
 
 packings = st.sampled_from(

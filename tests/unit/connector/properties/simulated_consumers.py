@@ -86,8 +86,9 @@ class Plan:
         tables, held, moved = self._ask(number, served, scheduler)
         places = lacking(model, tables, held, moved)
         return [
-            Share(msgspec.structs.replace(message, prompt=message.prompt if self.same_tokens else "others"), number)
-            .of(model, layouts[message.rank], places)
+            Share(msgspec.structs.replace(message, prompt=message.prompt if self.same_tokens else "others"), number).of(
+                model, layouts[message.rank], places
+            )
             for address, message in sent
             if address == f"tcp://p{served.rank}:1" and isinstance(message, Register)
         ]
@@ -103,7 +104,7 @@ class Plan:
             kv_transfer_params={"transfer_id": f"t{number}", "do_remote_prefill": True, "producer": producer},
         )
         scheduler.on_new_request(request)
-        held = min(self.held, (tokens - 2) // served.model.alignment) * served.model.alignment
+        held = min(self.held, (tokens - served.model.left_out - 1) // served.model.alignment) * served.model.alignment
         coming, later = scheduler.tokens_from_producer(request, held)
         assert later
         free = list(range(1, 1 + served.model.blocks_of_a_request))
@@ -112,8 +113,8 @@ class Plan:
         tables.load(held + coming)
         scheduler.blocks_allocated(request, tables.tables, coming)
         # vLLM computes the last token itself: what comes must be of use for that, and no state may contain it.
-        lacking(served.model, tables.tables, held, tokens - 1)
-        moved = tokens if served.model.only_full else tokens - 1
+        lacking(served.model, tables.tables, held, min(held + coming, tokens - 1))
+        moved = tokens - served.model.left_out
         assert held + coming == moved
         return tables.tables, held, moved
 
@@ -126,7 +127,8 @@ class Share:
     number: int  # of the prompt
     model: Model = field(init=False)
     memory: bytearray = field(init=False)
-    units: dict[int, Unit] = field(init=False)  # what is to be filled, by address
+    units: dict[int, Unit] = field(init=False)  # what this producer's rank is to fill, by address
+    everything: set[int] = field(init=False)  # addresses of what all of them are to fill together
     answers: list[Outcome] = field(default_factory=list)
     asked: int = 1  # messages that may each have an answer
     gone: bool = False
@@ -135,19 +137,23 @@ class Share:
 
     def of(self, model: Model, layout: KVLayout, places: Sequence[tuple[Place, int]]) -> "Share":
         self.model, self.memory, self.units = model, memory_of(layout, TARGET_START), {}
-        asked = {place.name: range(place.first_head, place.first_head + place.heads) for place in self.registration.layers}
+        self.everything = set()
+        asked = {
+            place.name: range(place.first_head, place.first_head + place.heads) for place in self.registration.layers
+        }
         for number, layer in enumerate(layout.layers):
             for place, block in places:
                 if place[0] == layer.group:
-                    for head in asked.get(layer.name, ()):
-                        assert head in heads_of(layer)
+                    for head in heads_of(layer):
                         at = place_of_head(layer, block, head)
-                        assert at not in self.units
-                        self.units[at] = Unit(number, head, place, layer.head_bytes)
+                        assert at not in self.everything
+                        self.everything.add(at)
+                        if head in asked.get(layer.name, ()):
+                            self.units[at] = Unit(number, head, place, layer.head_bytes)
         return self
 
     @cached_property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(unit.length for unit in self.units.values())
 
     def content(self, unit: Unit) -> bytes:
@@ -159,7 +165,7 @@ class Share:
         first = self.registration.groups[0].first
         match self.answers[0]:
             case Done(bytes=moved, early_bytes=early):
-                assert moved == self.bytes >= early >= 0
+                assert moved == self.size >= early >= 0
                 delivered = list(self.units)
             case Failed(delivered_blocks=blocks):
                 assert 0 <= blocks <= len(self.registration.groups[0].block_ids)

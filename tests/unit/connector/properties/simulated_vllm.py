@@ -39,6 +39,7 @@ class Request:
     num_computed_tokens: int = 0
     settled: int = 0  # tokens that steps which are over have computed
     prompt_embeds: None = None
+    prompt_is_token_ids: None = None
     ended: bool = False
     let_go: bool = False  # by the connector
     kv_transfer_params: dict[str, Any] = field(init=False)
@@ -156,7 +157,7 @@ class Vllm:
         twins = sum(request.number == number for request in self.requests)
         request = Request(f"r{number}.{twins}", number, [number] * tokens, Tables(self._cache.model, self.free))
         self.requests.append(request)
-        self.scheduler.on_new_request(request)  # type: ignore[arg-type]
+        self.scheduler.on_new_request(request)
 
     @property
     def running(self) -> list[Request]:
@@ -278,5 +279,5 @@ class Vllm:
         if not request.ended:
             request.ended = True
             self._free_skipped(request, request.settled)
-            kept = self.scheduler.request_finished(request, request.tables.tables)  # type: ignore[arg-type]
+            kept = self.scheduler.request_finished(request, request.tables.tables)
             assert kept

@@ -31,7 +31,7 @@ def fitting(**changes: Any) -> Register:
         {"layers": LAYERS[:1]},
         {"layers": [LayerPlace("layer0", 0, 8, 3, 1)]},
         {"groups": [GroupBlocks(4, [5]), *WHOLE[1:]]},
-        {"groups": [WHOLE[0], GroupBlocks(3, []), GroupBlocks(2, [])]},
+        {"groups": [WHOLE[0], GroupBlocks(0, []), GroupBlocks(7, [])]},
     ],
     ids=str,
 )

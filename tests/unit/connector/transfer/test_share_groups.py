@@ -90,10 +90,11 @@ def test_a_wanted_block_that_is_not_kept_ends_the_share_and_nothing_is_written(
     assert state.delivered_blocks == 0
 
 
-def test_a_chunk_that_has_just_ended_wants_nothing() -> None:
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_chunk_that_has_just_ended_wants_nothing(first: int) -> None:
     shapes = [Shape(0), Shape(1)]
     state = Transfer(layer_by_layer([FULL, CHUNK], shapes))
-    groups = [GroupBlocks(0, [10, 11]), GroupBlocks(2, [])]
+    groups = [GroupBlocks(0, [10, 11]), GroupBlocks(first, [])]
     state.register(registration(groups, 8, places(block_by_block([FULL, CHUNK], shapes))))
     state.schedule(8, [1, 2], [0, 0])
     state.computed(8)

@@ -1,6 +1,7 @@
 """The scheduler's side of a consumer with several groups of layers, and with more or fewer ranks than the producer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,17 @@ def test_the_last_token_is_computed_here_unless_all_is_full_attention(groups: li
     one = consumer.add(decode(prompt=20, producer=ONE_RANK))
     for held in (0, 16):
         assert consumer.scheduler.tokens_from_producer(one, held) == (20 - left_out - held, True)
+
+
+def test_what_a_draft_of_several_modules_rewrites_is_computed_here() -> None:
+    """As the ranks have told it; of what is left the last block is filled in part."""
+    rank = RANKS[0]
+    consumer = Consumer([replace(rank, layout=replace(rank.layout, lookahead=4)), RANKS[1]])
+    one = consumer.add(decode(prompt=12))
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (9, True)
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22]], 9)
+    assert {asked.tokens for _, asked in consumer.registers()} == {9}
+    assert consumer.registers()[0][1].groups == [GroupBlocks(0, [20, 21, 22])]
 
 
 @pytest.mark.parametrize(("prompt", "held", "tokens"), [(1, 0, 0), (2, 0, 1), (17, 16, 0), (18, 16, 1)])

@@ -1,0 +1,74 @@
+"""Whether a pair says what the single server says: prompts, rows, and what the page makes of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.connector import answers, page
+from benchmarks.connector.client import Client
+from benchmarks.connector.run import Run
+from tests.unit.benchmarks.conftest import ABOUT, Scripted
+
+SAID = list(range(16))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["answers"]
+    return found
+
+
+async def test_a_prompt_of_each_length_is_asked_of_all_and_of_the_single_server_twice(
+    scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run("latency", "--prompt-tokens", "1000,9000", "--max-model-len", "4096")
+    await answers.compare(run, client, "tcp", [scripted.alone], [scripted.pair])
+    found = rows(tmp_path)
+    assert [row["prompt_tokens"] for row in found] == [length for length in (500, 1000, 4080) for _ in range(3)]
+    assert [(row["route"], row.get("equal")) for row in found[:3]] == [
+        ("single", None),
+        ("single again", 16),
+        ("ours", 16),
+    ]
+    prompts = [tuple(body["prompt"]) for body in scripted.single.asked]
+    assert prompts[::2] == prompts[1::2]
+    assert len(set(prompts)) == 3
+    assert [tuple(body["prompt"]) for body in scripted.consumer.asked] == prompts[::2]
+
+
+async def test_only_latency_asks_for_long_prompts(
+    scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    await answers.compare(make_run("concurrency"), client, "tcp", [], [scripted.pair])
+    [row] = rows(tmp_path)
+    assert row["prompt_tokens"] == 500
+    assert "equal" not in row  # to nothing
+
+
+async def test_a_route_that_fails_is_a_row(
+    scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    scripted.consumer.status = 500
+    await answers.compare(make_run("concurrency"), client, "tcp", [scripted.alone], [scripted.pair])
+    *_, failed = rows(tmp_path)
+    assert failed["route"] == "ours"
+    assert "HTTP 500" in failed["failed"]
+
+
+def test_the_page_says_how_many_tokens_are_equal_and_how_many_answers_differ() -> None:
+    other = [*SAID[:5], 99, *SAID[6:]]
+    found = [
+        {"route": "single", "prompt_tokens": 500, "answer": SAID},
+        {"route": "single again", "prompt_tokens": 500, "answer": SAID, "equal": 16},
+        {"route": "ours", "prompt_tokens": 500, "answer": other, "equal": 5},
+        {"route": "single", "prompt_tokens": 4000, "answer": SAID},
+        {"route": "single again", "prompt_tokens": 4000, "answer": SAID, "equal": 16},
+        {"route": "ours", "prompt_tokens": 4000, "answer": SAID, "equal": 16},
+        {"route": "upstream", "prompt_tokens": 4000, "failed": "HTTP 500"},
+    ]
+    document = {**ABOUT, "ended": "complete", "answers": [{"stage": "tcp", **row} for row in found]}
+    text = page.render(document, "run.json")
+    assert "| tcp | single again | 16 of 16, 16 of 16 | 500 / 4,000 |" in text
+    assert "| tcp | ours | 5 of 16, 16 of 16 | 500 / 4,000 |" in text
+    assert "1 different answers to 2 prompts" in text
+    assert "- 1 × upstream: HTTP 500" in text
