@@ -272,6 +272,7 @@ def test_the_connector_gets_one_word_for_it(environment: pytest.MonkeyPatch) -> 
     assert words["16"] != words["32"]
 
 
+@pytest.mark.usefixtures("hardware")
 def test_vllm_finds_the_connector_and_nothing_of_it_as_a_package_of_its_own(environment: pytest.MonkeyPatch) -> None:
     """`connector/mooncake` on the path would stand before Mooncake."""
     first = vllm_command.environment(load(LauncherSettings), os.environ)["PYTHONPATH"].split(":")[0]
