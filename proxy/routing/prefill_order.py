@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple
 
 Order = Literal["arrival", "shortest"]
 
-# docs/benchmarks/2026-11-28-prefill-order.md: of 2, 4, 8 and 16 the least with which nearly all is gained.
+# Of 2, 4, 8 and 16 the least with which nearly all is gained: docs/benchmarks/README.md, "The order of prompts".
 FACTORS: dict[Order, int] = {"arrival": 1, "shortest": 8}
 PRIORITY_HEADER = "X-Vllm-Priority"  # vLLM: it wins over the body's `priority`
 UNKNOWN_RATE = 100_000.0  # tokens/s before anything was measured: too fast, which is first come, first served
