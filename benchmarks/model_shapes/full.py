@@ -1,7 +1,7 @@
 """`config.json` of each shape for a GPU: the numbers that the model's makers publish, in bfloat16 without quantization.
 
-Five servers must fit one GPU of 141 GB, each with 8 GiB of KV cache, so weights may take 16 GB. Where the model has
-more, it has fewer layers or fewer experts here, never smaller ones. A token uses as many experts as in the model.
+Five servers must fit one GPU of 141 GB, each with 8 GiB of KV cache, so weights may take about 16 GB. Where the model
+has more, it has fewer layers or fewer experts here, never smaller ones. A token uses as many experts as in the model.
 """
 
 from typing import Any
