@@ -88,7 +88,8 @@ class Gateway:
             raise
         if self.settings.proxy_ttft_slo_s is not None and route.prefill_tokens:
             prefills = self.prefills(route.producer or route.consumer)
-            prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens)
+            ahead = self.fleet.order(route.producer).ahead(route.prefill_tokens) if route.producer else None
+            prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens, ahead)
         return route
 
     async def close(self) -> None:
