@@ -56,6 +56,7 @@ class LauncherSettings(Settings):
     transfer_patience_s: float = Field(default=30.0, gt=0)
     transfer_cancel_timeout_s: float = Field(default=35.0, ge=10)
     transfer_checksum: bool = False
+    transfer_first_token: bool = True
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 

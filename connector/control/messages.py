@@ -3,6 +3,7 @@
     consumer ── Register ──▶ producer      the blocks that await the prompt's KV
     consumer ── Cancel   ──▶ producer      the consumer no longer wants them
     producer ── Mended   ──▶ consumer      the connection was broken: ask again for what you wait for
+    producer ── FirstToken ▶ consumer      what it has sampled after the prompt, for the consumer's scheduler
     producer ── Done     ──▶ consumer      every byte has arrived
     producer ── Failed   ──▶ consumer      it will not be completed, and why
     producer ── Cancelled ─▶ consumer      no write is in flight any more and none will follow
@@ -12,6 +13,8 @@ A broken connection may have taken messages with it, so the consumer repeats Reg
 Exactly one of Done, Failed and Cancelled answers a registration. After any of them the producer never writes to the
 registered blocks again; what it has written may still be on its way where the answer says `unended`. Bytes themselves
 never travel here: they go through the transfer engine.
+
+A producer's own scheduler tells its ranks with Sampled, which is earlier than its next step.
 """
 
 from typing import Annotated
@@ -60,6 +63,7 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
     layers: list[LayerPlace]
     prompt: str = ""  # what `request_params.digest_of_prompt` makes of its tokens
     checksum: bool = False  # the answer must prove the bytes
+    first_token_to: str = ""  # control address of the consumer's scheduler, where it wants the token: Done waits for it
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -71,6 +75,21 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 class Mended(msgspec.Struct, frozen=True, tag="mended"):
     address: str  # control address of the producer's rank
+
+
+class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
+    transfer_id: str
+    engine_id: str  # the incarnation whose scheduler says so
+    token: Natural
+
+
+class FirstToken(msgspec.Struct, frozen=True, tag="first_token"):
+    """`engine_id` and `prompt` as in the registration that it answers."""
+
+    transfer_id: str
+    engine_id: str
+    prompt: str
+    token: Natural
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -86,6 +105,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     exposed_seconds: float
     transport: str
     checksum: int | None = None
+    first_token: Natural | None = None  # where the registration wanted it and the prefill has given one
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -105,7 +125,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     unended: bool = False  # as in `Failed`
 
 
-Message = Register | Cancel | Mended | Done | Failed | Cancelled
+Message = Register | Cancel | Mended | Sampled | FirstToken | Done | Failed | Cancelled
 Outcome = Done | Failed | Cancelled
 
 _encoder = msgspec.msgpack.Encoder()

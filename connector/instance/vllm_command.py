@@ -85,6 +85,8 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
     if settings.has_connector:
         words += ["--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))]
         words += ["--middleware", "connector.telling.transfer_facts.TransferFacts"]
+    if settings.role == "decode" and settings.transfer_first_token:
+        words += ["--scheduler-cls", "connector.first_token.scheduler.scheduler"]
     if on_gpu():
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     else:

@@ -21,6 +21,7 @@ COUNTERS = {
     "received_bytes": ("KV cache bytes received from producers", TRANSPORT),
     "received_tokens": ("Prompt tokens whose KV came from a producer, rounded up to whole blocks", TRANSPORT),
     "received_shares": ("Shares of transfers received whole from a producer's rank", TRANSPORT),
+    "first_tokens": ("First tokens of transferred prompts, by whom, and why by the consumer", ("by", "cause")),
     "revocations": ("Times that this rank took its memory back from peers, by a new engine", TRANSPORT),
     "failed_shares": ("Transfers of which this rank's part did not arrive whole", ("cause", "transport")),
 }
@@ -95,6 +96,7 @@ class TransferMetrics(KVConnectorPromMetrics):
             for name in [*HISTOGRAMS, *(name for name, (_, labels) in COUNTERS.items() if labels == TRANSPORT)]:
                 self._of(engine, name, transport)
             self._of(engine, "registrations", "accepted")
+            self._of(engine, "first_tokens", "producer", "")
 
     def _of(self, engine: int, name: str, *own_labels: str) -> Any:
         return self._families[name].labels(*self.per_engine_labelvalues[engine], *own_labels)

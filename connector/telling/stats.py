@@ -64,6 +64,10 @@ class TransferStats:
         """Peers may no longer write into the memory under the name that it had."""
         self._count(("revocations", transport, 1))
 
+    def first_token(self, cause: str = "") -> None:
+        """Of an answer: the producer's, or for `cause` computed here."""
+        self._count(("first_tokens", "consumer" if cause else "producer", cause, 1))
+
     # --- both ---
 
     def failed(self, cause: str, transport: str = "") -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from connector.cache.heads import sources
 from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
+from connector.first_token.expected import Expected, FirstTokens
 from connector.transfer.request_params import ConsumerParams, digest_of_prompt, params_of
 from connector.transfer.steps import ConsumerStep, Load, RankAddress, sum_of_shares
 
@@ -27,12 +28,13 @@ FACTS = ("transfer_id", "bytes", "early_bytes", "pieces", "seconds", "exposed_se
 
 @dataclass(frozen=True)
 class Asked:
-    """What every rank of the producer is asked for one request. `prompt`: the digest of its tokens."""
+    """What every rank of the producer is asked for one request. `prompt`, `first_token_to`: as in `Register`."""
 
     params: ConsumerParams
     tokens: int
     groups: list[GroupBlocks]
     prompt: str
+    first_token_to: str
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ class ConsumerScheduler:
         checksum: bool,
         send: Callable[[str, Message], None],
         publish: Callable[[dict[str, Any]], None],
+        first_tokens: FirstTokens | None = None,
     ) -> None:
         self._checksum = checksum
+        self._first_tokens = first_tokens
         self._send = send
         self._publish = publish
         self._ranks: list[RankAddress] = []
@@ -133,7 +137,13 @@ class ConsumerScheduler:
             GroupBlocks(*group.wanted(table, tokens, tokens - external_tokens))
             for group, table in zip(self._groups, tables, strict=True)
         ]
-        asked = Asked(params, tokens, wanted, digest_of_prompt(request))
+        prompt = digest_of_prompt(request)
+        first_token_to = ""
+        if self._first_tokens is not None:
+            engine_id = params.producer.engine_id
+            expected = Expected(request.request_id, params.transfer_id, engine_id, prompt, external_tokens)
+            first_token_to = self._first_tokens.expect(request, expected, bool(self._left_out))
+        asked = Asked(params, tokens, wanted, prompt, first_token_to)
         registrations = [
             {part.rank: self._registration(asked, rank, part) for part in own}
             for rank, own in enumerate(self._parts(len(params.producer.control)))
@@ -184,6 +194,7 @@ class ConsumerScheduler:
             layers=part.layers,
             prompt=asked.prompt,
             checksum=self._checksum,
+            first_token_to=asked.first_token_to,
         )
 
     @property
@@ -216,8 +227,13 @@ class ConsumerScheduler:
                 self._abandoned.remove(request_id)
                 self._facts.pop(request_id, None)
             elif registered is not None:
+                arrived = self._facts_of(request_id)
+                if self._first_tokens is not None:
+                    tokens = [part.first_token for part in self._facts.get(request_id, [])]
+                    token = next((token for token in tokens if token is not None), None)
+                    self._first_tokens.load_over(registered.transfer_id, request_id, token, arrived is None)
                 nothing_usable = {"transfer_id": registered.transfer_id, "bytes": 0, "tokens": 0}
-                self._publish(self._facts_of(request_id) or nothing_usable)
+                self._publish(arrived or nothing_usable)
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
@@ -229,6 +245,8 @@ class ConsumerScheduler:
             self._cancel(asked)
         registered = self._registered.get(request.request_id)
         if registered is not None:  # its transfer id is taken until the workers report the end
+            if self._first_tokens is not None:
+                self._first_tokens.forget(registered.transfer_id, request.request_id)
             self._abandoned.add(request.request_id)
             self._aborted.append(registered.transfer_id)
         return answer

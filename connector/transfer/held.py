@@ -29,6 +29,7 @@ class HeldShare:
     pieces_written: int = 0
     first_write: float = 0.0
     queued: bool = False
+    ended_at: float = 0.0  # when its end was final; the answer may wait for the first token
     answered: bool = False  # or its consumer has ended, and there is nobody to answer
     answer: Outcome | None = None
     checksums: LayerChecksums | None = None  # of what was written, when the consumer asked for it
@@ -36,6 +37,13 @@ class HeldShare:
     def __post_init__(self) -> None:
         if self.state.registration.checksum:
             self.checksums = LayerChecksums(len(self.state.registration.layers))
+
+    @property
+    def is_final(self) -> bool:
+        """No write is in flight and none will be; from the first look on `ended_at` says since when."""
+        if self.state.settled and not self.ended_at:
+            self.ended_at = time.monotonic()
+        return self.state.settled
 
     @property
     def reply_to(self) -> str:
@@ -73,7 +81,7 @@ class HeldShare:
             addresses = [first + block * ours.block_stride for block in block_ids[ours.group][run.start : run.stop]]
             self.checksums.add(run.place, memory, addresses, there.heads * ours.head_bytes)
 
-    def outcome(self, rank: int, prefill_end: float) -> Outcome:
+    def outcome(self, rank: int, prefill_end: float, first_token: int | None) -> Outcome:
         """What the consumer is told of the decided end."""
         assert self.state.ending is not None
         end, cause = self.state.ending
@@ -82,17 +90,17 @@ class HeldShare:
             return Failed(transfer_id, rank, self.state.delivered_blocks, cause, self.state.unended)
         if end is End.CANCELLED:
             return Cancelled(transfer_id, rank, self.state.unended)
-        now = time.monotonic()
         return Done(
             transfer_id=transfer_id,
             rank=rank,
             bytes=self.bytes,
             early_bytes=self.early_bytes,
             pieces=self.pieces_written,
-            seconds=now - self.first_write,
-            exposed_seconds=now - prefill_end if prefill_end else 0.0,
+            seconds=self.ended_at - self.first_write,
+            exposed_seconds=self.ended_at - prefill_end if prefill_end else 0.0,
             transport=self.transport,
             checksum=self.checksums.value() if self.checksums is not None else None,
+            first_token=first_token if self.state.registration.first_token_to else None,
         )
 
 
@@ -114,6 +122,8 @@ class Held:
     request_id: str | None = None
     released: bool = False  # the scheduler has given the request up: report it as sent once settled
     prefill_end: float = 0.0
+    first_token: int | None = None
+    first_token_told: bool = False
     shares: dict[int, HeldShare] = field(default_factory=dict)  # by the consumer's rank
     expected_shares: int = 0  # 0: no registration has said it yet
     ending: tuple[End, str] | None = None  # of the whole transfer; a share may also end by itself
@@ -143,6 +153,11 @@ class Held:
         """Nothing of it is in flight any more, and nothing will be."""
         decided = self.ending is not None or self.all_registered
         return decided and all(share.state.settled for share in self.shares.values())
+
+    def awaits_first_token(self, share: HeldShare) -> bool:
+        """Whether the consumer would begin to compute what is being sampled here."""
+        wanted = bool(share.state.registration.first_token_to) and share.state.whole
+        return wanted and self.first_token is None and not self.released
 
     @property
     def unended(self) -> bool:

@@ -14,7 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connector.control.awake_time import AwakeTime
-from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Register
+from connector.control.messages import (
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    FirstToken,
+    Mended,
+    Message,
+    Register,
+    Sampled,
+)
 from connector.control.wire import Wire
 from connector.mooncake.engine import TransferError
 from connector.mooncake.rank_cache import RankCache
@@ -104,6 +114,8 @@ class Producer:
                 held.prompt.schedule(chunk.prompt_tokens, chunk.block_ids)
                 self._stepping.append((held, min(chunk.step_end, chunk.prompt_tokens)))
                 self._check(held)
+            for sampled in step.sampled:
+                self._sampled(sampled.transfer_id, sampled.token)
             for released in step.released:
                 self._release(released.transfer_id, released.request_id, released.complete)
 
@@ -165,6 +177,8 @@ class Producer:
             self._on_register(message)
         elif isinstance(message, Cancel):
             self._on_cancel(message)
+        elif isinstance(message, Sampled):
+            self._on_sampled(message)
         else:
             log.warning("producer: ignored a %s, which only a consumer may receive", type(message).__name__)
 
@@ -197,6 +211,11 @@ class Producer:
             )
             self._senders.enqueue(held)
             self._settle(held)
+
+    def _on_sampled(self, message: Sampled) -> None:
+        with self._lock:
+            if message.engine_id == self._engine_id:
+                self._sampled(message.transfer_id, message.token)
 
     def _refusal(self, registration: Register, held: Held | None) -> str:
         """Why this registration cannot be served; empty when it can."""
@@ -304,13 +323,32 @@ class Producer:
             held.end(End.FAILED, "aborted: the prefill request ended before its prompt was computed")
         self._settle(held)
 
+    def _sampled(self, transfer_id: str, token: int) -> None:
+        held = self._transfers.get(transfer_id)
+        if held is not None and held.first_token is None:
+            held.first_token = token
+            self._settle(held)
+
+    def _tell_first_token(self, held: Held) -> None:
+        """Once, and by one rank: should the message be lost, Done says the same."""
+        if self._rank or held.first_token is None or held.first_token_told:
+            return
+        for share in held.shares.values():
+            asked = share.state.registration
+            if asked.first_token_to and held.prompt.digest == asked.prompt:
+                token = FirstToken(held.transfer_id, self._engine_id, asked.prompt, held.first_token)
+                self._wire.send(asked.first_token_to, token)
+                held.first_token_told = True
+                return
+
     def _settle(self, held: Held) -> None:
         """Tell each rank its share's end as soon as it is final; forget the transfer when nobody waits for it."""
         self._progress.notify_all()
+        self._tell_first_token(held)
         for share in held.shares.values():
-            if share.state.settled and not share.answered:
+            if share.is_final and not share.answered and not held.awaits_first_token(share):
                 share.answered = True
-                share.answer = share.outcome(self._rank, held.prefill_end)
+                share.answer = share.outcome(self._rank, held.prefill_end, held.first_token)
                 if isinstance(share.answer, Done):
                     self._stats.delivered(share.answer)
                 self._wire.send(share.reply_to, share.answer)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from connector.cache.layout import NULL_BLOCK
+from connector.first_token.sampled import SampledTokens
 from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
 from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
 
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
 
 
 class ProducerScheduler:
-    """Follows prefill requests that a consumer waits for. `left_out`: tokens at a prompt's end that are not moved."""
+    """Follows prefill requests that a consumer waits for. `left_out`: tokens at a prompt's end that are not moved.
 
-    def __init__(self, left_out: int) -> None:
+    `first_tokens`: of those of whom nothing is left out; else what is sampled follows a shorter prompt.
+    """
+
+    def __init__(self, left_out: int, first_tokens: SampledTokens | None = None) -> None:
         self._left_out = left_out
+        self._first_tokens = None if left_out else first_tokens
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
         self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
         self._released: list[Released] = []
@@ -28,6 +33,8 @@ class ProducerScheduler:
             self._transfers[request.request_id] = (request, params.transfer_id)
             self._queued.append(Queued(params.transfer_id, request.request_id, digest_of_prompt(request)))
             leave_out(request, self._left_out)
+            if self._first_tokens is not None:
+                self._first_tokens.await_of(request, params.transfer_id)
 
     def build_step(self, output: "SchedulerOutput") -> ProducerStep:
         blocks = output.kv_connector_block_state
@@ -46,13 +53,16 @@ class ProducerScheduler:
         preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []
         queued, self._queued = self._queued, []
-        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued)
+        sampled = self._first_tokens.take() if self._first_tokens is not None else []
+        return ProducerStep(output.total_num_scheduled_tokens == 0, chunks, preempted, released, queued, sampled)
 
     def request_finished(self, request: "Request", block_ids: Sequence[Sequence[int]]) -> bool:
         """True: keep the blocks until the workers have reported the request as sent, which they always do."""
         if request.request_id not in self._transfers:
             return False
         _, transfer_id = self._transfers.pop(request.request_id)
+        if self._first_tokens is not None:
+            self._first_tokens.ended(request.request_id)
         complete = request.num_computed_tokens >= request.num_prompt_tokens
         self._released.append(Released(transfer_id, request.request_id, complete))
         self._held[request.request_id] = sum(block != NULL_BLOCK for table in block_ids for block in table)

@@ -121,6 +121,10 @@ class Share:
             self.ending = (how, cause)
 
     @property
+    def whole(self) -> bool:
+        return self.ending is not None and self.ending[0] is End.DONE
+
+    @property
     def settled(self) -> bool:
         return self.ending is not None and not self.writing
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
 from connector.control.messages import Done, Register
+from connector.first_token.sampled import FirstSampled
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ProducerStep:
     preempted: list[str] = field(default_factory=list)  # request ids whose blocks are rewritten from this step on
     released: list[Released] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
+    sampled: list[FirstSampled] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,5 @@ def sum_of_shares(shares: Sequence[Done]) -> Done:
         seconds=max(share.seconds for share in shares),
         exposed_seconds=max(share.exposed_seconds for share in shares),
         transport=shares[0].transport,
+        first_token=next((share.first_token for share in shares if share.first_token is not None), None),
     )

@@ -25,7 +25,9 @@ from connector.cache.layout import left_out_tokens
 from connector.cache.movable import groups_of, refuse_unmovable
 from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
-from connector.control.messages import Done, Message
+from connector.control.messages import Done, FirstToken, Message
+from connector.first_token.expected import FirstTokens
+from connector.first_token.sampled import SampledTokens
 from connector.telling.metrics import StepStats, TransferMetrics
 from connector.telling.stats import TransferStats
 from connector.telling.transfer_facts import PIPE_VARIABLE, FactsWriter
@@ -96,20 +98,37 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         groups = groups_of(kv_cache_config, vllm_config.model_config.max_model_len)
         self._stats = TransferStats()
         self._rank: Rank | None = None
-        self._channel: Channel | None = None  # of a consumer's scheduler
+        self._channel: Channel | None = None  # of a scheduler
+        self._sampled: SampledTokens | None = None  # of a producer's
+        self.first_tokens: FirstTokens | None = None  # of a consumer's, for `first_token/scheduler.py`
         self._layers: dict[str, int] = {}
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
             kinds = (group.kind for group in groups)
             left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
-            self._scheduler = ProducerScheduler(left_out) if self._produces else self._consumer_scheduler()
+            channel = self._channel = self._options.open_channel(port=0)
+            self._scheduler = (
+                self._producer_scheduler(channel, left_out) if self._produces else self._consumer_scheduler(channel)
+            )
 
-    def _consumer_scheduler(self) -> ConsumerScheduler:
-        channel = self._channel = self._options.open_channel(port=0)
+    def _producer_scheduler(self, channel: Channel, left_out: int) -> ProducerScheduler:
+        channel.serve(_ignore, _nothing, _left_to_workers, _own_rank_back)
+        sampled = self._sampled = SampledTokens(self._kv_transfer_config.engine_id or "", channel.send)
+        return ProducerScheduler(left_out, sampled)
+
+    def _consumer_scheduler(self, channel: Channel) -> ConsumerScheduler:
         publish = FactsWriter(os.environ.get(PIPE_VARIABLE))
-        scheduler = ConsumerScheduler(self._options.checksum, channel.send, publish)
-        channel.serve(_ignore, _nothing, _left_to_workers, scheduler.peer_back)
+        first_tokens = self.first_tokens = FirstTokens(channel.address, self._stats, publish)
+        scheduler = ConsumerScheduler(self._options.checksum, channel.send, publish, first_tokens)
+
+        def on_message(message: Message) -> None:
+            if isinstance(message, FirstToken):
+                first_tokens.on_message(message)
+            else:
+                _ignore(message)
+
+        channel.serve(on_message, _nothing, _left_to_workers, scheduler.peer_back)
         return scheduler
 
     # --- scheduler ---
@@ -118,10 +137,11 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool = gpu_block_pool
 
     def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
+        ranks = [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
         if isinstance(self._scheduler, ConsumerScheduler):
-            self._scheduler.set_ranks(
-                [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
-            )
+            self._scheduler.set_ranks(ranks)
+        if self._sampled is not None:
+            self._sampled.set_ranks([rank.control for rank in ranks])
 
     def on_new_request(self, request: "Request") -> None:
         assert self._scheduler is not None
@@ -295,6 +315,10 @@ def _ignore(message: Message) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _own_rank_back(address: str) -> None:
+    """What it has missed comes with the next step."""
 
 
 def _left_to_workers(address: str, gone: bool) -> None:

@@ -23,6 +23,9 @@ from proxy.telemetry.request_facts import AttemptFacts
 from proxy.verdict.breakers import Leg
 from stack.instances import Instance
 
+# How much later than its first token, which a consumer has passed on, a producer's answer may be.
+LATE_PRODUCER_S = 1.0
+
 
 class Deadlines(NamedTuple):
     """first_token: when the producer must be done and a stream must have begun; total: when everything must be over."""
@@ -112,6 +115,11 @@ class Attempt:
         if not self._is_prefilling():
             self._timer.cancel()
         return answer
+
+    async def producer_answered(self) -> None:
+        """Returns when the producer has, which may be later than the consumer with its token; bounded."""
+        if self._prefill is not None and not self._prefill.done():
+            await asyncio.wait((self._prefill,), timeout=LATE_PRODUCER_S)
 
     def finish(self, answer: Answer) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""

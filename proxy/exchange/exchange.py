@@ -119,8 +119,8 @@ class Exchange:
             if self._abort is None or self._task.uncancel():
                 raise
             raise self._abort from None
-        self._facts.moved(self._answer.transfer_facts or {})
-        self._answer.first = self._counted(self._answer.first)
+        self._facts.moved(self._answer.transfer.known)
+        self._answer.first = await self._counted(self._answer.first)
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
@@ -140,11 +140,15 @@ class Exchange:
                 while unwritten and not self._answer.at_end:
                     await write(unwritten, True)
                     unwritten = b""
-                    unwritten = self._counted(await self._answer.next_events())
+                    unwritten = await self._next_events(self._answer)
                 if unwritten:
                     await self._answer.next_events()
                 outcome = OK
-                last = self._facts.comment(request_id=self.request_id, duration_ms=self._duration_ms())
+                last = self._facts.comment(
+                    request_id=self.request_id,
+                    second_token_ms=self._facts.second_token_ms,
+                    duration_ms=self._duration_ms(),
+                )
             except ProxyError as error:
                 failure = self._abort or error
                 outcome = code(failure)
@@ -166,6 +170,8 @@ class Exchange:
         if self._answer is not None:
             self._answer.close()
         if (attempt := self._attempt) is not None:
+            if self._answer is not None:
+                self._gateway.metrics.moved(self._facts)
             if outcome == OK and self._answer is not None:
                 attempt.finish(self._answer)
                 self._learn(attempt)
@@ -250,14 +256,25 @@ class Exchange:
         except TimeoutError as error:
             raise deadline.passed() from error
 
-    def _counted(self, answer: bytes) -> bytes:
+    async def _next_events(self, answer: Answer) -> bytes:
+        events = await answer.next_events()
+        if self._facts.second_token_s is None:
+            self._facts.second_token()
+        if answer.transfer.known is not self._facts.transfer:
+            self._facts.moved(answer.transfer.known)
+        return await self._counted(events)
+
+    async def _counted(self, answer: bytes) -> bytes:
         """The answer, or some events of it, with the client's `usage`; what is counted teaches the estimates."""
         self._bytes += len(answer)
         self._events += answer.count(b"data: ")
         if self._facts.path == "disaggregated" and usage.counts_cached(answer):
-            prefill = self._attempt.prefill_answer if self._attempt else None
+            attempt, transfer = self._attempt, self._facts.transfer
+            if attempt is not None:
+                await attempt.producer_answered()
+            prefill = attempt.prefill_answer if attempt else None
             found = usage.of_prefill(prefill) if prefill is not None else None
-            return usage.corrected(answer, found, self._facts.transfer.get("tokens"))
+            return usage.corrected(answer, found, transfer.get("tokens", transfer.get("expected_tokens")))
         return answer
 
     def _learn(self, attempt: Attempt) -> None:
@@ -288,6 +305,7 @@ class Exchange:
             attempts=self._facts.attempts,
             ttft_ms=round(ttft * 1000, 1) if ttft is not None and self._answer and self._answer.is_stream else None,
             **self._facts.phases_ms(),
+            second_token_ms=self._facts.second_token_ms,
             duration_ms=self._duration_ms(),
             bytes=self._bytes,
         )

@@ -7,7 +7,7 @@ answer, closes the connection, which is how vLLM learns that nobody waits any mo
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 
@@ -65,7 +65,8 @@ class Answer:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "application/json")
         self.is_stream = response.content_type == EVENT_STREAM
-        self.first = first
+        self.transfer = sse.TransferFacts(response.headers.get("X-PD-Transfer-Facts"))
+        self.first = self.transfer.taken_from(first) if self.is_stream else first
         self._earlier = b""
         self._last = first
         self._call = call
@@ -75,12 +76,6 @@ class Answer:
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.cut: ProxyError | None = None
-
-    @property
-    def transfer_facts(self) -> dict[str, Any] | None:
-        """What the consumer's connector says of the transfer, as connector/telling/transfer_facts.py puts it there."""
-        facts = self._response.headers.get("X-PD-Transfer-Facts")
-        return json.loads(facts) if facts else None
 
     def limit(self, between_tokens_s: float, total: Deadline) -> None:
         """From now on `next_events` ends when no event comes for so long, or when the whole answer takes too long.
@@ -120,7 +115,10 @@ class Answer:
         self._waiting_since = self._call.signs.at = self._loop.time()  # something has come, or this would not be called
         try:
             while chunk := await self._response.content.readany():
-                if events := self._boundary.whole_events(chunk):
+                events = self._boundary.whole_events(chunk)
+                if not self.transfer.complete:
+                    events = self.transfer.taken_from(events)
+                if events:
                     self._earlier, self._last = self._last, events
                     return events
         except aiohttp.ClientError as error:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+_TRANSFER = b": pd-transfer "
+
 
 class EventBoundary:
     """Lets bytes through up to the end of the last whole event and holds back the rest.
@@ -21,6 +23,31 @@ class EventBoundary:
         end = seen.rfind(b"\n\n") + 2 if b"\n\n" in seen else 0
         self._rest = seen[end:]
         return seen[:end]
+
+
+class TransferFacts:
+    """What the consumer's connector says of the transfer: in a header, and of a stream later in comments, which are for
+    the proxy alone (connector/telling/transfer_facts.py)."""
+
+    def __init__(self, header: str | None) -> None:
+        self.known: dict[str, Any] = json.loads(header) if header else {}
+
+    @property
+    def complete(self) -> bool:
+        """The transfer is over."""
+        return "bytes" in self.known
+
+    def taken_from(self, events: bytes) -> bytes:
+        """Whole events without such comments."""
+        if _TRANSFER not in events:
+            return events
+        kept = []
+        for event in events.split(b"\n\n"):
+            if event.startswith(_TRANSFER):
+                self.known = json.loads(event.removeprefix(_TRANSFER))
+            else:
+                kept.append(event)
+        return b"\n\n".join(kept)
 
 
 def error_in(data: bytes) -> dict[str, Any] | None:

@@ -87,6 +87,12 @@ class Metrics:
         self.kv_tokens = Counter(
             "pd_proxy_kv_tokens", "KV cache moved for answered requests, in tokens", ("transport",), registry=registry
         )
+        self.first_tokens = Counter(
+            "pd_proxy_first_tokens",
+            "Answered requests of two legs, by whose token is the first",
+            ("by",),
+            registry=registry,
+        )
         self.transfers = Counter(
             "pd_proxy_transfers",
             "Answered requests of two legs; recomputed: the cache did not arrive, unknown: the consumer did not say",
@@ -119,8 +125,6 @@ class Metrics:
 
     def answered(self, facts: RequestFacts, endpoint: str, is_stream: bool) -> None:
         """The first chunk is here, or the whole answer."""
-        if facts.path == "disaggregated":
-            self._moved(facts)
         if is_stream:
             path = facts.path or "none"
             self._series(self.ttft, endpoint, path).observe(facts.ttft_s or 0.0)
@@ -146,8 +150,13 @@ class Metrics:
             known = self._known[(metric, *labels)] = metric.labels(*labels)
         return known
 
-    def _moved(self, facts: RequestFacts) -> None:
-        if not facts.transfer:
+    def moved(self, facts: RequestFacts) -> None:
+        """An answer is over, well or not."""
+        if facts.path != "disaggregated":
+            return
+        if first := facts.transfer.get("first_token"):
+            self._series(self.first_tokens, first).inc()
+        if "bytes" not in facts.transfer:
             self._series(self.transfers, "unknown").inc()
         elif not facts.transfer["bytes"]:
             self.transfers.labels("recomputed").inc()

@@ -2,12 +2,15 @@
 
 Phases, in seconds, add up to the time to first token, or to that of a whole answer where it comes as one:
 queue       from the request's arrival to its dispatch: its body, the wait for a place, tries that failed
-prefill     from there to the end of the producer's leg; on the local path there is none
-transfer    what of the KV transfer was left after the prefill, as the connector measured it
+prefill     from there to the end of the producer's leg, or to its first token where the consumer passed that on before;
+            on the local path there is none
+transfer    what of the KV transfer was left after the prefill, as the connector measured it; 0 where the first token is
+            the producer's, which does not wait for it
 first_step  the rest of a stream's: on the consumer, until its first token was here; on the local path the prompt too
 answer      the rest of a whole answer's: on the consumer, until all of it was here
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +26,7 @@ _HEADERS = {
     "consumer": "X-PD-Consumer",
     "transfer_id": "X-PD-Transfer-Id",
     "transport": "X-PD-Transport",
+    "first_token": "X-PD-First-Token",
     "kv_bytes": "X-PD-Kv-Bytes",
     "kv_tokens": "X-PD-Kv-Tokens",
 }
@@ -52,6 +56,9 @@ class RequestFacts:
     attempts: int = 0
     parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
+    second_token_s: float | None = (
+        None  # after the first, of a stream: with the producer's first token the cache is in it
+    )
     _dispatch: dict[str, Any] | None = None  # it is shown three times
     _phases_ms: dict[str, float] | None = None
 
@@ -64,6 +71,14 @@ class RequestFacts:
         """What the consumer's connector says of the transfer; empty when it says nothing."""
         self.transfer = transfer
         self._dispatch = None
+
+    def second_token(self) -> None:
+        if self.attempt is not None and self.attempt.answered_at is not None:
+            self.second_token_s = time.monotonic() - self.attempt.answered_at
+
+    @property
+    def second_token_ms(self) -> float | None:
+        return None if self.second_token_s is None else round(1000 * self.second_token_s, 2)
 
     @property
     def path(self) -> str | None:
@@ -92,9 +107,13 @@ class RequestFacts:
         if self.attempt is None:
             return {}
         phases = {"queue": self.attempt.dispatched_at - self.arrived_at}
-        if self.attempt.prefilled_at is not None:
-            phases["prefill"] = self.attempt.prefilled_at - self.attempt.dispatched_at
-        if (exposed := self.transfer.get("exposed_seconds")) is not None:
+        early = self.transfer.get("first_token") == "producer"
+        ends = [self.attempt.prefilled_at, self.attempt.answered_at if early else None]
+        if ended := [end for end in ends if end is not None]:
+            phases["prefill"] = min(ended) - self.attempt.dispatched_at
+        if early:
+            phases["transfer"] = 0.0
+        elif (exposed := self.transfer.get("exposed_seconds")) is not None:
             phases["transfer"] = exposed
         if self.ttft_s is not None:
             rest = "first_step" if self.stream else "answer"
@@ -115,6 +134,7 @@ class RequestFacts:
                 "consumer": route.consumer.instance_id,
                 "transfer_id": self.attempt.transfer_id,
                 "transport": self.transfer.get("transport"),
+                "first_token": self.transfer.get("first_token"),
                 "kv_bytes": self.transfer.get("bytes"),
                 "kv_tokens": self.transfer.get("tokens"),
             }

@@ -36,6 +36,7 @@ STOP_LIMIT_S = 60
 PORTS: dict[Role, int] = {"prefill": 8100, "decode": 8200, "aggregated": 8300}
 LAUNCHER_ROLES: dict[Role, str] = {"prefill": "producer", "decode": "consumer", "aggregated": "aggregated"}
 CONTROL_PORT = 13000
+STACK_KEY = "0123456789abcdef"
 FP8_CACHES = " avx512f " in Path("/proc/cpuinfo").read_text()  # vLLM's CPU build needs it for them
 
 Tokens = list[int]
@@ -143,7 +144,7 @@ class Fleet:
             "AGGREGATED_PORT": str(PORTS["aggregated"]),
             "CONTROL_PORT": str(CONTROL_PORT),
             "ETCD_ENDPOINT": self._etcd,
-            "STACK_KEY": "0123456789abcdef",
+            "STACK_KEY": STACK_KEY,
             "MODEL": str(serving.model),
             "SERVED_MODEL_NAME": NAME,
             "MAX_MODEL_LEN": str(MAX_MODEL_LEN),

@@ -40,9 +40,9 @@ class Reply:
 
     @property
     def moved(self) -> int:
-        """Tokens whose KV cache came from a producer; a stream of /v1/responses begins before that is known."""
-        at_the_end = re.search(r'"kv_transfer_params":{[^{}]*"tokens":(\d+)', self.text)
-        return int(self.headers.get("X-PD-KV-Tokens") or (at_the_end[1] if at_the_end else 0))
+        """Tokens whose KV cache came from a producer; a stream may begin before that is known."""
+        at_the_end = re.search(r'"kv_transfer_params":{[^{}]*"tokens":(\d+)|^: pd .*"kv_tokens":(\d+)', self.text, re.M)
+        return int(self.headers.get("X-PD-KV-Tokens") or (at_the_end[1] or at_the_end[2] if at_the_end else 0))
 
     @property
     def refusal(self) -> tuple[int, str]:

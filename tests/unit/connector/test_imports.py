@@ -11,13 +11,14 @@ import connector
 
 FOLDER = Path(connector.__file__).parent
 # Each may import those behind it, and `stack` no part of it.
-FLOORS = ["vllm_hooks", "instance", "transfer", "telling", "mooncake", "control", "cache"]
+FLOORS = ["vllm_hooks", "instance", "transfer", "first_token", "telling", "mooncake", "control", "cache"]
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
     "vllm_hooks.kv_connector",
     "vllm_hooks.rank",
     "cache.movable",
     "cache.vllm_cache",
+    "first_token.scheduler",
     "telling.metrics",
     "mooncake.fences",
 }

@@ -81,7 +81,8 @@ def test_an_aggregated_server_differs_by_the_connector_alone(environment: pytest
     aggregated = settings(environment, VLLM_DISTRIBUTED_KV_ROLE="aggregated")
 
     words = vllm_command.command(disaggregated, "i")
-    for option in ("--kv-transfer-config", "--middleware", *(["--scheduling-policy"] if role == "producer" else [])):
+    own = {"producer": "--scheduling-policy", "consumer": "--scheduler-cls"}[role]
+    for option in ("--kv-transfer-config", "--middleware", own):
         del words[words.index(option) : words.index(option) + 2]
     assert words == vllm_command.command(aggregated, "i")
 
@@ -270,6 +271,28 @@ def test_the_connector_gets_one_word_for_it(environment: pytest.MonkeyPatch) -> 
         words.setdefault(size, set()).add(config["pairing"])
     assert [len(found) for found in words.values()] == [1, 1]
     assert words["16"] != words["32"]
+
+
+@pytest.mark.parametrize(
+    ("role", "switch", "given"),
+    [
+        ("consumer", "true", True),
+        ("consumer", "false", False),
+        ("producer", "true", False),
+        ("aggregated", "true", False),
+    ],
+)
+@pytest.mark.usefixtures("hardware")
+def test_a_consumers_scheduler_takes_first_tokens(
+    environment: pytest.MonkeyPatch, role: str, switch: str, given: bool
+) -> None:
+    found = settings(environment, VLLM_DISTRIBUTED_KV_ROLE=role, TRANSFER_FIRST_TOKEN=switch)
+    words = vllm_command.command(found, "i")
+    assert ("--scheduler-cls" in words) is given
+    if given:
+        module, _, name = words[words.index("--scheduler-cls") + 1].rpartition(".")
+        source = vllm_command.REPOSITORY / (module.replace(".", "/") + ".py")
+        assert f"def {name}(" in source.read_text()
 
 
 @pytest.mark.usefixtures("hardware")
