@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from proxy.http.cors import ANY, Cors
 from proxy.request.access import ClientKeys, read_client_keys
 from proxy.routing.dispatch import NoProducer
+from proxy.routing.prefill_order import Order
 from stack import etcd
 from stack.addresses import ListenHost
 from stack.environment import Settings
@@ -42,6 +43,7 @@ class ProxySettings(Settings):
     # Where, on a CPU, a running stream waits as long for such a prompt as a transfer makes its first token wait:
     # docs/benchmarks/README.md.
     proxy_local_prompt_tokens: int = Field(96, ge=0)
+    proxy_prefill_order: Order = "shortest"
     proxy_no_producer: NoProducer = "refuse"
     proxy_connect_timeout_s: Seconds = 3.0
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU

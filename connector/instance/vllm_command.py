@@ -80,6 +80,8 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         # The launcher asks for them every LEASE_TTL_S/3, and clients ask the proxy.
         *("--disable-access-log-for-endpoints", "/health,/v1/models"),
     ]
+    if settings.role == "prefill":
+        words += ["--scheduling-policy", "priority"]  # the proxy says which prompt comes first: docs/proxy.md
     if settings.has_connector:
         words += ["--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))]
         words += ["--middleware", "connector.telling.transfer_facts.TransferFacts"]

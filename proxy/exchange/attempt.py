@@ -18,6 +18,7 @@ from proxy.request.endpoints import Endpoint
 from proxy.request.prompt import Prompt
 from proxy.request.random_id import random_id
 from proxy.routing.dispatch import Route
+from proxy.routing.prefill_order import PRIORITY_HEADER
 from proxy.telemetry.request_facts import AttemptFacts
 from proxy.verdict.breakers import Leg
 from stack.instances import Instance
@@ -68,6 +69,9 @@ class Attempt:
         self._prefill = self._send_prefill()
         self._consumer_vote = self._begin(route.consumer, self._in_hand)
         self._consumer_busy = True
+        self._awaits_cache = self._prefill is not None
+        if self._awaits_cache:
+            gateway.fleet.awaits_cache(route.consumer)
         self._timer = self._set_timer()
 
     async def answer(self) -> Answer:
@@ -148,9 +152,12 @@ class Attempt:
             return None
         tokens, prefills = self._route.prefill_tokens, self._gateway.prefills(producer)
         vote = self._begin(producer, tokens)
+        order = self._gateway.fleet.order(producer)
+        place = order.enter(tokens, prefills.tokens_per_s())
         prefills.begin(tokens, self.facts.dispatched_at)
         self._gateway.fleet.holds(producer, job.prompt)
-        call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), job.headers, vote.signs)
+        headers = {**job.headers, PRIORITY_HEADER: str(place.number)}
+        call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), headers, vote.signs)
 
         async def prefill() -> None:
             self.prefill_answer = await self._gateway.legs.prefill(call)
@@ -158,6 +165,8 @@ class Attempt:
 
         def ended(task: "asyncio.Task[None]") -> None:
             self._gateway.fleet.end(producer, tokens)
+            order.leave(place)
+            self._cache_came()
             error = self._late if task.cancelled() else task.exception()
             if self.facts.prefilled_at is not None and error is None:
                 vote.succeeded(self.facts.prefilled_at)
@@ -228,7 +237,13 @@ class Attempt:
             self._in_hand -= computed
             self._gateway.fleet.prefilled(self._route.consumer, computed)
 
+    def _cache_came(self) -> None:
+        if self._awaits_cache:
+            self._awaits_cache = False
+            self._gateway.fleet.cache_came(self._route.consumer)
+
     def _consumer_ended(self) -> None:
+        self._cache_came()
         if self._consumer_busy:
             self._consumer_busy = False
             self._gateway.fleet.end(self._route.consumer, self._in_hand)

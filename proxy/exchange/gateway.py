@@ -33,7 +33,8 @@ class Gateway:
     def __init__(self, settings: ProxySettings) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
-        self.fleet = Fleet(Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer))
+        policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
+        self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,
@@ -87,7 +88,8 @@ class Gateway:
             raise
         if self.settings.proxy_ttft_slo_s is not None and route.prefill_tokens:
             prefills = self.prefills(route.producer or route.consumer)
-            prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens)
+            ahead = self.fleet.order(route.producer).ahead(route.prefill_tokens) if route.producer else None
+            prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens, ahead)
         return route
 
     async def close(self) -> None:

@@ -87,15 +87,20 @@ class Prefills:
         self._tokens -= tokens
         self._throughput.end(computed, now)
 
-    def refuse_late_first_token(self, slo_s: float, prompt_tokens: int) -> None:
+    def tokens_per_s(self) -> float | None:
+        """None before there is a measurement."""
+        return self._throughput.tokens_per_s()
+
+    def refuse_late_first_token(self, slo_s: float, prompt_tokens: int, ahead: int | None = None) -> None:
         """The TTFT predicted for one more prompt has to keep the SLO; before there is a measurement it does.
 
+        Args: ahead: tokens that are computed before it, unset: all that there are.
         Raises: SloUnreachable.
         """
         tokens_per_s = self._throughput.tokens_per_s()
         if tokens_per_s is None:
             return
-        predicted_s = (self._tokens + prompt_tokens) / tokens_per_s
+        predicted_s = ((self._tokens if ahead is None else ahead) + prompt_tokens) / tokens_per_s
         if predicted_s > slo_s:
             raise SloUnreachable(predicted_s, slo_s, _bounded(predicted_s - slo_s))
 

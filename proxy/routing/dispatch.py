@@ -20,30 +20,51 @@ is computed when the first token is here: to count it until the answer's end wou
 (docs/benchmarks/2026-11-23-aggregated.md).
 
 Equals are taken in turn, the longest unused first, so that the same inputs always give the same route. A prompt of
-which the consumer has so little to compute that a transfer would take longer goes to it alone.
+which the consumer has little to compute goes to it alone where that costs less (`alone.py`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.request.prompt import EMPTY, Prompt
+from proxy.routing.alone import Costs
+from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances import Instance, Role
 
-Reason = Literal["disaggregated", "short_prompt", "prefix_on_consumer", "parameters", "no_producer", "aggregated"]
+Reason = Literal[
+    "disaggregated",
+    "consumer_busy",  # the last that is with a producer
+    "short_prompt",
+    "prefix_on_consumer",
+    "producer_busy",
+    "parameters",
+    "no_producer",
+    "aggregated",
+]
 NoProducer = Literal["refuse", "local"]
 
 PAIR: tuple[Role, ...] = ("prefill", "decode")
 
 
 class Load(NamedTuple):
-    """What one instance has in hand; `last_used` is the number of the dispatch that used it last."""
+    """What one instance has in hand; `last_used` is the number of the dispatch that used it last.
+
+    to_come: requests of which a consumer still waits for the KV cache, and so makes no tokens.
+    """
 
     outstanding: int = 0
     last_used: int = 0
     tokens: int = 0
+    to_come: int = 0
+
+    @property
+    def streams(self) -> int:
+        """Requests for which a consumer makes tokens."""
+        return self.outstanding - self.to_come
 
 
 @dataclass(frozen=True)
@@ -58,7 +79,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Policy:
-    """local_prompt_tokens: a consumer that has fewer to compute gets the request alone, 0: never.
+    """local_prompt_tokens: a consumer that has fewer to compute gets the request alone if it costs less, 0: never.
 
     no_producer: what becomes of a prompt that needs a producer when there is none.
     busy_miss_weight: how often a token to compute counts when no producer is idle. Where producers can bear the load
@@ -98,11 +119,13 @@ def choose(
     demand: Demand,
     policy: Policy,
     avoid: Collection[str] = frozenset(),
+    orders: Mapping[str, PrefillOrder] = MappingProxyType({}),
 ) -> Route:
     """The route for one request.
 
     Args: loads: by instance id, absent means idle; caches: by instance id, absent means that it holds nothing;
-    avoid: instance ids that have just failed this request, or are not to be used for another reason.
+    avoid: instance ids that have just failed this request, or are not to be used for another reason; orders: of
+    producers by instance id, absent means that nothing waits there.
     Raises: ModelNotFound: instances are known and none serves the model; NoInstance: none that can take the request.
     """
     serving = [instance for instance in instances if demand.model in instance.served_models]
@@ -114,13 +137,20 @@ def choose(
     if not demand.splittable and consumers:
         return Route(consumers[0], None, "parameters", 0, decode_tokens)
     for consumer in consumers:
-        if _missing(demand.prompt, consumer, caches) < policy.local_prompt_tokens:
-            short = demand.prompt.tokens < policy.local_prompt_tokens
-            return Route(consumer, None, "short_prompt" if short else "prefix_on_consumer", 0, decode_tokens)
         producers = [each for each in of_role(usable, "prefill") if mismatch(each, consumer, demand.model) is None]
+        pair: Route | None = None
         if producers:
             producer, missing = _first_to_prefill(producers, loads, caches, demand, policy)
-            return Route(consumer, producer, "disaggregated", missing, decode_tokens)
+            pair = Route(consumer, producer, "disaggregated", missing, decode_tokens)
+        tokens = _missing(demand.prompt, consumer, caches)
+        if tokens < policy.local_prompt_tokens:
+            reason: Reason = (
+                "short_prompt" if demand.prompt.tokens < policy.local_prompt_tokens else "prefix_on_consumer"
+            )
+            alone = Route(consumer, None, reason, 0, decode_tokens)
+            return alone if pair is None else _cheaper(alone, pair, tokens, loads, orders, policy)
+        if pair is not None:
+            return pair
     if aggregated := of_role(usable, "aggregated"):
         chosen, missing = _first_to_prefill(aggregated, loads, caches, demand, policy)
         return Route(chosen, None, "aggregated", missing, demand.output_tokens)
@@ -186,6 +216,24 @@ def _first_to_prefill(
     weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in instances) else 1
     first = min(instances, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
     return first, missing[first.instance_id]
+
+
+def _cheaper(
+    alone: Route,
+    pair: Route,
+    tokens: int,
+    loads: Mapping[str, Load],
+    orders: Mapping[str, PrefillOrder],
+    policy: Policy,
+) -> Route:
+    """The way that costs less now, of a prompt of which the consumer has `tokens` to compute."""
+    streams = loads.get(alone.consumer.instance_id, IDLE).streams
+    order = orders.get(pair.producer.instance_id) if pair.producer else None
+    ahead = order.ahead(pair.prefill_tokens) if order else 0
+    verdict = Costs(tokens, streams, pair.prefill_tokens, ahead, policy.local_prompt_tokens).verdict
+    if verdict == "consumer_busy":
+        return replace(pair, reason=verdict)
+    return alone if verdict == "cheaper" else replace(alone, reason=verdict)
 
 
 def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:

@@ -9,6 +9,7 @@ from proxy.errors import BadRequest, NoInstance
 from proxy.request.prompt import Prompt
 from proxy.routing import dispatch
 from proxy.routing.dispatch import Demand, Load, Policy, Route
+from proxy.routing.prefill_order import FACTORS, Order, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances import Instance
 
@@ -51,12 +52,19 @@ class View:
 class Fleet:
     """Both legs of a request begin and end here, each with the tokens that its route names."""
 
-    def __init__(self, policy: Policy = dispatch.SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED) -> None:
+    def __init__(
+        self,
+        policy: Policy = dispatch.SPLIT_ALL,
+        blocks_remembered: int = BLOCKS_REMEMBERED,
+        prefill_order: Order = "shortest",
+    ) -> None:
         self.view = View()
         self._policy = policy
         self._blocks_remembered = blocks_remembered
         self._loads: dict[str, Load] = {}
         self._caches: dict[str, PrefixCache] = {}
+        self._order_factor = FACTORS[prefill_order]
+        self._orders: dict[str, PrefillOrder] = {}
         self._dispatches = count(1)
 
     def update(self, view: View) -> None:
@@ -66,12 +74,13 @@ class Fleet:
         self._caches = {
             name: self._caches[name] if name in self._caches else PrefixCache(self._blocks_remembered) for name in known
         }
+        self._orders = {name: order for name, order in self._orders.items() if name in known}
 
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
         """As `dispatch.choose`."""
         if not self.view.known:
             raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
-        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid)
+        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid, self._orders)
 
     def model_left_out(self) -> str:
         """The model of a request that names none: the only one, whatever adapters it has, or none before there is any.
@@ -94,16 +103,36 @@ class Fleet:
         """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
         name = instance.instance_id
         load = self._loads.get(name, dispatch.IDLE)
-        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens)
+        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come)
 
     def end(self, instance: Instance, tokens: int = 0) -> None:
-        load = self._loads[instance.instance_id]
-        self._loads[instance.instance_id] = Load(load.outstanding - 1, load.last_used, load.tokens - tokens)
+        self._change(instance, outstanding=-1, tokens=-tokens)
 
     def prefilled(self, instance: Instance, tokens: int) -> None:
         """Of a request that goes on so many tokens are no longer in hand: its `end` is without them."""
-        load = self._loads[instance.instance_id]
-        self._loads[instance.instance_id] = Load(load.outstanding, load.last_used, load.tokens - tokens)
+        self._change(instance, tokens=-tokens)
+
+    def awaits_cache(self, consumer: Instance) -> None:
+        """One of its requests makes no tokens until `cache_came`, which is before its `end`."""
+        self._change(consumer, to_come=1)
+
+    def cache_came(self, consumer: Instance) -> None:
+        """Or it will not."""
+        self._change(consumer, to_come=-1)
+
+    def _change(self, instance: Instance, outstanding: int = 0, tokens: int = 0, to_come: int = 0) -> None:
+        name = instance.instance_id
+        load = self._loads[name]
+        self._loads[name] = Load(
+            load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come
+        )
+
+    def order(self, producer: Instance) -> PrefillOrder:
+        """In which it computes the prompts that were sent there."""
+        order = self._orders.get(producer.instance_id)
+        if order is None:
+            order = self._orders[producer.instance_id] = PrefillOrder(self._order_factor)
+        return order
 
     def holds(self, instance: Instance, prompt: Prompt) -> None:
         """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""

@@ -1,6 +1,7 @@
 """Choices of instances in simulated time: exact on paper, and better than round robin where prefixes are shared."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -9,6 +10,9 @@ import pytest
 from benchmarks.dispatch import aggregated
 from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
 from benchmarks.dispatch.page import render, row, unbounded_hit_rate
+from benchmarks.dispatch.prefill_order import Scheduling, Waited
+from benchmarks.dispatch.prefill_order import simulate as simulate_order
+from benchmarks.dispatch.prefill_order_page import mixture
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, Outcome, simulate
 from benchmarks.dispatch.trace import Arrival, UnreadableTrace, prompt_of, read_trace
@@ -167,3 +171,41 @@ def test_conversations_are_served_better_by_the_server_that_has_their_prefix(cho
     ours, theirs = (run_aggregated(arrivals, hardware, name) for name in ("ours", chooser))
     assert len(ours.ttft_s) == len(ours.tpot_s) == len(arrivals)
     assert mean(ours.ttft_s) < 0.95 * mean(theirs.ttft_s)
+
+
+ONE_S = Scheduling(1, step_tokens=1000, step_s=0.0)  # a full step of FAST takes a second
+
+
+def waits(scheduling: Scheduling, *prompts: tuple[float, int]) -> dict[int, float]:
+    """TTFT by the prompt's tokens; prompts: when they arrive and of how many."""
+    arrivals = [Arrival(at_s, prompt_of(tokens, []), 1) for at_s, tokens in prompts]
+    waited = simulate_order(arrivals, fleet_of(1, 1), FAST, scheduling)
+    return {each.tokens: each.ttft_s for each in waited}
+
+
+def test_prompts_of_one_producer_on_paper() -> None:
+    """1,000 tokens/s in steps of 1,000: the last tokens of a prompt share a step with the first of the next."""
+    prompts = [(0.0, 2500), (0.1, 3000), (0.2, 100)]
+    assert waits(ONE_S, *prompts) == pytest.approx({2500: 3.0, 3000: 5.5, 100: 5.4})
+    assert waits(replace(ONE_S, factor=8), *prompts) == pytest.approx({2500: 3.0, 3000: 5.5, 100: 2.8})
+
+
+def test_long_prompts_that_share_steps_let_a_short_one_in() -> None:
+    """The second step has 333 tokens of either long one and all of the short one, those after it 500 of either."""
+    prompts = [(0.0, 2500), (0.1, 3000), (0.2, 100)]
+    shared = waits(replace(ONE_S, factor=8, threshold=100), *prompts)
+    assert shared == pytest.approx({2500: 4.433, 3000: 5.5, 100: 1.566})
+
+
+def test_short_prompts_gain_and_nobody_passes_the_bound() -> None:
+    arrivals, hardware = mixture(400, 10.0, (64, 8000)), Hardware(34_000, 1_000_000)
+    by_arrival, ours = (
+        sorted(simulate_order(arrivals, fleet_of(1, 1), hardware, Scheduling(factor)), key=lambda each: each.at_s)
+        for factor in (1, 8)
+    )
+
+    def p99(waited: list[Waited]) -> float:
+        return percentile([each.ttft_s for each in waited if each.tokens == 64], 99) or 0.0
+
+    assert p99(ours) < 0.5 * p99(by_arrival)
+    assert all(one.ttft_s <= 8 * other.ttft_s for one, other in zip(ours, by_arrival, strict=True))

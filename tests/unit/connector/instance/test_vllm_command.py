@@ -74,14 +74,15 @@ def test_kv_transfer_by_role(
 @pytest.mark.parametrize("role", ["producer", "consumer"])
 @pytest.mark.usefixtures("hardware")
 def test_an_aggregated_server_differs_by_the_connector_alone(environment: pytest.MonkeyPatch, role: str) -> None:
-    """Or a comparison with the baseline would compare something else as well."""
+    """A producer by the order of its prompts too. Or a comparison with the baseline would compare something else."""
     common = {"PREFILL_PORT": "8100", "DECODE_PORT": "8100", "AGGREGATED_PORT": "8100", "OPENAI_API_KEY": "sk"}
     common |= {"TENSOR_PARALLEL_SIZE": "2", "VLLM_EXTRA_ARGS": "--max-num-seqs 4 --load-format dummy"}
     disaggregated = settings(environment, VLLM_DISTRIBUTED_KV_ROLE=role, **common)
     aggregated = settings(environment, VLLM_DISTRIBUTED_KV_ROLE="aggregated")
 
     words = vllm_command.command(disaggregated, "i")
-    for option in ("--kv-transfer-config", "--middleware", *(["--scheduler-cls"] if role == "consumer" else [])):
+    own = {"producer": "--scheduling-policy", "consumer": "--scheduler-cls"}[role]
+    for option in ("--kv-transfer-config", "--middleware", own):
         del words[words.index(option) : words.index(option) + 2]
     assert words == vllm_command.command(aggregated, "i")
 
@@ -89,6 +90,20 @@ def test_an_aggregated_server_differs_by_the_connector_alone(environment: pytest
     variables = vllm_command.environment(disaggregated, inherited)
     del variables["STACK_KEY"]
     assert variables == vllm_command.environment(aggregated, inherited)
+
+
+@pytest.mark.parametrize(("role", "policy"), [("producer", "priority"), ("consumer", None), ("aggregated", None)])
+@pytest.mark.usefixtures("hardware")
+def test_producers_alone_go_by_priority(environment: pytest.MonkeyPatch, role: str, policy: str | None) -> None:
+    given = settings(environment, VLLM_DISTRIBUTED_KV_ROLE=role)
+    assert options(vllm_command.command(given, "i")).get("--scheduling-policy") == policy
+
+
+@pytest.mark.usefixtures("hardware")
+def test_a_users_own_policy_comes_last(environment: pytest.MonkeyPatch) -> None:
+    """Which is the one that vLLM takes."""
+    given = settings(environment, VLLM_EXTRA_ARGS="--scheduling-policy fcfs")
+    assert vllm_command.command(given, "i")[-2:] == ["--scheduling-policy", "fcfs"]
 
 
 @pytest.mark.usefixtures("hardware")
@@ -280,6 +295,7 @@ def test_a_consumers_scheduler_takes_first_tokens(
         assert f"def {name}(" in source.read_text()
 
 
+@pytest.mark.usefixtures("hardware")
 def test_vllm_finds_the_connector_and_nothing_of_it_as_a_package_of_its_own(environment: pytest.MonkeyPatch) -> None:
     """`connector/mooncake` on the path would stand before Mooncake."""
     first = vllm_command.environment(load(LauncherSettings), os.environ)["PYTHONPATH"].split(":")[0]

@@ -284,3 +284,13 @@ async def _any_order(steps: list[tuple[str, int]]) -> None:
             clients.remove(client)
     assert (admission.running_requests, admission.running_tokens) == (0, 0)
     assert (admission.queued_requests, admission.queued_tokens) == (0, 0)
+
+
+def test_only_what_comes_before_a_prompt_delays_its_first_token() -> None:
+    prefills = Prefills()
+    prefills.begin(1000, 0.0)
+    prefills.end(1000, 1000, 1.0)
+    prefills.begin(8000, 2.0)
+    prefills.refuse_late_first_token(2.0, 100, ahead=1000)
+    with pytest.raises(SloUnreachable):
+        prefills.refuse_late_first_token(2.0, 100)

@@ -1,0 +1,91 @@
+"""In which order one producer computes the prompts that it has been sent: short ones first, within a bound.
+
+vLLM (`--scheduling-policy priority`) takes what waits by the least priority number, given once, with the request. A
+number that never changes must hold the request's age as well. Here it is a virtual finish time, as fair queueing has it
+(L. Zhang, "VirtualClock", SIGCOMM 1990; Demers, Keshav and Shenker, "Analysis and simulation of a fair queueing
+algorithm", SIGCOMM 1989): the time at which first come, first served would begin with the prompt, plus `factor` times
+what it takes to compute it.
+
+    number = begin + factor x work      begin = max(now, begin of the one before + its work)
+
+**The bound.** Whatever overtakes prompt i came later, so its `begin` is that of i plus at least the work of i and of
+all that came in between. Let j be the last of them, and S the work of the others:
+
+    begin_j >= begin_i + work_i + S, and it overtakes: begin_j + factor x work_j < begin_i + factor x work_i,
+    so S + work_j < (factor - 1) x (work_i - work_j)
+
+All that overtakes i is therefore less than (factor - 1) times i's own work, however much comes, and when. A server
+that is never idle while something waits, and finishes what it has begun, has the same work left under any order. So i
+is done at most that much later than first come, first served would have had it done, which is at most `factor` times
+as long after its arrival. All of it is expected work: what the caller says of each prompt. `factor` 1 is first come,
+first served. tests/unit/proxy/routing/test_prefill_order.py has it for any arrivals.
+
+Work is tokens over the rate at which the producer computes them. The bound holds for any rate that does not rise while
+something waits, so within a busy period it only falls; the next one begins with what was measured last. Time is the
+wall clock's, so that workers and proxies that do not know of each other have numbers that fit together. Each of the
+others can put before i what first come, first served would have put there, and `factor` times i's work.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+Order = Literal["arrival", "shortest"]
+
+# Of 2, 4, 8 and 16 the least with which nearly all is gained: docs/benchmarks/README.md, "The order of prompts".
+FACTORS: dict[Order, int] = {"arrival": 1, "shortest": 8}
+PRIORITY_HEADER = "X-Vllm-Priority"  # vLLM: it wins over the body's `priority`
+UNKNOWN_RATE = 100_000.0  # tokens/s before anything was measured: too fast, which is first come, first served
+MICROSECONDS = 1_000_000
+
+
+class Place(NamedTuple):
+    """Of one prompt. number: vLLM's priority, the least comes first: microseconds since 1970 and its share of them."""
+
+    number: int
+    tokens: int
+    turn: int
+
+
+class PrefillOrder:
+    """Of one producer: `place = order.enter(...)` for each prompt that is sent there, `order.leave(place)` at its end.
+
+    clock: Unix time, in seconds.
+    """
+
+    def __init__(self, factor: int, clock: Callable[[], float] = time.time) -> None:
+        self._factor = factor
+        self._clock = clock
+        self._inside: dict[int, Place] = {}  # by turn, which is the order in which they came
+        self._turns = 0
+        self._begin = 0.0  # when a prompt that came now would begin, first come, first served; in microseconds
+        self._per_token = 0.0  # microseconds
+
+    def enter(self, tokens: int, tokens_per_s: float | None) -> Place:
+        """Args: tokens: that the producer has to compute; tokens_per_s: as measured of late, None before that."""
+        measured, now = MICROSECONDS / (tokens_per_s or UNKNOWN_RATE), self._clock() * MICROSECONDS
+        if self._inside:
+            self._per_token = max(self._per_token, measured)
+            self._begin = max(self._begin, now)
+        else:
+            self._per_token, self._begin = measured, now
+        work = tokens * self._per_token
+        place = Place(round(self._begin + self._factor * work), tokens, self._turns)
+        self._inside[place.turn] = place
+        self._turns += 1
+        self._begin += work
+        return place
+
+    def ahead(self, tokens: int) -> int:
+        """Tokens that come before a prompt of so many: all that have a smaller number, and what came first.
+
+        That one is most likely being computed, and vLLM finishes what it has begun before it begins anything else.
+        """
+        places = iter(self._inside.values())
+        if (first := next(places, None)) is None:
+            return 0
+        number = max(self._begin, self._clock() * MICROSECONDS) + self._factor * tokens * self._per_token
+        return first.tokens + sum(place.tokens for place in places if place.number <= number)
+
+    def leave(self, place: Place) -> None:
+        del self._inside[place.turn]

@@ -1,0 +1,37 @@
+"""A real producer that is busy takes the short prompt first, which came last."""
+
+import asyncio
+
+import aiohttp
+
+from tests.real_stack import MODEL, RealStack, metrics
+
+LONG, SHORT = 1500, 40  # tokens; three chunks, and the rest of one
+PATIENCE_S = 120
+
+
+async def test_a_short_prompt_does_not_wait_for_long_ones(stack: RealStack) -> None:
+    done: list[str] = []
+
+    async def until_the_producer_has(name: str, many: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while metrics(stack.prefill_url)[f"vllm:num_requests_{name}"] < many:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S)) as session:
+
+        async def ask(name: str, first: int, tokens: int) -> None:
+            body = {"model": MODEL, "prompt": stack.english[first:][:tokens], "max_tokens": 1, "stream": True}
+            async with session.post(stack.api_url + "/v1/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                assert answer.headers["X-PD-Path"] == "disaggregated"
+                done.append(name)
+                await answer.read()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask("being computed", 60_000, LONG))
+            await until_the_producer_has("running", 1)
+            group.create_task(ask("long", 62_000, LONG))
+            await until_the_producer_has("waiting", 1)
+            group.create_task(ask("short", 64_000, SHORT))
+    assert done.index("short") < done.index("long"), done
