@@ -18,7 +18,7 @@ from tests.integration.caches.servers import Trio
 from tests.real_stack import wait_until
 from tests.tiny_servers.instances import NAME, TIMEOUT, Server, Tokens, complete, token_ids
 
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 4 << 20
 ANSWER_TOKENS = 8
 SEEN_LIMIT_S = 30
 _COUNTED = re.compile(r'^pd_kv_first_tokens_total\{.*by="(\w+)",cause="([^"]*)".*\} (\S+)', re.MULTILINE)
