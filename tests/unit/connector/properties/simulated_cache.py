@@ -93,7 +93,9 @@ class Model:
         pages = [heads * layer.head_bytes for layer, (_, heads, _) in zip(self.layers, own, strict=True)]
         slots = list(range(len(self.layers)))
         if packing.overlaid:
-            slots = [sum(before.group == layer.group for before in self.layers[:n]) for n, layer in enumerate(self.layers)]
+            slots = [
+                sum(before.group == layer.group for before in self.layers[:n]) for n, layer in enumerate(self.layers)
+            ]
         sizes = [0] * len(slots)
         for slot, page in zip(slots, pages, strict=True):
             sizes[slot] = max(sizes[slot], page + packing.gap)

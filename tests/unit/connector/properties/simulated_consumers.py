@@ -86,8 +86,9 @@ class Plan:
         tables, held, moved = self._ask(number, served, scheduler)
         places = lacking(model, tables, held, moved)
         return [
-            Share(msgspec.structs.replace(message, prompt=message.prompt if self.same_tokens else "others"), number)
-            .of(model, layouts[message.rank], places)
+            Share(msgspec.structs.replace(message, prompt=message.prompt if self.same_tokens else "others"), number).of(
+                model, layouts[message.rank], places
+            )
             for address, message in sent
             if address == f"tcp://p{served.rank}:1" and isinstance(message, Register)
         ]
@@ -135,7 +136,9 @@ class Share:
 
     def of(self, model: Model, layout: KVLayout, places: Sequence[tuple[Place, int]]) -> "Share":
         self.model, self.memory, self.units = model, memory_of(layout, TARGET_START), {}
-        asked = {place.name: range(place.first_head, place.first_head + place.heads) for place in self.registration.layers}
+        asked = {
+            place.name: range(place.first_head, place.first_head + place.heads) for place in self.registration.layers
+        }
         for number, layer in enumerate(layout.layers):
             for place, block in places:
                 if place[0] == layer.group:

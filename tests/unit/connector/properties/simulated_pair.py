@@ -101,9 +101,7 @@ class Link(Outbox):
 class Pair:
     """Both ranks. What is computed, and that a standstill begins and ends, is the test's to say."""
 
-    def __init__(
-        self, clock: Clock, cache: str, lossy: bool, reconnect_s: float, phases: tuple[float, float]
-    ) -> None:
+    def __init__(self, clock: Clock, cache: str, lossy: bool, reconnect_s: float, phases: tuple[float, float]) -> None:
         self.clock = clock
         layouts = CACHES[cache]
         self._layout = layouts[1]
