@@ -75,8 +75,8 @@ class CacheLayer:
 
 @dataclass(frozen=True)
 class KVLayout:
-    """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal. `lookahead`: tokens
-    behind those computed that a draft reads."""
+    """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal. `lookahead`: how
+    many tokens behind those computed a draft reads."""
 
     groups: tuple[CacheGroup, ...]
     layers: tuple[CacheLayer, ...]

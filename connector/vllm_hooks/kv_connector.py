@@ -21,7 +21,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from connector.cache.layout import left_out_tokens
 from connector.cache.movable import groups_of, refuse_unmovable
 from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
@@ -101,9 +100,9 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            kinds = (group.kind for group in groups)
-            left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
-            self._scheduler = ProducerScheduler(left_out) if self._produces else self._consumer_scheduler()
+            kinds = [group.kind for group in groups]
+            lookahead = vllm_config.num_prefill_lookahead_tokens
+            self._scheduler = ProducerScheduler.of(kinds, lookahead) if self._produces else self._consumer_scheduler()
 
     def _consumer_scheduler(self) -> ConsumerScheduler:
         channel = self._channel = self._options.open_channel(port=0)

@@ -113,6 +113,8 @@ class Fleet:
         self._etcd = etcd_endpoint
         # While this file exists producers claim their writes and move nothing (connector/mooncake/engine.py).
         self.drop_writes = folder / "drop-writes"
+        # While this file exists consumers do not ask for layers whose names match its content, a regular expression.
+        self.unmoved = folder / "unmoved-layers"
         self._servers: list[Server] = []
         self._started = 0
         ours = {name.upper() for name in LauncherSettings.model_fields}
@@ -163,6 +165,7 @@ class Fleet:
             instance_id=f"{role}-{uuid.uuid4().hex}",
             variables=variables,
             log=str(self._folder / f"{serving.model.name}-{role}-{self._started}.log"),
+            unmoved=str(self.unmoved),
         )
         assert self._forking.stdin is not None
         self._forking.stdin.write(json.dumps(order) + "\n")

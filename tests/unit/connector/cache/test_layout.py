@@ -81,6 +81,15 @@ def test_the_last_token_is_left_out_unless_all_is_full_attention(kinds: list[Kin
     assert left_out_tokens(reversed(kinds)) == tokens
 
 
+@pytest.mark.parametrize(
+    ("kinds", "lookahead", "tokens"), [([FULL], 1, 0), ([FULL], 3, 2), ([FULL, STATE], 1, 1), ([FULL, WINDOW], 3, 2)]
+)
+def test_and_what_a_draft_of_several_modules_guessed_of_the_answer(
+    kinds: list[Kind], lookahead: int, tokens: int
+) -> None:
+    assert left_out_tokens(kinds, lookahead) == tokens
+
+
 LAYERS = (
     CacheLayer("a", 0, 100, block_stride=16, head_bytes=4, first_head=2, heads=2, all_heads=8),
     CacheLayer("b", 1, 1000, block_stride=64, head_bytes=20, first_head=0, heads=1, all_heads=1),
