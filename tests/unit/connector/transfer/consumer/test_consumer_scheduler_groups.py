@@ -1,6 +1,7 @@
 """The scheduler's side of a consumer with several groups of layers, and with more or fewer ranks than the producer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,17 @@ def test_the_last_token_is_computed_here_unless_all_is_full_attention(groups: li
     one = consumer.add(decode(prompt=20, producer=ONE_RANK))
     for held in (0, 16):
         assert consumer.scheduler.tokens_from_producer(one, held) == (20 - left_out - held, True)
+
+
+@pytest.mark.parametrize(("lookahead", "tokens"), [(0, 20), (1, 20), (2, 19), (4, 17)])
+def test_what_a_draft_of_several_modules_guessed_is_computed_here(lookahead: int, tokens: int) -> None:
+    rank = rank_at(0, [FULL], [attention("a", 1000, heads=2)])
+    consumer = Consumer([replace(rank, layout=replace(rank.layout, lookahead=lookahead))])
+    one = consumer.add(decode(prompt=20, producer=ONE_RANK))
+    assert consumer.scheduler.tokens_from_producer(one, 0) == (tokens, True)
+    consumer.scheduler.blocks_allocated(one, [list(range(20, 25))], tokens)
+    ((_, asked),) = consumer.registers()
+    assert asked.tokens == tokens
 
 
 @pytest.mark.parametrize(("prompt", "held", "tokens"), [(1, 0, 0), (2, 0, 1), (17, 16, 0), (18, 16, 1)])
