@@ -17,7 +17,8 @@ LIKELIEST = 20  # of which a log probability is told, at each token
 
 @dataclass(frozen=True)
 class Answer:
-    """facts: of the transfer; None where the server has computed all of the prompt."""
+    """facts: of the transfer; None where the server has computed all of the prompt. No log probabilities, where none
+    were asked for (`logprobs=None`)."""
 
     tokens: Tokens
     log_probabilities: list[dict[str, float]]
@@ -62,7 +63,8 @@ async def _ask(session: aiohttp.ClientSession, server: Server, prompt: Tokens, *
     wanted = {"max_tokens": ANSWER_TOKENS, "logprobs": LIKELIEST, "return_tokens_as_token_ids": True}
     answer = await complete(session, server, prompt, **(wanted | more))
     (choice,) = answer["choices"]
-    return Answer(choice["token_ids"], choice["logprobs"]["top_logprobs"], answer.get("kv_transfer_params"))
+    told = choice["logprobs"]["top_logprobs"] if choice["logprobs"] else []
+    return Answer(choice["token_ids"], told, answer.get("kv_transfer_params"))
 
 
 async def _each(

@@ -84,15 +84,15 @@ def _served(name: str, like: str) -> Served:
     )
 
 
-LLAMA, GEMMA_3 = models.BY_NAME["llama"], models.BY_NAME["gemma-3"]
+# Of which every layer counts, and that are their own drafts.
+WHOLE = LLAMA, GEMMA_3, ALL_WINDOWS = [models.BY_NAME[name] for name in ("llama", "gemma-3", "llama-all-windows")]
 SHALLOW = _served("first-layer", "llama")
 # Mixed heads of target and draft make pages of two sizes in one group.
 CASES = {
     "n-gram": Speculation(LLAMA, "ngram", guesses_well=False),
     "n-gram, windows": Speculation(GEMMA_3, "ngram", guesses_well=False),
-    "draft model": Speculation(LLAMA, "draft_model", "llama"),
-    "draft model, windows": Speculation(GEMMA_3, "draft_model", "gemma-3"),
-    "draft model in a group of its own": Speculation(LLAMA, "draft_model", "llama-all-windows", guesses_well=False),
+    "draft model": Speculation(LLAMA, "draft_model", LLAMA.name),
+    "draft model in a group of its own": Speculation(LLAMA, "draft_model", ALL_WINDOWS.name, guesses_well=False),
     "EAGLE": Speculation(SHALLOW, "eagle", "eagle"),
     "EAGLE, twice the KV heads": Speculation(SHALLOW, "eagle", "eagle-twice-the-heads"),
     "EAGLE, windows": Speculation(

@@ -6,6 +6,7 @@ A draft whose cache did not come would be correct and useless, so that what it g
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,20 +19,20 @@ from tests.integration.caches.servers import Trio
 from tests.real_stack import metrics
 from tests.tiny_servers.instances import Fleet, Server
 
-ANSWER_TOKENS = 24
+# With guesses in a batch vLLM 0.32 tells fewer log probabilities than tokens, a plain server too: tokens are compared.
+ASKED: dict[str, Any] = {"max_tokens": 24, "logprobs": None}
 GUESSED, ACCEPTED = "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_total"
 Counts = tuple[float, float]
 
 
 @pytest.fixture(scope="module")
-def drafts_folder(models_folder: Path) -> Path:
-    """The models' folder, with targets and drafts beside them."""
+def drafts_folder(folder: Path) -> Path:
+    """A folder of each target's and of each draft's name is in it."""
+    written = folder / "speculation"
     subprocess.run(
-        [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", write_drafts.__name__, models_folder],
-        cwd=REPOSITORY,
-        check=True,
+        [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", write_drafts.__name__, written], cwd=REPOSITORY, check=True
     )
-    return models_folder
+    return written
 
 
 @pytest.fixture(scope="module", params=drafts.CASES)
@@ -53,14 +54,14 @@ def trio(speculation: Speculation, fleet: Fleet, drafts_folder: Path) -> Iterato
 def lengths(block_tokens: int) -> list[int]:
     """Guesses behind the prompt lie in its last block, or in the next one, which nobody has reserved while it loads."""
     edges = (block_tokens, WINDOW, WINDOW + block_tokens, 5 * block_tokens, STEP_TOKENS, 2 * STEP_TOKENS, 512)
-    around = {edge + offset for edge in edges for offset in (-3, -2, -1, 0, 1)}
+    around = {edge + offset for edge in edges for offset in (-2, -1, 0, 1)}
     return sorted({1, 2, 3, 316, 700} | around)
 
 
 async def test_the_plain_servers_text_in_as_many_steps(trio: Trio, speculation: Speculation) -> None:
     prompts = trio.prompts("speculation", lengths(trio.served.block_size))
     before = counts(trio.plain), counts(trio.consumer)
-    await trio.assert_same(prompts, max_tokens=ANSWER_TOKENS)
+    await trio.assert_same(prompts, **ASKED)
     plain, consumer = (since(server, was) for server, was in zip((trio.plain, trio.consumer), before, strict=True))
     assert consumer == plain
     if speculation.guesses_well:
@@ -76,7 +77,7 @@ async def test_without_its_cache_a_draft_guesses_badly(fleet: Fleet, trio: Trio,
     before = counts(trio.plain), counts(trio.consumer)
     fleet.unmoved.write_text(speculation.draft_layers)
     try:
-        await trio.assert_same(prompts, max_tokens=ANSWER_TOKENS)
+        await trio.assert_same(prompts, **ASKED)
     finally:
         fleet.unmoved.unlink()
     plain, consumer = (since(server, was) for server, was in zip((trio.plain, trio.consumer), before, strict=True))

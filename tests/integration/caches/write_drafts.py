@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.integration.caches.drafts import DRAFTS, TARGETS
+from tests.integration.caches.drafts import DRAFTS, TARGETS, WHOLE
 from tests.integration.caches.models import Config
 from tests.integration.caches.write_models import write
 from tests.tiny_models import write_tokenizer
@@ -25,7 +25,12 @@ NORMS_OF_LLAMA = ("input_layernorm.weight", "post_attention_layernorm.weight")
 
 
 def main() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     parent = Path(sys.argv[1])
+    for served in WHOLE:
+        write(parent / served.name, served.config)
     for name, config in TARGETS.items():
         write_target(parent / name, config)
     for name, (target, differing) in DRAFTS.items():
@@ -91,6 +96,7 @@ def write_draft(folder: Path, target: Path, config: Config) -> None:
         weights |= {"fc.weight": torch.zeros(size, 3 * size), "norm.weight": torch.ones(size)}
         weights["lm_head.weight"] = theirs["lm_head.weight"]
     else:
+        del layer["input_layernorm.weight"]  # EAGLE has none
         weights = {f"layers.0.{name}": weight for name, weight in layer.items()}
         weights["fc.weight"] = _first_half(size, 2)
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "model.safetensors")
