@@ -17,8 +17,7 @@ LIKELIEST = 20  # of which a log probability is told, at each token
 
 @dataclass(frozen=True)
 class Answer:
-    """facts: of the transfer; None where the server has computed all of the prompt. No log probabilities, where none
-    were asked for (`logprobs=None`)."""
+    """facts: of the transfer; None where the server has computed all of the prompt."""
 
     tokens: Tokens
     log_probabilities: list[dict[str, float]]
@@ -63,8 +62,7 @@ async def _ask(session: aiohttp.ClientSession, server: Server, prompt: Tokens, *
     wanted = {"max_tokens": ANSWER_TOKENS, "logprobs": LIKELIEST, "return_tokens_as_token_ids": True}
     answer = await complete(session, server, prompt, **(wanted | more))
     (choice,) = answer["choices"]
-    told = choice["logprobs"]["top_logprobs"] if choice["logprobs"] else []
-    return Answer(choice["token_ids"], told, answer.get("kv_transfer_params"))
+    return Answer(choice["token_ids"], choice["logprobs"]["top_logprobs"], answer.get("kv_transfer_params"))
 
 
 async def _each(

@@ -6,7 +6,7 @@ is accepted, and none any more when the draft lacks its cache. `write_drafts.py`
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.integration.caches import models
@@ -27,15 +27,16 @@ TARGETS: dict[str, Config] = {
     "first-layer-mla": FIRST_LAYER_MLA,
     "first-layer-mla-two-modules": FIRST_LAYER_MLA | {"num_nextn_predict_layers": 2},
 }
-# By name: the target and, of the draft, what differs from it.
+ONE_LAYER = FIRST_LAYER | {"num_hidden_layers": 1}
+# By name: the target, and the draft.
 DRAFTS: dict[str, tuple[str, Config]] = {
-    "eagle": ("first-layer", {"num_hidden_layers": 1}),
-    "eagle-twice-the-heads": ("first-layer", {"num_hidden_layers": 1, "num_key_value_heads": 4}),
+    "eagle": ("first-layer", ONE_LAYER),
+    "eagle-twice-the-heads": ("first-layer", ONE_LAYER | {"num_key_value_heads": 4}),
     "eagle-3": (
         "first-layer",
-        {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "draft_vocab_size": VOCABULARY},
+        ONE_LAYER | {"architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": VOCABULARY},
     ),
-    "eagle-gemma-3": ("first-layer-gemma-3", models.BY_NAME["llama"].config | {"num_hidden_layers": 1}),
+    "eagle-gemma-3": ("first-layer-gemma-3", ONE_LAYER),
 }
 
 

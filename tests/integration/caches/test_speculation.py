@@ -6,7 +6,6 @@ A draft whose cache did not come would be correct and useless, so that what it g
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,10 +16,12 @@ from tests.integration.caches.drafts import Speculation
 from tests.integration.caches.models import STEP_TOKENS, WINDOW
 from tests.integration.caches.servers import Trio
 from tests.real_stack import metrics
-from tests.tiny_servers.instances import Fleet, Server
+from tests.tiny_servers.instances import Fleet, Server, Tokens
 
-# With guesses in a batch vLLM 0.32 tells fewer log probabilities than tokens, a plain server too: tokens are compared.
-ASKED: dict[str, Any] = {"max_tokens": 24, "logprobs": None}
+ANSWER_TOKENS = 24
+# A draft of EAGLE is told a wrong token at the end of each of a prompt's steps, and those end elsewhere when other
+# prompts are in the batch: what it guesses is not the same in two runs of one server either.
+TOLERANCE = 0.05
 GUESSED, ACCEPTED = "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_total"
 Counts = tuple[float, float]
 
@@ -61,12 +62,14 @@ def lengths(block_tokens: int) -> list[int]:
 async def test_the_plain_servers_text_in_as_many_steps(trio: Trio, speculation: Speculation) -> None:
     prompts = trio.prompts("speculation", lengths(trio.served.block_size))
     before = counts(trio.plain), counts(trio.consumer)
-    await trio.assert_same(prompts, **ASKED)
+    await assert_same(trio, prompts)
     plain, consumer = (since(server, was) for server, was in zip((trio.plain, trio.consumer), before, strict=True))
-    assert consumer == plain
+    # vLLM pads a request's first step behind a load with guesses that nobody made, and counts them.
+    steps, accepted = consumer[0] - len(prompts), consumer[1]
+    assert steps <= (1 + TOLERANCE) * plain[0], (consumer, plain)
+    assert accepted >= (1 - TOLERANCE) * plain[1], (consumer, plain)
     if speculation.guesses_well:
-        guessed, accepted = plain
-        assert accepted > guessed / 2, "the draft guesses too badly for this test"
+        assert plain[1] > plain[0] / 2, "the draft guesses too badly for this test"
 
 
 async def test_without_its_cache_a_draft_guesses_badly(fleet: Fleet, trio: Trio, speculation: Speculation) -> None:
@@ -77,11 +80,24 @@ async def test_without_its_cache_a_draft_guesses_badly(fleet: Fleet, trio: Trio,
     before = counts(trio.plain), counts(trio.consumer)
     fleet.unmoved.write_text(speculation.draft_layers)
     try:
-        await trio.assert_same(prompts, **ASKED)
+        await assert_same(trio, prompts)
     finally:
         fleet.unmoved.unlink()
     plain, consumer = (since(server, was) for server, was in zip((trio.plain, trio.consumer), before, strict=True))
     assert consumer[0] > 1.3 * plain[0], f"steps: {consumer[0]:.0f} without the draft's cache, {plain[0]:.0f} with it"
+
+
+async def assert_same(trio: Trio, prompts: list[Tokens]) -> None:
+    """Once from each server: what they guess is counted."""
+    found = await trio.transferred(prompts, max_tokens=ANSWER_TOKENS)
+    different = await trio.different(prompts, found, max_tokens=ANSWER_TOKENS)
+    assert not different, f"answers differ, by tokens in the prompt: {different}"
+    computed = [
+        len(prompt)
+        for prompt, answer in zip(prompts, found, strict=True)
+        if len(prompt) > trio.served.block_size and not answer.facts
+    ]
+    assert not computed, f"prompts of {computed} tokens were computed by the consumer:\n{trio.consumer.log[-3000:]}"
 
 
 def counts(server: Server) -> Counts:

@@ -33,8 +33,8 @@ def main() -> None:
         write(parent / served.name, served.config)
     for name, config in TARGETS.items():
         write_target(parent / name, config)
-    for name, (target, differing) in DRAFTS.items():
-        write_draft(parent / name, parent / target, TARGETS[target] | differing)
+    for name, (target, config) in DRAFTS.items():
+        write_draft(parent / name, parent / target, config)
 
 
 def write_target(folder: Path, config: Config) -> None:
@@ -71,7 +71,7 @@ def _module(prefix: str, weights: "Weights") -> "Weights":
 
 
 def write_draft(folder: Path, target: Path, config: Config) -> None:
-    """One layer, the target's first; from the target's config where it is of another kind."""
+    """One layer, the target's first."""
     import torch
     from safetensors.torch import load_file, save_file
 
