@@ -15,8 +15,8 @@ from tests.integration.caches import drafts, write_drafts
 from tests.integration.caches.drafts import Speculation
 from tests.integration.caches.models import STEP_TOKENS, WINDOW
 from tests.integration.caches.servers import Trio
-from tests.real_stack import START_LIMIT_S, metrics, wait_until
-from tests.tiny_servers.instances import Fleet, Server, Serving, Tokens
+from tests.real_stack import metrics
+from tests.tiny_servers.instances import Fleet, Server, Tokens
 
 ANSWER_TOKENS = 24
 # A draft of EAGLE is told a wrong token at the end of each of a prompt's steps, and those end elsewhere when other
@@ -85,17 +85,6 @@ async def test_without_its_cache_a_draft_guesses_badly(fleet: Fleet, trio: Trio,
         fleet.unmoved.unlink()
     plain, consumer = (since(server, was) for server, was in zip((trio.plain, trio.consumer), before, strict=True))
     assert consumer[0] > 1.3 * plain[0], f"steps: {consumer[0]:.0f} without the draft's cache, {plain[0]:.0f} with it"
-
-
-def test_a_draft_model_in_a_group_of_its_own_is_refused(fleet: Fleet, drafts_folder: Path) -> None:
-    """On vLLM 0.32 its answers were not a plain server's."""
-    speculation = drafts.OWN_GROUP
-    served = speculation.target
-    arguments = speculation.arguments(drafts_folder)
-    server = fleet.start("decode", Serving(drafts_folder / served.name, served.block_size, arguments=arguments))
-    wait_until(lambda: server.has_ended, START_LIMIT_S, "the server ends")
-    fleet.stop_all()
-    assert "does not support a draft model whose cache is of another kind" in server.log
 
 
 async def assert_same(trio: Trio, prompts: list[Tokens]) -> None:
