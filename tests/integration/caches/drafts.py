@@ -90,17 +90,18 @@ WHOLE = LLAMA, GEMMA_3, ALL_WINDOWS = [models.BY_NAME[name] for name in ("llama"
 SHALLOW = _served("first-layer", "llama")
 # Mixed heads of target and draft make pages of two sizes in one group.
 CASES = {
-    "n-gram": Speculation(LLAMA, "ngram", guesses_well=False),
-    "n-gram, windows": Speculation(GEMMA_3, "ngram", guesses_well=False),
     "draft model": Speculation(LLAMA, "draft_model", LLAMA.name),
     "EAGLE": Speculation(SHALLOW, "eagle", "eagle"),
     "EAGLE, twice the KV heads": Speculation(SHALLOW, "eagle", "eagle-twice-the-heads"),
-    "EAGLE, windows": Speculation(
-        _served("first-layer-gemma-3", "gemma-3"), "eagle", "eagle-gemma-3", guesses_well=False
-    ),
     "EAGLE-3": Speculation(SHALLOW, "eagle3", "eagle-3", tokens=2),
     "MTP": Speculation(_served("first-layer-mla", "deepseek-v3"), "mtp", tokens=2),
     "MTP of two modules": Speculation(_served("first-layer-mla-two-modules", "deepseek-v3"), "mtp", tokens=2),
+    # What follows guesses badly, or has no cache.
+    "EAGLE, windows": Speculation(
+        _served("first-layer-gemma-3", "gemma-3"), "eagle", "eagle-gemma-3", guesses_well=False
+    ),
+    "n-gram": Speculation(LLAMA, "ngram", guesses_well=False),
+    "n-gram, windows": Speculation(GEMMA_3, "ngram", guesses_well=False),
 }
 # Beside a target of full attention its windows are a group of their own.
 OWN_GROUP = Speculation(LLAMA, "draft_model", ALL_WINDOWS.name)

@@ -19,10 +19,11 @@ from tests.real_stack import metrics
 from tests.tiny_servers.instances import Fleet, Server, Tokens
 
 ANSWER_TOKENS = 24
-# A draft of EAGLE is told a wrong token at the end of each of a prompt's steps, and those end elsewhere when other
-# prompts are in the batch: what it guesses is not the same in two runs of one server either.
+# At the end of each of a prompt's steps vLLM 0.32 tells a draft of EAGLE the prompt's last token, not the next one
+# (prepare_next_token_ids_padded), and steps end elsewhere when other prompts are in the batch.
 TOLERANCE = 0.05
 GUESSED, ACCEPTED = "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_total"
+GUESS_WELL = [name for name, speculation in drafts.CASES.items() if speculation.guesses_well]
 Counts = tuple[float, float]
 
 
@@ -72,10 +73,9 @@ async def test_the_plain_servers_text_in_as_many_steps(trio: Trio, speculation: 
         assert plain[1] > plain[0] / 2, "the draft guesses too badly for this test"
 
 
+@pytest.mark.parametrize("speculation", GUESS_WELL, indirect=True, scope="module")
 async def test_without_its_cache_a_draft_guesses_badly(fleet: Fleet, trio: Trio, speculation: Speculation) -> None:
     """Negative control: the target's layers are moved, the draft's are not. The text is the same."""
-    if not (speculation.has_cache and speculation.guesses_well):
-        return
     prompts = trio.prompts("unmoved", [130, 316, 512, 700])
     before = counts(trio.plain), counts(trio.consumer)
     fleet.unmoved.write_text(speculation.draft_layers)
