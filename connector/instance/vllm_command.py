@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from connector.cache.fingerprint import fingerprint
+from connector.instance.identity import draft
 from connector.instance.identity.model import facts_of
 from stack import addresses, etcd
 from stack.direct_http import past_proxies
@@ -40,7 +41,8 @@ def pairing(settings: LauncherSettings) -> dict[str, str]:
     Not the tensor parallelism: the connector moves heads between any numbers of ranks.
     Raises: OSError: a file of the model cannot be read.
     """
-    facts = facts_of(settings.model_path, shlex.split(settings.vllm_extra_args))
+    words = shlex.split(settings.vllm_extra_args)
+    facts = facts_of(settings.model_path, words) | draft.facts_of(words)
     facts |= {"dtype": dtype(settings), "block size": str(settings.block_size)}
     if not on_gpu():
         # The order of values inside a block is that of the instructions that read it.

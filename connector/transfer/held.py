@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
 from connector.cache.pieces import BlockRun, Piece, block_runs, pieces_of_layer
-from connector.control.messages import Cancelled, Done, Failed, Outcome, Register
+from connector.control.messages import Cancelled, Done, Failed, FirstToken, Outcome, Register
 from connector.mooncake.checksum import LayerChecksums
 from connector.mooncake.rank_cache import Memory
 from connector.transfer.prompt import Prompt
@@ -104,14 +104,6 @@ class HeldShare:
         )
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What is remembered of a transfer: why it serves no more, and whether bytes of it may still arrive."""
-
-    cause: str
-    unended: bool
-
-
 @dataclass
 class Held:
     """`deadline` (awake time) is when to give up unless both sides have come; there is none while both are at work."""
@@ -158,6 +150,17 @@ class Held:
         """Whether the consumer would begin to compute what is being sampled here."""
         wanted = bool(share.state.registration.first_token_to) and share.state.whole
         return wanted and self.first_token is None and not self.released
+
+    def take_first_token(self, engine_id: str) -> tuple[str, FirstToken] | None:
+        """Once, when it is known and a consumer of the same prompt wants it: the message, and where it goes."""
+        if self.first_token is None or self.first_token_told:
+            return None
+        for share in self.shares.values():
+            asked = share.state.registration
+            if asked.first_token_to and self.prompt.digest == asked.prompt:
+                self.first_token_told = True
+                return asked.first_token_to, FirstToken(self.transfer_id, engine_id, asked.prompt, self.first_token)
+        return None
 
     @property
     def unended(self) -> bool:

@@ -7,7 +7,6 @@ the transfers under one lock, which nobody holds while writing or waiting for th
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,29 +18,26 @@ from connector.control.messages import (
     Cancelled,
     Done,
     Failed,
-    FirstToken,
     Mended,
     Message,
     Register,
     Sampled,
 )
+from connector.control.misfit import misfit
 from connector.control.wire import Wire
 from connector.mooncake.engine import TransferError
 from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
-from connector.transfer.held import Ended, Held, HeldShare
-from connector.transfer.misfit import misfit
-from connector.transfer.prompt import Prompt
+from connector.transfer.held import Held, HeldShare
 from connector.transfer.senders import Senders
 from connector.transfer.share import End, Share
 from connector.transfer.steps import ProducerStep
+from connector.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
     from connector.mooncake.fences import Fences
 
 log = logging.getLogger(__name__)
-
-REMEMBERED_ENDS = 4096  # ended transfers whose late or repeated registrations are answered at once
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,8 @@ class Producer:
         self._fences = fences
         self._pace = pace
         self._stats = stats
-        self._transfers: dict[str, Held] = {}
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._time = AwakeTime()
+        self._transfers = Transfers(cache.layout, self._time, pace.patience)
         self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
         self._streaming = False  # this step goes layer by layer
         self._hooked: list[int] = []  # layers of this step whose hook was called, in that order
@@ -88,7 +84,6 @@ class Producer:
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
-        self._time = AwakeTime()
         self._ticked = time.monotonic()
         self._senders = Senders(cache, self._lock, stats, self._settle, pace.sender_threads, self._has_not_stood_still)
 
@@ -101,13 +96,13 @@ class Producer:
             self._hooked = []
             self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._pace.min_stream_tokens
             for queued in step.queued:
-                held = self._owned(queued.transfer_id, queued.request_id)
+                held = self._transfers.owned(queued.transfer_id, queued.request_id)
                 if held is not None:
                     held.request_id = queued.request_id  # from now on it may take its time
                     held.prompt.digest = queued.prompt
                     self._check(held)
             for chunk in step.chunks:
-                held = self._owned(chunk.transfer_id, chunk.request_id)
+                held = self._transfers.owned(chunk.transfer_id, chunk.request_id)
                 if held is None:
                     continue
                 held.request_id = chunk.request_id
@@ -125,7 +120,7 @@ class Producer:
             return
         self._fences.drain()  # what an earlier step computed must not be marked after the blocks are gone
         with self._lock:
-            rewritten = [held for held in self._transfers.values() if held.request_id in request_ids]
+            rewritten = [held for held in self._transfers.all() if held.request_id in request_ids]
             for held in rewritten:  # before the wait, so that no other write begins during it
                 held.prompt.forget_blocks()
             for held in rewritten:
@@ -165,7 +160,7 @@ class Producer:
     def take_finished(self, wait: float) -> set[str]:
         """Request ids whose blocks may be freed; waits up to `wait` seconds for one while any is still held."""
         with self._lock:
-            if wait and not self._finished_requests and self._transfers:
+            if wait and not self._finished_requests and self._transfers.all():
                 self._progress.wait(wait)
             finished, self._finished_requests = self._finished_requests, set()
             return finished
@@ -196,13 +191,13 @@ class Producer:
             if refusal:
                 # It ends nothing here: who registers wrongly must not end the transfer of the rightful consumer.
                 log.warning("transfer %s: refused %s: %s", registration.transfer_id, registration.reply_to, refusal)
-                unended = self._unended(registration.transfer_id)
+                unended = self._transfers.unended(registration.transfer_id)
                 self._wire.send(
                     registration.reply_to, Failed(registration.transfer_id, self._rank, 0, refusal, unended)
                 )
                 return
             self._wire.watch(registration.reply_to)
-            held = self._held(registration.transfer_id)
+            held = self._transfers.open(registration.transfer_id)
             assert held is not None  # one that has ended refuses
             held.expected_shares = registration.shares
             transport = self._engines.choose(registration.segments, registration.host_identity)
@@ -228,19 +223,18 @@ class Producer:
         except TransferError as error:
             return str(error)
         if held is None:
-            ended = self._ended.get(registration.transfer_id)
-            return ended.cause if ended is not None else ""
+            return self._transfers.ended(registration.transfer_id)
         return held.refusal(registration)
 
     def _on_cancel(self, cancel: Cancel) -> None:
         with self._lock:
-            held = self._held(cancel.transfer_id)
+            held = self._transfers.open(cancel.transfer_id)
             share = None
             if held is not None:
                 held.end(End.CANCELLED, "cancelled: the consumer no longer wants it")
                 share = next((share for share in held.shares.values() if share.reply_to == cancel.reply_to), None)
             if share is None or share.answered:
-                unended = self._unended(cancel.transfer_id)
+                unended = self._transfers.unended(cancel.transfer_id)
                 self._wire.send(cancel.reply_to, Cancelled(cancel.transfer_id, self._rank, unended))
             if held is not None:
                 self._settle(held)
@@ -249,7 +243,7 @@ class Producer:
         """The consumer's rank there has ended (`gone`), or has been silent for long: write nothing more to it."""
         cause = f"consumer lost: {address} {'has ended' if gone else 'is silent'}"
         with self._lock:
-            for held in list(self._transfers.values()):
+            for held in self._transfers.all():
                 for share in held.shares.values():
                     if share.reply_to == address:
                         share.state.end(End.FAILED, cause)
@@ -271,11 +265,11 @@ class Producer:
         self._time.tick()
         with self._lock:
             if not self._has_not_stood_still():
-                for held in list(self._transfers.values()):
+                for held in self._transfers.all():
                     held.end(End.FAILED, f"standstill: the producer was stopped for {now - self._ticked:.0f} s")
                     self._settle(held)
             self._ticked = now  # only now, when every share has its end
-            for held in [held for held in self._transfers.values() if held.deadline < self._time.now()]:
+            for held in [held for held in self._transfers.all() if held.deadline < self._time.now()]:
                 if held.released and not held.all_registered:
                     held.end(End.FAILED, f"no consumer: none came within {self._pace.patience:g} s of the prefill")
                 elif held.request_id is None:
@@ -284,27 +278,6 @@ class Producer:
 
     # --- with the lock held ---
 
-    def _held(self, transfer_id: str) -> Held | None:
-        """The transfer, made at its first mention from either side; None once it has ended."""
-        if transfer_id in self._ended:
-            return None
-        held = self._transfers.get(transfer_id)
-        if held is None:
-            held = Held(transfer_id, Prompt(self._layout), deadline=self._time.now() + self._pace.patience)
-            self._transfers[transfer_id] = held
-        return held
-
-    def _unended(self, transfer_id: str) -> bool:
-        """Whether bytes of the transfer, which may be over, may still arrive: whoever asks may have missed the word."""
-        one = self._transfers.get(transfer_id) or self._ended.get(transfer_id)
-        return one is not None and one.unended
-
-    def _owned(self, transfer_id: str, request_id: str) -> Held | None:
-        """The transfer that this request fills. None where its end was decided before the request came, and where
-        another request came first (with n > 1 vLLM makes several requests with the same parameters)."""
-        held = self._held(transfer_id)
-        return held if held is not None and held.request_id in (None, request_id) else None
-
     def _check(self, held: Held) -> None:
         """The consumer's prompt may be another one, or all that it wants may be there."""
         for share in held.shares.values():
@@ -312,7 +285,7 @@ class Producer:
         self._settle(held)
 
     def _release(self, transfer_id: str, request_id: str, complete: bool) -> None:
-        held = self._owned(transfer_id, request_id)
+        held = self._transfers.owned(transfer_id, request_id)
         if held is None:
             self._finished_requests.add(request_id)
             return
@@ -329,22 +302,11 @@ class Producer:
             held.first_token = token
             self._settle(held)
 
-    def _tell_first_token(self, held: Held) -> None:
-        """Once, and by one rank: should the message be lost, Done says the same."""
-        if self._rank or held.first_token is None or held.first_token_told:
-            return
-        for share in held.shares.values():
-            asked = share.state.registration
-            if asked.first_token_to and held.prompt.digest == asked.prompt:
-                token = FirstToken(held.transfer_id, self._engine_id, asked.prompt, held.first_token)
-                self._wire.send(asked.first_token_to, token)
-                held.first_token_told = True
-                return
-
     def _settle(self, held: Held) -> None:
         """Tell each rank its share's end as soon as it is final; forget the transfer when nobody waits for it."""
         self._progress.notify_all()
-        self._tell_first_token(held)
+        if not self._rank and (told := held.take_first_token(self._engine_id)):  # by one rank only; Done says the same
+            self._wire.send(*told)
         for share in held.shares.values():
             if share.is_final and not share.answered and not held.awaits_first_token(share):
                 share.answered = True
@@ -362,10 +324,7 @@ class Producer:
             self._stats.failed(cause, transports[0] if transports else "")
             peers = ", ".join(share.reply_to for share in held.shares.values())
             log.warning("transfer %s to %s: %s", held.transfer_id, peers or "nobody", cause)
-        del self._transfers[held.transfer_id]
-        self._ended[held.transfer_id] = Ended(cause or "already delivered: a transfer id serves once", held.unended)
-        if len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
+        self._transfers.forget(held)
 
     def close(self) -> None:
         self._senders.close()

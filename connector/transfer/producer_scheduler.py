@@ -1,9 +1,9 @@
 """The scheduler's side of a producer: which requests are moved, and what the workers must know of them at each step."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from connector.cache.layout import NULL_BLOCK
+from connector.cache.layout import NULL_BLOCK, Kind, left_out_tokens
 from connector.first_token.sampled import SampledTokens
 from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
 from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
@@ -14,18 +14,31 @@ if TYPE_CHECKING:
 
 
 class ProducerScheduler:
-    """Follows prefill requests that a consumer waits for. `left_out`: tokens at a prompt's end that are not moved.
+    """Follows prefill requests that a consumer waits for.
 
-    `first_tokens`: of those of whom nothing is left out; else what is sampled follows a shorter prompt.
+    `left_out`: tokens at a prompt's end that are not even computed. `kept_back`: those that are, and are not moved.
+    `first_tokens`: where both are 0; else what is sampled follows another prompt than what is moved.
     """
 
-    def __init__(self, left_out: int, first_tokens: SampledTokens | None = None) -> None:
+    def __init__(self, left_out: int, kept_back: int = 0, first_tokens: SampledTokens | None = None) -> None:
         self._left_out = left_out
-        self._first_tokens = None if left_out else first_tokens
+        self._kept_back = kept_back
+        self._first_tokens = None if left_out or kept_back else first_tokens
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
         self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
         self._released: list[Released] = []
         self._queued: list[Queued] = []
+
+    @classmethod
+    def of(cls, kinds: Sequence[Kind], lookahead: int, first_tokens: SampledTokens | None = None) -> Self:
+        """Of these groups, and a draft that reads so many tokens ahead.
+
+        With full attention alone a prompt is computed to its end: a draft's modules then read what follows behind the
+        part that is moved, and not what they would guess of it.
+        """
+        left_out = left_out_tokens(kinds, lookahead)
+        computed_to_its_end = not left_out_tokens(kinds)
+        return cls(0, left_out, first_tokens) if computed_to_its_end else cls(left_out, 0, first_tokens)
 
     def on_new_request(self, request: "Request") -> None:
         params = params_of(request, ProducerParams, "do_remote_decode")
@@ -48,7 +61,8 @@ class ProducerScheduler:
             # num_computed_tokens is still the value before this step (vLLM advances it after this call).
             step_end = request.num_computed_tokens + tokens
             tables = tuple(list(table) for table in block_ids)
-            chunks.append(Chunk(transfer_id, request_id, request.num_prompt_tokens, tables, step_end, tokens))
+            moved = max(1, request.num_prompt_tokens - self._kept_back)
+            chunks.append(Chunk(transfer_id, request_id, moved, tables, step_end, tokens))
         # All of them: one that was aborted since is no longer among our transfers, but its blocks may be written out.
         preempted = list(output.preempted_req_ids or ())
         released, self._released = self._released, []

@@ -21,11 +21,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from connector.cache.layout import left_out_tokens
 from connector.cache.movable import groups_of, refuse_unmovable
 from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
-from connector.control.messages import Done, FirstToken, Message
+from connector.control.messages import Done
 from connector.first_token.expected import FirstTokens
 from connector.first_token.sampled import SampledTokens
 from connector.telling.metrics import StepStats, TransferMetrics
@@ -38,6 +37,7 @@ from connector.transfer.producer_scheduler import ProducerScheduler
 from connector.transfer.steps import ConsumerStep, ProducerStep, RankAddress
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather
+from connector.vllm_hooks.scheduler_channel import serve_a_consumer, serve_a_producer
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode, refuse_options
 
 if TYPE_CHECKING:
@@ -105,31 +105,17 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._block_pool: BlockPool | None = None
         self._scheduler: ProducerScheduler | ConsumerScheduler | None = None
         if role is KVConnectorRole.SCHEDULER:
-            kinds = (group.kind for group in groups)
-            left_out = left_out_tokens(kinds, vllm_config.num_prefill_lookahead_tokens)
             channel = self._channel = self._options.open_channel(port=0)
-            self._scheduler = (
-                self._producer_scheduler(channel, left_out) if self._produces else self._consumer_scheduler(channel)
-            )
-
-    def _producer_scheduler(self, channel: Channel, left_out: int) -> ProducerScheduler:
-        channel.serve(_ignore, _nothing, _left_to_workers, _own_rank_back)
-        sampled = self._sampled = SampledTokens(self._kv_transfer_config.engine_id or "", channel.send)
-        return ProducerScheduler(left_out, sampled)
-
-    def _consumer_scheduler(self, channel: Channel) -> ConsumerScheduler:
-        publish = FactsWriter(os.environ.get(PIPE_VARIABLE))
-        first_tokens = self.first_tokens = FirstTokens(channel.address, self._stats, publish)
-        scheduler = ConsumerScheduler(self._options.checksum, channel.send, publish, first_tokens)
-
-        def on_message(message: Message) -> None:
-            if isinstance(message, FirstToken):
-                first_tokens.on_message(message)
+            if self._produces:
+                kinds, lookahead = [group.kind for group in groups], vllm_config.num_prefill_lookahead_tokens
+                self._sampled = SampledTokens(self._kv_transfer_config.engine_id or "", channel.send)
+                serve_a_producer(channel)
+                self._scheduler = ProducerScheduler.of(kinds, lookahead, self._sampled)
             else:
-                _ignore(message)
-
-        channel.serve(on_message, _nothing, _left_to_workers, scheduler.peer_back)
-        return scheduler
+                publish = FactsWriter(os.environ.get(PIPE_VARIABLE))
+                self.first_tokens = FirstTokens(channel.address, self._stats, publish)
+                self._scheduler = ConsumerScheduler(self._options.checksum, channel.send, publish, self.first_tokens)
+                serve_a_consumer(channel, self._scheduler, self.first_tokens)
 
     # --- scheduler ---
 
@@ -307,19 +293,3 @@ def _log_as_vllm() -> None:
     ours, vllm = logging.getLogger("connector"), logging.getLogger("vllm")
     ours.handlers, ours.propagate = list(vllm.handlers), vllm.propagate
     ours.setLevel(vllm.level)
-
-
-def _ignore(message: Message) -> None:
-    log.warning("scheduler: ignored a %s; answers go to the workers", type(message).__name__)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _own_rank_back(address: str) -> None:
-    """What it has missed comes with the next step."""
-
-
-def _left_to_workers(address: str, gone: bool) -> None:
-    pass

@@ -8,40 +8,50 @@ FILE: see `forgotten_group`.
 
 import ctypes
 import gc
-import importlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import TypedDict
 
+import msgspec
+
+from connector.control.messages import Register
 from connector.instance import vllm_command
+from connector.transfer.consumer_scheduler import Asked, ConsumerScheduler, Part
 from stack.environment import load
 from stack.instance_settings import LauncherSettings
 from tests.tiny_servers.forgotten_group import forget_the_group_of
 
 PR_SET_PDEATHSIG = 1
-MODELS = {  # vLLM's modules and classes of those that tests serve
-    "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
-    "falcon_h1": ("FalconH1ForCausalLM",),
-    "gemma3": ("Gemma3ForCausalLM",),
-    "gemma4": ("Gemma4ForCausalLM",),
-    "gpt_oss": ("GptOssForCausalLM",),
-    "jamba": ("JambaForCausalLM",),
-    "llama": ("LlamaForCausalLM",),
-    "llama4": ("Llama4ForCausalLM",),
-    "mamba2": ("Mamba2ForCausalLM",),
-    "nemotron_h": ("NemotronHForCausalLM",),
-    "qwen3_next": ("Qwen3NextForCausalLM",),
-}
+MODELS = (  # vLLM's names of those that tests serve, and of their drafts
+    "DeepSeekMTPModel",
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Eagle3LlamaForCausalLM",
+    "EagleLlamaForCausalLM",
+    "FalconH1ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Gemma4ForCausalLM",
+    "GptOssForCausalLM",
+    "JambaForCausalLM",
+    "Llama4ForCausalLM",
+    "LlamaForCausalLM",
+    "LlamaForCausalLMEagle3",
+    "Mamba2ForCausalLM",
+    "NemotronHForCausalLM",
+    "Qwen3NextForCausalLM",
+)
 
 
 class Order(TypedDict):
     instance_id: str
     variables: dict[str, str]  # the launcher's
     log: str
+    unmoved: str  # a file: see `Fleet.unmoved`
 
 
 def main() -> None:
@@ -53,10 +63,8 @@ def main() -> None:
 
     import connector.vllm_hooks.kv_connector  # noqa: F401
 
-    for module, names in MODELS.items():  # or each server asks one more process what its model can do
-        for name in names:
-            model = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), name)
-            ModelRegistry.register_model(name, model)
+    for name in MODELS:  # or each server asks one more process what its model can do
+        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
     forget_the_group_of(Path(sys.argv[1]))
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
@@ -94,12 +102,28 @@ def _serve(order: Order) -> None:
     ):
         os.dup2(os.open(path, flags), descriptor)
     os.environ.update(order["variables"])
+    _leave_unmoved(Path(order["unmoved"]))
     settings = load(LauncherSettings)
     variables = vllm_command.environment(settings, os.environ)
     os.environ.clear()
     os.environ.update(variables)
     _, _, *sys.argv = vllm_command.command(settings, order["instance_id"])  # after `python -m`
     api_server()
+
+
+def _leave_unmoved(file: Path) -> None:
+    """While the file is there a consumer does not ask for layers that its content, a regular expression, names."""
+    register = ConsumerScheduler._registration
+
+    def without(self: ConsumerScheduler, asked: Asked, rank: int, part: Part) -> Register:
+        registration = register(self, asked, rank, part)
+        if not file.exists():
+            return registration
+        unmoved = file.read_text()
+        layers = [place for place in registration.layers if not re.search(unmoved, place.name)]
+        return msgspec.structs.replace(registration, layers=layers)
+
+    ConsumerScheduler._registration = without  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ class Fleet:
         self.drop_writes = folder / "drop-writes"
         # While this one exists they move all but the group of layers whose number it holds.
         self.forgotten_group = folder / "forgotten-group"
+        # While this file exists consumers do not ask for layers whose names match its content, a regular expression.
+        self.unmoved = folder / "unmoved-layers"
         self._servers: list[Server] = []
         self._started = 0
         ours = {name.upper() for name in LauncherSettings.model_fields}
@@ -166,6 +168,7 @@ class Fleet:
             instance_id=f"{role}-{uuid.uuid4().hex}",
             variables=variables,
             log=str(self._folder / f"{serving.model.name}-{role}-{self._started}.log"),
+            unmoved=str(self.unmoved),
         )
         assert self._forking.stdin is not None
         self._forking.stdin.write(json.dumps(order) + "\n")

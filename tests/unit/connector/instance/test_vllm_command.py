@@ -239,6 +239,7 @@ def test_instances_pair_when_model_type_and_blocks_are_equal(environment: pytest
         "block size": {"BLOCK_SIZE": "16"},
         "dtype": {"DTYPE": "float16"},
         "--quantization": {"VLLM_EXTRA_ARGS": "--max-num-seqs 4 --quantization fp8"},
+        "draft": {"VLLM_EXTRA_ARGS": "--spec-method mtp --spec-tokens 1"},
     }
     for name, other in others.items():
         with pytest.MonkeyPatch.context() as changed:

@@ -40,7 +40,7 @@ class AtRest:
                 self.engine.changed.wait(0.002)  # not everything that is waited for is announced
 
     def _senders_rest(self) -> bool:
-        transfers = self.producer._transfers.values()
+        transfers = self.producer._transfers.all()
         writing = sum(share.state.writing for held in transfers for share in held.shares.values())
         return writing == len(self.engine.in_flight) and not (self.producer._senders._queue and writing < self.senders)
 
@@ -49,7 +49,7 @@ class AtRest:
         preemption = self.vllm.preemption
         if preemption is None or not preemption.thread.is_alive():
             return True
-        transfers = self.producer._transfers.values()
+        transfers = self.producer._transfers.all()
         preempted = [held for held in transfers if held.request_id in preemption.step.preempted]
         return any(share.state.writing for held in preempted for share in held.shares.values()) and not any(
             held.prompt.block_ids for held in preempted

@@ -277,7 +277,7 @@ class Pair:
 
     def _senders_rest(self) -> bool:
         with self.producer._lock:
-            transfers = self.producer._transfers.values()
+            transfers = self.producer._transfers.all()
             writing = sum(share.state.writing for held in transfers for share in held.shares.values())
             queued = len(self.producer._senders._queue)
         gate = self.engine.gates.get(self.segment)

@@ -261,12 +261,12 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
                 self.layer(hook=False)
             elif self.vllm.scheduler._released or self.vllm.running:
                 self.vllm.begin_step([], [(request, 0, MOST_TOKENS) for request in self.vllm.running])
-            elif self.producer._transfers or not self.vllm.all_let_go:
+            elif self.producer._transfers.all() or not self.vllm.all_let_go:
                 self._wait_for_long()
                 self.vllm.begin_step([], [])
 
     def _assert_nothing_is_left(self) -> None:
-        assert not self.producer._transfers
+        assert not self.producer._transfers.all()
         assert self.vllm.all_let_go
         assert sorted(self.vllm.free) == list(range(1, self.num_blocks))
         assert self.vllm.scheduler.blocks_held == 0

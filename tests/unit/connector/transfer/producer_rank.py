@@ -146,7 +146,7 @@ class Rank:
                 assert page_of(target, self.target, layer, block) == expected, (own.name, position)
 
     def assert_nothing_left(self) -> None:
-        assert not self.producer._transfers
+        assert not self.producer._transfers.all()
         until(lambda: not self.producer._senders._queue)  # a sender may still have to find out that nothing is to do
         assert self.producer.take_finished(0.0) == set()
 

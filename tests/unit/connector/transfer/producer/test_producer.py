@@ -65,8 +65,8 @@ def test_bytes_that_moved_before_the_end_of_the_prefill_count_as_early(new_rank:
     rank = new_rank()
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE[:2], 8)
-    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers["t1"].shares[0].state.has_work())
-    until(lambda: rank.producer._transfers["t1"].shares[0].bytes == 2 * LAYERS * PAGE)
+    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers._under_way["t1"].shares[0].state.has_work())
+    until(lambda: rank.producer._transfers._under_way["t1"].shares[0].bytes == 2 * LAYERS * PAGE)
     rank.chunk(1, PROMPT, HERE, 10)
     done = rank.outbox.take_next()
     assert isinstance(done, Done)
@@ -89,7 +89,7 @@ def test_on_a_gpu_nothing_is_sent_before_the_fence(new_rank: NewRank) -> None:
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, HERE, 10)
     rank.release(1)
-    assert not rank.producer._transfers["t1"].shares[0].state.has_work()
+    assert not rank.producer._transfers._under_way["t1"].shares[0].state.has_work()
     assert rank.engine.writes == []
     fences.drain()
     assert isinstance(rank.outbox.take_next(), Done)
@@ -250,11 +250,11 @@ def test_a_consumers_messages_are_ignored(new_rank: NewRank, caplog: pytest.LogC
 
 
 def test_ended_transfers_are_remembered_within_bounds(new_rank: NewRank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connector.transfer.producer.REMEMBERED_ENDS", 3)
+    monkeypatch.setattr("connector.transfer.transfers.REMEMBERED_ENDS", 3)
     rank = new_rank()
     for number in range(10):
         rank.cancel(number)
-    assert list(rank.producer._ended) == ["t7", "t8", "t9"]
+    assert list(rank.producer._transfers._ended) == ["t7", "t8", "t9"]
     rank.assert_nothing_left()
 
 

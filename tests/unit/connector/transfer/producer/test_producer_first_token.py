@@ -27,7 +27,7 @@ def sampled(rank: Rank, engine: str = "p") -> None:
 
 
 def until_moved(rank: Rank) -> None:
-    until(lambda: rank.producer._transfers["t1"].shares[0].state.settled)
+    until(lambda: rank.producer._transfers._under_way["t1"].shares[0].state.settled)
 
 
 def taken(rank: Rank) -> tuple[str, Message]:

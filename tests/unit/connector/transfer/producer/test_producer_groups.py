@@ -49,7 +49,7 @@ def test_every_group_arrives_in_its_blocks(rank: Rank, before: int) -> None:
 def test_a_preempted_prompt_is_sent_from_its_new_blocks(rank: Rank) -> None:
     register(rank)
     rank.chunk(1, TOKENS, FIRST, 14)
-    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers["t1"].shares[0].state.has_work())
+    until(lambda: rank.engine.returned > 0 and not rank.producer._transfers._under_way["t1"].shares[0].state.has_work())
     rank.preempt("r1")
     rank.chunk(1, TOKENS, ([51, 52, 53, 54, 55, 56, 57, 58], [0, 0, 37, 38], [0, 33]), TOKENS)
     rank.release(1)
@@ -111,7 +111,7 @@ class Steps:
 
     @property
     def known(self) -> list[int]:
-        return list(self._rank.producer._transfers["t1"].prompt._computed)
+        return list(self._rank.producer._transfers._under_way["t1"].prompt._computed)
 
 
 def short_steps(new_rank: NewRank) -> Steps:

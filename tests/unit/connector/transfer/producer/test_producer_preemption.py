@@ -23,7 +23,7 @@ def test_a_preemption_waits_for_the_write_under_way_and_then_starts_over(new_ran
 
     vllm = threading.Thread(target=preempt, daemon=True)
     vllm.start()
-    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == ())
+    until(lambda: rank.producer._transfers._under_way["t1"].prompt.block_ids == ())
     assert not drained.is_set()
     gate.opened.set()
     assert drained.wait(LIMIT_S)
@@ -49,7 +49,7 @@ def test_what_the_gpu_had_still_to_finish_before_a_preemption_says_nothing_of_th
     rank.register(1, THERE)
     rank.chunk(1, PROMPT, [40, 41, 42], 4)
     fences.drain()
-    assert rank.producer._transfers["t1"].prompt._computed == [4, 4]
+    assert rank.producer._transfers._under_way["t1"].prompt._computed == [4, 4]
     rank.chunk(1, PROMPT, [40, 41, 42], 10)
     fences.drain()
     assert isinstance(rank.outbox.take_next(), Done)
@@ -73,7 +73,7 @@ def test_a_request_preempted_and_aborted_before_the_next_step_is_waited_for(new_
 
     vllm = threading.Thread(target=next_step, daemon=True)
     vllm.start()
-    until(lambda: rank.producer._transfers["t1"].prompt.block_ids == ())
+    until(lambda: rank.producer._transfers._under_way["t1"].prompt.block_ids == ())
     assert not drained.is_set()
     gate.opened.set()
     vllm.join(LIMIT_S)

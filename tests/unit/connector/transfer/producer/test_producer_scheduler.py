@@ -120,6 +120,17 @@ def test_the_last_token_is_left_out_and_the_digest_is_of_the_whole_prompt() -> N
     assert scheduler.build_step(output()).released == [Released("t1", "r1", complete=True)]
 
 
+@pytest.mark.parametrize(("prompt", "moved"), [(10, 8), (3, 1), (2, 1), (1, 1)])
+def test_what_is_kept_back_is_computed_and_not_moved(prompt: int, moved: int) -> None:
+    """A prompt that is shorter is not asked for."""
+    scheduler = ProducerScheduler(left_out=0, kept_back=2)
+    one = prefill(prompt=prompt)
+    scheduler.on_new_request(one)
+    assert one.num_prompt_tokens == prompt
+    step = scheduler.build_step(output({"r1": prompt}, {"r1": [1, 2, 3]}))
+    assert step.chunks == [Chunk("t1", "r1", moved, ([1, 2, 3],), prompt, prompt)]
+
+
 def test_prompts_that_are_not_moved_stay_whole() -> None:
     scheduler = ProducerScheduler(left_out=1)
     plain = request(2)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from connector.control.messages import GroupBlocks, LayerPlace, Register
-from connector.transfer.misfit import misfit
+from connector.control.misfit import misfit
 from tests.unit.connector.fake_layouts import MIXED, MIXED_SHAPES, MIXED_TARGET, Shape, layer_by_layer, places
 from tests.unit.connector.transfer.one_share import registration
 
