@@ -65,7 +65,8 @@ def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[Cac
         if all(name.startswith(DRAFT_MODEL) for name in group.layer_names):
             raise ValueError(
                 f"KV cache group of {group.layer_names[0]}: "
-                "a draft model in a group of its own changes vLLM's answers: expected it in a group of the target's, as with --disable-hybrid-kv-cache-manager"
+                "a draft model in a group of its own changes vLLM's answers: "
+                "expected it in a group of the target's, as with --disable-hybrid-kv-cache-manager"
             )
     if not groups:
         raise ValueError("the model has no KV cache: there is nothing to transfer")
