@@ -29,8 +29,8 @@ KINDS: tuple[tuple[type, Kind | None], ...] = (
     (kinds.FullAttentionSpec, Kind.FULL),
 )
 
-# Names of a draft model's layers begin so (vLLM's v1/spec_decode/draft_model.py). In a group of their own, seen with
-# a target of full attention and a draft of windows on vLLM 0.32, answers were not those of a server without transfers.
+# Names of a draft model's layers begin so (vLLM's v1/spec_decode/draft_model.py). Where a draft's windows are a group
+# of their own beside full attention, vLLM 0.32 answers wrong, without any transfer too.
 DRAFT_MODEL = "draft_model."
 
 
@@ -64,8 +64,9 @@ def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[Cac
         groups.append(CacheGroup(kind_of(spec), max_model_len if ring else int(spec.block_size)))
         if all(name.startswith(DRAFT_MODEL) for name in group.layer_names):
             raise ValueError(
-                f"KV cache group of {group.layer_names[0]}: KV transfer does not support a draft model whose cache is "
-                "of another kind than all of the target's"
+                f"KV cache group of {group.layer_names[0]}: "
+                "a draft model in a group of its own changes vLLM's answers: "
+                "expected it in a group of the target's, as with --disable-hybrid-kv-cache-manager"
             )
     if not groups:
         raise ValueError("the model has no KV cache: there is nothing to transfer")
