@@ -50,6 +50,7 @@ class RequestFacts:
     stream: bool = False
     attempt: AttemptFacts | None = None
     attempts: int = 0
+    earlier: tuple[AttemptFacts, ...] = ()  # tries that failed, before the last
     parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
     _dispatch: dict[str, Any] | None = None  # it is shown three times
@@ -57,6 +58,8 @@ class RequestFacts:
 
     def tried(self, attempt: AttemptFacts) -> None:
         self.attempts += 1
+        if self.attempt is not None:
+            self.earlier = (*self.earlier, self.attempt)
         self.attempt = attempt
         self._dispatch = None
 
