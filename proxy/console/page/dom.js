@@ -9,7 +9,7 @@ function filled(node, attributes, children) {
     else if (name === "style") for (const [property, what] of Object.entries(value)) node.style.setProperty(property, what);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 

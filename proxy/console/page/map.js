@@ -4,7 +4,8 @@ import { bytes, el, number, share, svg, table } from "/console/dom.js";
 import { t } from "/console/words.js";
 
 const LABELLED = 4; // idle pairs up to which all lines are drawn; beyond, those on which something flows
-const PLACES = [0.5, 0.28, 0.72]; // of labels on their lines, so that crossing lines keep theirs apart
+const SIGN = { width: 168, line: 17, gap: 8 };
+const NAME = 20; // characters of a pair's names in a sign
 
 export function mapView(root, app) {
   let told = null;
@@ -70,7 +71,8 @@ export function mapView(root, app) {
     }
     const most = Math.max(1, ...told.flows.map((flow) => flow.bytes_per_s));
     const drawing = svg("svg", { width: box.width, height: box.height, "aria-hidden": "true" });
-    pairs.forEach((pair, place) => {
+    const signs = [];
+    pairs.forEach((pair) => {
       const flow = flowing.get(`${pair.producer} ${pair.consumer}`);
       const [from, to] = [middle(pair.producer), middle(pair.consumer)];
       if (from === null || to === null || (!flow && pairs.length > LABELLED * LABELLED)) return;
@@ -81,8 +83,9 @@ export function mapView(root, app) {
         class: `line ${flow ? "flowing" : "idle"} ${failed ? "failing" : ""}`,
         "stroke-width": flow ? 2 + 5 * Math.sqrt(flow.bytes_per_s / most) : 1.5,
       }));
-      if (flow) drawing.append(sign(flow, PLACES[place % PLACES.length], from, to, box.width));
+      if (flow) signs.push({ y: (from + to) / 2, texts: said(flow, told.flows.length > 1) });
     });
+    drawing.append(...apart(signs).map((each) => sign(each, box.width / 2)));
     between.replaceChildren(drawing);
   }
 
@@ -104,17 +107,37 @@ export function mapView(root, app) {
 const mono = (text) => el("code", {}, text);
 const failures = (count) => el("span", { class: count ? "bad" : "" }, number(count));
 
-function sign(flow, at, from, to, width) {
-  const y = from + (to - from) * (3 * at ** 2 - 2 * at ** 3);
-  const x = width * (1.5 * (1 - at) ** 2 * at + 1.5 * (1 - at) * at ** 2 + at ** 3);
+/** What is written on a line; with names where there are several. */
+function said(flow, named) {
   const failed = flow.failed + flow.recomputed;
-  const texts = [
-    `${number(flow.bytes_per_s / 1e6)} MB/s ${flow.transports[0] ?? ""}`,
-    t("earlyShare", share(flow.early_share)) + (failed ? ` · ${number(failed)} ✗` : ""),
-  ];
-  return svg("g", { transform: `translate(${x} ${y})`, class: "sign" },
-    svg("rect", { x: -62, y: -20, width: 124, height: 40, rx: 8 }),
-    texts.map((text, line) => svg("text", { y: line ? 14 : -3, class: line ? "small" : "" }, text)));
+  const name = `${flow.producer} → ${flow.consumer}`;
+  return [
+    named ? (name.length > NAME + 4 ? `${flow.producer.slice(0, NAME / 2)}… → ${flow.consumer.slice(0, NAME / 2)}…` : name) : null,
+    flow.bytes ? `${number(flow.bytes_per_s / 1e6)} MB/s · ${flow.transports.join(", ")}` : t("nothingMoved"),
+    [flow.bytes ? t("earlyShare", share(flow.early_share)) : null, failed ? `${number(failed)} ✗` : null].filter(Boolean).join(" · ") || null,
+  ].filter(Boolean);
+}
+
+const height = (each) => each.texts.length * SIGN.line + 10;
+
+/** Signs one below the other, each as near to its line as there is room. */
+function apart(signs) {
+  const wanted = signs.sort((one, other) => one.y - other.y).map((each) => each.y);
+  let free = -Infinity;
+  for (const each of signs) {
+    each.y = Math.max(each.y, free + height(each) / 2);
+    free = each.y + height(each) / 2 + SIGN.gap;
+  }
+  const moved = signs.reduce((sum, each, place) => sum + each.y - wanted[place], 0) / Math.max(1, signs.length);
+  for (const each of signs) each.y -= moved;
+  return signs;
+}
+
+function sign(each, x) {
+  const top = -height(each) / 2;
+  return svg("g", { transform: `translate(${x} ${each.y})`, class: "sign" },
+    svg("rect", { x: -SIGN.width / 2, y: top, width: SIGN.width, height: height(each), rx: 8 }),
+    each.texts.map((text, line) => svg("text", { y: top + 18 + line * SIGN.line, class: /MB\/s/.test(text) ? "" : "small" }, text)));
 }
 
 function column(role, title, instances) {

@@ -26,7 +26,7 @@ export function nowView(root, app) {
       el("h2", {}, t("lastMinutes")),
       el("div", { class: "tiles" }, tiles.map(([name, value, more]) => el("div", { class: "card tile", "data-tile": name },
         el("h3", {}, t(name)), el("strong", {}, value), el("span", { class: "note" }, more)))),
-      el("div", { class: "charts" },
+      el("div", { class: "charts pairs" },
         quantiles("ttft", t("ttft"), "ttft_ms"), quantiles("itl", `${t("itl")} (${t("itlNote")})`, "itl_ms"),
         rates("perSecond", "requests_per_s"), rates("eventsPerSecond", "events_per_s")),
       el("div", { class: "charts" }, el("div", { class: "card", id: "shares" }, el("h3", {}, t("shares")), shares()),
