@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.routing.fleet import View
 from stack.instances import Instance
 from tests.unit.proxy.conftest import RunningProxy, eventually, running_proxy
-from tests.unit.proxy.scripted import DONE, ScriptedServer, prefilled, token
+from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, token
 
 START_LIMIT_S = 30
 LOCAL_PROMPT_TOKENS = 40  # a prompt of one word stays with the consumer, one of three hundred is split
@@ -54,7 +54,7 @@ class ScriptedStack:
         """Sends one streamed completion. Returns: the answer's headers, by their names in small letters."""
 
         async def send() -> dict[str, str]:
-            body = {"prompt": prompt, "stream": True, **more}
+            body = {"model": MODEL, "prompt": prompt, "stream": True, **more}
             async with self.proxy.post("/v1/completions", json=body, headers=headers) as answer:
                 await answer.read()
                 return {name.lower(): value for name, value in answer.headers.items()}
@@ -86,7 +86,7 @@ async def _serve(
 ) -> None:
     try:
         async with AsyncExitStack() as stack:
-            records: list[Instance] = [*others]
+            records: list[Instance] = []
 
             async def idle(producer: str) -> None:
                 await eventually(lambda: proxy.gateway.fleet.outstanding(producer) == 0)
@@ -100,7 +100,7 @@ async def _serve(
                     await server.start()
                     stack.push_async_callback(server.stop)
                     records.append(server.record.model_copy(update={"transports": ("tcp",)}))
-            view = View(tuple(records), revision=1)
+            view = View((*records, *others), revision=1)
             configured = {"proxy_local_prompt_tokens": LOCAL_PROMPT_TOKENS, **settings}
             proxy = await stack.enter_async_context(running_proxy(view, **configured))
             end = proxy.app.extensions["end"] = asyncio.Event()
