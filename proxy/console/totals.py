@@ -8,6 +8,7 @@ from proxy.telemetry.history import SLOT_S, SLOTS, seconds_of
 
 POINT_S = 15  # of the charts
 LATE_S = 60  # what the map calls now
+FLOW = ("requests", "failed", "recomputed", "bytes", "early_bytes", "seconds")
 QUANTILES = {"p50": 0.5, "p95": 0.95}
 
 Json = dict[str, Any]
@@ -49,7 +50,7 @@ def now_of(slots: Iterable[ToldSlot], now: float) -> Json:
 def flows_of(slots: Iterable[ToldSlot], now: float) -> list[Json]:
     """What went from producers to consumers within LATE_S; bytes_per_s: over all of it, moving_bytes_per_s: while
     something moved."""
-    flows: dict[tuple[str, str], Json] = defaultdict(lambda: defaultdict(float, transports={}))
+    flows: dict[tuple[str, str], Json] = defaultdict(lambda: {"transports": {}, **dict.fromkeys(FLOW, 0)})
     for names, value in add_up(slot for slot in slots if slot[0] > now - LATE_S - SLOT_S).items():
         if names[0] != "flow":
             continue

@@ -56,6 +56,10 @@ class Workers:
                     await writer.drain()
 
 
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
 async def _ask(path: Path, question: tuple[Any, ...]) -> Any:
     try:
         async with asyncio.timeout(LIMIT_S):
@@ -65,7 +69,7 @@ async def _ask(path: Path, question: tuple[Any, ...]) -> Any:
                 line = await reader.readline()
                 return json.loads(line) if line else None
     except ConnectionRefusedError:  # of one that has died
-        path.unlink(missing_ok=True)
+        _forget(path)
     except (OSError, TimeoutError) as error:
         log.warning("a worker did not tell the console", socket=path.name, error=repr(error))
     return None

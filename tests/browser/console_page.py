@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 _BARS = """
 return [...document.querySelectorAll(arguments[0] + " [data-phase]")].map((row) => {
-    const [track, bar] = [row.querySelector(".track"), row.querySelector(".bar")].map((each) => each.getBoundingClientRect());
+    const [track, bar] = [".track", ".bar"].map((part) => row.querySelector(part).getBoundingClientRect());
     return [row.dataset.phase, Number(row.dataset.ms), bar.left - track.left, bar.right - track.left, track.width]; })
 """
 
@@ -20,7 +20,7 @@ return [...document.querySelectorAll(arguments[0] + " [data-phase]")].map((row) 
 class ConsolePage:
     """Args: limit_s: how long any one thing may take to appear."""
 
-    def __init__(self, browser: WebDriver, url: str, limit_s: float) -> None:
+    def __init__(self, browser: Chrome, url: str, limit_s: float) -> None:
         self.browser = browser
         self.url = url
         self._limit_s = limit_s
@@ -31,7 +31,7 @@ class ConsolePage:
         self.browser.get(f"{self.url}/#{view}{'/' if what else ''}{what}")
         self.wait(lambda _: self.one(f"#view-{view}").is_displayed(), f"the view {view}")
 
-    def wait(self, condition: Callable[[WebDriver], T], what: str) -> T:
+    def wait(self, condition: Callable[[Chrome], T], what: str) -> T:
         found: T = WebDriverWait(self.browser, self._limit_s, poll_frequency=0.1).until(condition, what)
         return found
 
@@ -56,7 +56,7 @@ class ConsolePage:
         return self.texts(".requests tbody td.id")
 
     def click(self, selector: str) -> None:
-        def clicked(_: WebDriver) -> bool:
+        def clicked(_: Chrome) -> bool:
             self.one(selector).click()
             return True
 

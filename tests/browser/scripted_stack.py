@@ -148,5 +148,9 @@ class _Consumer:
 def _event(word: str, chat: bool) -> bytes:
     if not chat:
         return token(word)
-    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": word}}],
+    }
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"

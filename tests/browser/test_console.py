@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -27,7 +28,7 @@ OTHER = instance("prefill", f"other-{SCRIPT}", fingerprint="x", block_size=16, s
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     with chromium(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
 
@@ -45,7 +46,7 @@ def stack() -> Iterator[ScriptedStack]:
 
 
 @pytest.fixture
-def page(driver: WebDriver, stack: ScriptedStack) -> Iterator[ConsolePage]:
+def page(driver: Chrome, stack: ScriptedStack) -> Iterator[ConsolePage]:
     page = ConsolePage(driver, stack.url, LIMIT_S)
     page.browser.get(stack.url + "/health")
     page.as_it_was()
@@ -108,7 +109,7 @@ def test_the_waterfall_adds_up_to_server_timing(page: ConsolePage, stack: Script
     bars = page.bars(".detail")
     assert {name: f"{ms:.2f}" for name, ms, *_ in bars} == timing
     assert [name for name, *_ in bars] == ["queue", "prefill", "transfer", "first_step"]
-    for (_, _, _, end, _), (_, _, begin, _, _) in zip(bars, bars[1:], strict=False):
+    for (_, _, _, end, _), (_, _, begin, _, _) in pairwise(bars):
         assert begin == pytest.approx(end, abs=2.5)  # a bar of next to nothing is two pixels wide
     sum_ms = sum(float(value) for value in timing.values())
     assert f"= {sum_ms:.1f} ms" in page.one(".detail .sum").text

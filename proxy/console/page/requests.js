@@ -25,7 +25,7 @@ export function requestsView(root, app) {
   }
 
   function listening(name, input) {
-    input.addEventListener("input", () => {
+    input.addEventListener(input.tagName === "SELECT" ? "change" : "input", () => {
       wanted[name] = input.type === "checkbox" ? input.checked : input.value;
       shown = PAGE;
       rows();

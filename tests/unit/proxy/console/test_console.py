@@ -51,7 +51,9 @@ async def test_the_page_needs_no_key_and_nothing_from_elsewhere(start_stack: Sta
 @pytest.mark.parametrize("name", ["requests", "requests/1", "now", "map"])
 async def test_the_data_needs_a_key(name: str, start_stack: StartStack) -> None:
     stack = await start_pair(start_stack, proxy_api_keys="alice:k1")
-    await stack.proxy.status("/v1/completions", json=STREAM, headers={"Authorization": "Bearer k1", "X-Request-Id": "1"})
+    await stack.proxy.status(
+        "/v1/completions", json=STREAM, headers={"Authorization": "Bearer k1", "X-Request-Id": "1"}
+    )
     for headers, status in (({}, 401), ({"Authorization": "Bearer k2"}, 401), ({"Authorization": "Bearer k1"}, 200)):
         for method in ("GET", "HEAD"):
             async with stack.proxy.client.request(method, stack.proxy.url + API + name, headers=headers) as answer:
