@@ -132,7 +132,7 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
                     for each in fleet.view.instances
                 },
                 "slots": [
-                    (slot.start, [[*names, value] for names, value in slot.counts.items()]) for slot in history.slots()
+                    (slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots()
                 ],
             }
     raise ValueError(f"{question!r}: expected requests, request or counts")

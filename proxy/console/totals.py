@@ -37,7 +37,7 @@ def now_of(slots: Iterable[ToldSlot], now: float) -> Json:
     return {
         "points": [_point(number * POINT_S, add_up(by_point[number])) for number in range(first, last + 1)],
         "point_s": POINT_S,
-        "requests": total.get(("requests",), 0),
+        "requests": _requests(total),
         "ttft_ms": quantiles(total, "ttft"),
         "itl_ms": quantiles(total, "itl"),
         "paths": _listed(total, "path"),
@@ -54,12 +54,11 @@ def flows_of(slots: Iterable[ToldSlot], now: float) -> list[Json]:
     for names, value in add_up(slot for slot in slots if slot[0] > now - LATE_S - SLOT_S).items():
         if names[0] != "flow":
             continue
-        _, producer, consumer, what, *transport = names
+        _, producer, consumer, transport, what = names
         flow = flows[producer, consumer]
-        if transport:
-            flow["transports"][transport[0]] = value
-        else:
-            flow[what] = value
+        flow[what] += value
+        if what == "bytes":
+            flow["transports"][transport] = value
     return [
         {
             "producer": producer,
@@ -97,13 +96,17 @@ def _point(start: int, counts: Summed) -> Json:
     failed = sum(value for names, value in counts.items() if names[0] == "status" and names[1] >= "500")
     return {
         "at": start,
-        "requests_per_s": counts.get(("requests",), 0) / POINT_S,
+        "requests_per_s": _requests(counts) / POINT_S,
         "events_per_s": counts.get(("events",), 0) / POINT_S,
         "ttft_ms": quantiles(counts, "ttft"),
         "itl_ms": quantiles(counts, "itl"),
         "refused": refused,
         "failed": failed,
     }
+
+
+def _requests(counts: Summed) -> float:
+    return sum(value for names, value in counts.items() if names[0] == "status")
 
 
 def _listed(counts: Summed, name: str) -> list[list[Any]]:

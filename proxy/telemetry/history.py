@@ -9,7 +9,7 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from proxy.telemetry.request_facts import RequestFacts
@@ -22,8 +22,7 @@ MOST_CHARACTERS = 200
 CLASS_RATIO = 1.05
 SHORTEST_S = 1e-5
 FINE = ("ok", "client_left")  # outcomes that are nobody's failure
-
-Counts = defaultdict[tuple[str, ...], float]
+_PER_CLASS = 1 / math.log(CLASS_RATIO)
 
 
 class Asked(NamedTuple):
@@ -56,12 +55,38 @@ class PastRequest(NamedTuple):
     facts: RequestFacts
 
 
-@dataclass(frozen=True)
-class Slot:
-    """`start` in Unix seconds. Counts by name: ("status", "200"), ("flow", producer, consumer, "bytes"), …"""
+@dataclass(slots=True)
+class Flow:
+    """What one producer sent to one consumer; sizes in bytes."""
 
-    start: int
-    counts: Counts
+    requests: int = 0
+    failed: int = 0
+    recomputed: int = 0
+    bytes: int = 0
+    early_bytes: int = 0
+    seconds: float = 0.0
+
+
+_FLOW = tuple(each.name for each in fields(Flow))
+
+
+class Slot:
+    """`start` in Unix seconds. Adding up costs each request more than anything else here: few and flat names."""
+
+    __slots__ = ("counts", "flows", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
+        self.flows: defaultdict[tuple[str, str, str], Flow] = defaultdict(Flow)  # producer, consumer, transport
+
+    def told(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """("status", "200"), 1 and ("flow", producer, consumer, transport, "bytes"), 4096 and so on."""
+        yield from self.counts.items()
+        for names, flow in self.flows.items():
+            for what in _FLOW:
+                if value := getattr(flow, what):
+                    yield ("flow", *names, what), value
 
 
 class History:
@@ -77,11 +102,13 @@ class History:
         """Once a request, at its end: nothing waits for it any more."""
         self._key += 1
         now = self._clock()
-        asked = asked._replace(model=_cut(asked.model))
-        ended = ended._replace(failure=_cut(ended.failure))
+        if asked.model is not None and len(asked.model) > MOST_CHARACTERS:
+            asked = asked._replace(model=_cut(asked.model))
+        if ended.failure is not None:
+            ended = ended._replace(failure=_cut(ended.failure))
         past = PastRequest(self._key, now, duration_s, asked, ended, facts)
         self._requests.append(past)
-        _count(past, self._slot(now).counts)
+        _count(past, self._slot(now))
 
     def leg_failed(self, cause: str) -> None:
         """Also of a request that another instance then answered."""
@@ -112,12 +139,12 @@ class History:
         start = int(now // SLOT_S) * SLOT_S
         # A clock that is set back counts on in the slot that is there.
         if not self._slots or self._slots[-1].start < start:
-            self._slots.append(Slot(start, defaultdict(float)))
+            self._slots.append(Slot(start))
         return self._slots[-1]
 
 
 def class_of(seconds: float) -> str:
-    return str(round(math.log(max(seconds, SHORTEST_S) / SHORTEST_S, CLASS_RATIO)))
+    return str(round(math.log(seconds / SHORTEST_S) * _PER_CLASS)) if seconds > SHORTEST_S else "0"
 
 
 def seconds_of(name: str) -> float:
@@ -125,22 +152,23 @@ def seconds_of(name: str) -> float:
     return float(SHORTEST_S * CLASS_RATIO ** int(name))
 
 
-def _count(past: PastRequest, counts: Counts) -> None:
-    facts, ended = past.facts, past.ended
-    counts["requests",] += 1
+def _count(past: PastRequest, slot: Slot) -> None:
+    facts, ended, counts = past.facts, past.ended, slot.counts
     counts["status", str(ended.status)] += 1
     if ended.outcome != "ok":
         counts["outcome", ended.outcome] += 1
-    counts["events",] += ended.events
-    if (path := facts.path) is None:
+    if facts.attempt is None:
         return
-    counts["path", path, facts.reason] += 1
-    if facts.stream and (ttft := facts.ttft_s) is not None:
-        counts["ttft", class_of(ttft)] += 1
-        if (itl := itl_s(past)) is not None:
-            counts["itl", class_of(itl)] += 1
-    if path == "disaggregated":
-        _count_flow(past, counts)
+    producer = facts.attempt.route.producer
+    counts["path", "disaggregated" if producer else "local", facts.reason] += 1
+    if facts.stream:
+        counts["events",] += ended.events
+        if (ttft := facts.ttft_s) is not None:
+            counts["ttft", class_of(ttft)] += 1
+            if (itl := itl_s(past)) is not None:
+                counts["itl", class_of(itl)] += 1
+    if producer or facts.earlier:
+        _count_flows(past, slot.flows)
 
 
 def itl_s(past: PastRequest) -> float | None:
@@ -151,28 +179,28 @@ def itl_s(past: PastRequest) -> float | None:
     return max(0.0, past.duration_s - ttft) / gaps
 
 
-def _count_flow(past: PastRequest, counts: Counts) -> None:
-    facts = past.facts
-    tries = [*facts.earlier, facts.attempt] if facts.attempt else facts.earlier
-    last_failed = past.ended.outcome not in FINE
-    for number, attempt in enumerate(tries, 1):
-        if (producer := attempt.route.producer) is None:
-            continue
-        flow = ("flow", producer.instance_id, attempt.route.consumer.instance_id)
-        counts[(*flow, "requests")] += 1
-        if number < len(tries) or last_failed:
-            counts[(*flow, "failed")] += 1
-            continue
-        if (moved := facts.transfer.get("bytes")) is None:
-            continue
-        if not moved:
-            counts[(*flow, "recomputed")] += 1
-            continue
-        counts[(*flow, "bytes")] += moved
-        counts[(*flow, "early_bytes")] += facts.transfer.get("early_bytes", 0)
-        counts[(*flow, "seconds")] += facts.transfer.get("seconds", 0.0)
-        counts[(*flow, "transport", str(facts.transfer.get("transport")))] += 1
+def _count_flows(past: PastRequest, flows: defaultdict[tuple[str, str, str], Flow]) -> None:
+    facts, transfer = past.facts, past.facts.transfer
+    for attempt in facts.earlier:
+        if producer := attempt.route.producer:
+            flow = flows[producer.instance_id, attempt.route.consumer.instance_id, ""]
+            flow.requests += 1
+            flow.failed += 1
+    if facts.attempt is None or (producer := facts.attempt.route.producer) is None:
+        return
+    moved = transfer.get("bytes")
+    transport = str(transfer.get("transport", "")) if moved else ""
+    flow = flows[producer.instance_id, facts.attempt.route.consumer.instance_id, transport]
+    flow.requests += 1
+    if past.ended.outcome not in FINE:
+        flow.failed += 1
+    elif moved:
+        flow.bytes += moved
+        flow.early_bytes += transfer.get("early_bytes", 0)
+        flow.seconds += transfer.get("seconds", 0.0)
+    elif moved == 0:
+        flow.recomputed += 1
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"

@@ -47,24 +47,22 @@ ASKED = Asked("id", "", "/v1/completions", "m")
 
 
 def counted(history: History) -> dict[tuple[str, ...], float]:
-    return {names: value for slot in history.slots() for names, value in slot.counts.items()}
+    return {names: value for slot in history.slots() for names, value in slot.told()}
 
 
 def test_a_request_counts_once_in_each_way() -> None:
     history = History(Clock())
     history.ended(ASKED, ended(), split(), 1.5)
     assert counted(history) == {
-        ("requests",): 1,
         ("events",): 12,
         ("status", "200"): 1,
         ("path", "disaggregated", "disaggregated"): 1,
         ("ttft", class_of(0.5)): 1,
         ("itl", class_of(0.1)): 1,
-        ("flow", "p0", "d0", "requests"): 1,
-        ("flow", "p0", "d0", "bytes"): 4096,
-        ("flow", "p0", "d0", "early_bytes"): 1024,
-        ("flow", "p0", "d0", "seconds"): 0.2,
-        ("flow", "p0", "d0", "transport", "tcp"): 1,
+        ("flow", "p0", "d0", "tcp", "requests"): 1,
+        ("flow", "p0", "d0", "tcp", "bytes"): 4096,
+        ("flow", "p0", "d0", "tcp", "early_bytes"): 1024,
+        ("flow", "p0", "d0", "tcp", "seconds"): 0.2,
     }
 
 
@@ -77,7 +75,7 @@ def test_a_try_that_failed_counts_for_its_own_pair() -> None:
     history.ended(ASKED, ended(502, "instance_unreachable"), facts, 1.0)
     found = counted(history)
     assert found["leg", "unreachable"] == found["outcome", "instance_unreachable"] == 1
-    assert found["flow", "p0", "d0", "failed"] == found["flow", "p1", "d1", "failed"] == 1
+    assert found["flow", "p0", "d0", "", "failed"] == found["flow", "p1", "d1", "", "failed"] == 1
 
 
 def test_a_cache_that_did_not_arrive_is_no_flow() -> None:
@@ -85,7 +83,7 @@ def test_a_cache_that_did_not_arrive_is_no_flow() -> None:
     facts.moved(MOVED | {"bytes": 0})
     history = History(Clock())
     history.ended(ASKED, ended(), facts, 1.0)
-    flow = {names[3:]: value for names, value in counted(history).items() if names[0] == "flow"}
+    flow = {names[4:]: value for names, value in counted(history).items() if names[0] == "flow"}
     assert flow == {("requests",): 1, ("recomputed",): 1}
 
 
@@ -117,7 +115,7 @@ def test_what_is_old_is_not_told() -> None:
     assert list(history.slots()) == []
     clock.now -= 2 * SLOT_S * SLOTS  # set back: it counts on in the last slot
     history.ended(ASKED, ended(), split(), 1.0)
-    assert [slot.counts["requests",] for slot in history.slots()] == [2]
+    assert [slot.counts["status", "200"] for slot in history.slots()] == [2]
 
 
 def test_long_texts_are_cut() -> None:
