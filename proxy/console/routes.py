@@ -131,9 +131,7 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
                     each.instance_id: (fleet.outstanding(each.instance_id), fleet.outstanding_tokens(each.instance_id))
                     for each in fleet.view.instances
                 },
-                "slots": [
-                    (slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots()
-                ],
+                "slots": [(slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots()],
             }
     raise ValueError(f"{question!r}: expected requests, request or counts")
 
