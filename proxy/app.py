@@ -11,6 +11,7 @@ from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from proxy.completion_connection import CompletionConnection
+from proxy.console.routes import DATA, console_routes
 from proxy.errors import DEFECT, Unauthorized, error_body, http_error
 from proxy.exchange.gateway import Follow, Gateway, open_gateway
 from proxy.http.slashes import without_slashes
@@ -21,7 +22,7 @@ from proxy.settings import ProxySettings
 from proxy.status import status_routes
 
 # What says something of models and servers, to HEAD too. A scraper and a health check need none.
-KEY_NEEDED = ("/v1/", "/instances")
+KEY_NEEDED = ("/v1/", "/instances", DATA)
 
 log = structlog.get_logger()
 
@@ -96,4 +97,5 @@ def create_app(settings: ProxySettings, follow: Follow = Discovery) -> Quart:
     for endpoint in ENDPOINTS:  # for the 405 of other methods: a POST does not come here
         app.add_url_rule(endpoint.path, endpoint.path, methods=["POST"])
     app.register_blueprint(status_routes(gateway))
+    app.register_blueprint(console_routes(gateway))
     return app

@@ -36,10 +36,7 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get("/instances")
     async def instances() -> Response:
-        shown = describe(gateway().fleet, time.time())
-        for each in shown["instances"]:
-            each["verdict"] = gateway().breakers.described(each["instance_id"], gateway().loop.time())
-        return jsonify(shown)
+        return jsonify(described(gateway(), time.time()))
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -58,6 +55,14 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         return Response(refusal.body, refusal.status, mimetype="application/json")
 
     return routes
+
+
+def described(gateway: Gateway, now: float) -> dict[str, Any]:
+    """As `describe`, and the verdict on each instance."""
+    shown = describe(gateway.fleet, now)
+    for each in shown["instances"]:
+        each["verdict"] = gateway.breakers.described(each["instance_id"], gateway.loop.time())
+    return shown
 
 
 def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:

@@ -24,6 +24,7 @@ READY = """\
 
 The stack is ready after {elapsed:.0f} s.
 
+  Console  {api}/   (what the stack does: its map, each request's waterfall, a prompt to try)
   API      {api}   (OpenAI's; model {model})
   Locust   {locust}
 

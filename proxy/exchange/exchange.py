@@ -34,6 +34,7 @@ from proxy.request.prompt import Prompt, read_prompt
 from proxy.request.request_id import fits
 from proxy.routing.admission import Ticket
 from proxy.routing.dispatch import Demand
+from proxy.telemetry.history import Asked, Ended
 from proxy.telemetry.request_facts import RequestFacts
 
 ATTEMPTS = 2
@@ -182,7 +183,11 @@ class Exchange:
         self._gateway.being_served.discard(self)
         metrics = self._gateway.metrics
         metrics.in_flight.dec()
-        metrics.ended(self._endpoint.path, status, outcome, self._client, time.monotonic() - self._facts.arrived_at)
+        duration_s = time.monotonic() - self._facts.arrived_at
+        metrics.ended(self._endpoint.path, status, outcome, self._client, duration_s)
+        asked = Asked(self.request_id, self._client, self._endpoint.path, self._model)
+        ended = Ended(status, outcome, str(failure) if failure else None, self._events, self._bytes)
+        metrics.history.ended(asked, ended, self._facts, duration_s)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self.request_id)
         self._log(status, outcome, failure)
 

@@ -26,6 +26,7 @@ from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.routing.admission import Admission
 from proxy.routing.dispatch import of_role
 from proxy.routing.fleet import Fleet
+from proxy.telemetry.history import History
 from proxy.telemetry.request_facts import RequestFacts
 from proxy.verdict.breakers import Breakers
 from stack.instances import Role
@@ -37,6 +38,7 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 class Metrics:
     def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
+        self.history = History()
         self._registry = registry = CollectorRegistry()
         self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
@@ -113,7 +115,9 @@ class Metrics:
         )
 
     def leg_failed(self, role: Role, error: BaseException) -> None:
-        self.leg_failures.labels(role, _cause(error)).inc()
+        cause = _cause(error)
+        self.leg_failures.labels(role, cause).inc()
+        self.history.leg_failed(cause)
 
     def chosen(self, facts: RequestFacts) -> None:
         """A route, for one more try."""

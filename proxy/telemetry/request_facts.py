@@ -54,6 +54,7 @@ class RequestFacts:
     stream: bool = False
     attempt: AttemptFacts | None = None
     attempts: int = 0
+    earlier: tuple[AttemptFacts, ...] = ()  # tries that failed, before the last
     parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
     second_token_s: float | None = (
@@ -64,6 +65,8 @@ class RequestFacts:
 
     def tried(self, attempt: AttemptFacts) -> None:
         self.attempts += 1
+        if self.attempt is not None:
+            self.earlier = (*self.earlier, self.attempt)
         self.attempt = attempt
         self._dispatch = None
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.remote.webdriver import WebDriver
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMEDRIVER = "/usr/bin/chromedriver"
@@ -21,7 +20,7 @@ QUIET = (  # nothing but the page under test is to be asked for over the network
 
 
 @contextmanager
-def chromium(profile: Path, window: tuple[int, int] = (1400, 1000)) -> Iterator[WebDriver]:
+def chromium(profile: Path, window: tuple[int, int] = (1400, 1000)) -> Iterator[webdriver.Chrome]:
     """Args: profile: its folder, made anew; window: width and height in pixels."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM

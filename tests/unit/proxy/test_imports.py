@@ -12,7 +12,7 @@ import proxy
 
 # Top to bottom: what is in a room may import what is in the same room and on lower floors, never what is beside it.
 FLOORS = (
-    (("__main__", "server", "app", "completion_connection", "status"),),
+    (("__main__", "server", "app", "completion_connection", "status", "console"),),
     (("exchange",),),
     (("telemetry",),),
     (("verdict",),),

@@ -247,12 +247,19 @@ async def test_two_workers_serve_one_port_and_count_together(
         async with proxy.client.get(proxy.url + "/metrics") as answer:
             text = await answer.text()
         shown = sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "pd_proxy_requests_total{" in line)
+        async with proxy.client.get(proxy.url + "/console/api/requests") as answer:
+            rows = (await answer.json())["requests"]
+        async with proxy.client.get(proxy.url + "/console/api/now") as answer:
+            now = await answer.json()
+        async with proxy.client.get(proxy.url + "/console/api/requests/" + rows[-1]["request_id"]) as answer:
+            assert (await answer.json())["key"] == rows[-1]["key"]
         proxy.process.send_signal(signal.SIGTERM)
         status, log = await proxy.ended()
     assert status == 0
     served = [each["pid"] for each in log if each["event"] == "request"]
     assert len(set(served)) == 2
-    assert shown == len(served) == 40
+    assert shown == len(served) == len(rows) == now["requests"] == 40
+    assert {row["worker"] for row in rows} == set(now["workers"]) == set(served)
 
 
 async def test_workers_end_with_a_supervisor_that_is_killed(

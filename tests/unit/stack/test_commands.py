@@ -119,6 +119,13 @@ def test_the_last_words_of_up_are_the_seed_documents_curl() -> None:
     assert "make down" in text
 
 
+def test_up_shows_the_console_first() -> None:
+    text = commands.farewell(StackSettings(model="M"), 1)
+
+    (first, *_) = [line for line in text.splitlines() if "http://" in line]
+    assert first.startswith("  Console  http://localhost:8000/   ")
+
+
 def test_up_shows_a_prompt_that_is_split_and_where_to_see_it() -> None:
     text = commands.farewell(StackSettings(model="M"), 1)
 
