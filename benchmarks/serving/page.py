@@ -67,9 +67,8 @@ def sections(document: dict[str, Any]) -> list[Section]:
 def _about(document: dict[str, Any]) -> Section:
     facts = {**document["machine"], **document["versions"], **document["conditions"]}
     texts = [
-        f"Figures of every run: [{document['raw_file']}]({document['raw_file']}); with charts: "
-        f"[{document['html_file']}]({document['html_file']}). Started {document['started']}, ended: "
-        f"{document['ended']}."
+        f"Figures of every run: [{document['raw_file']}]({document['raw_file']}); with charts, where the run was made: "
+        f"`{document['html_file']}`. Started {document['started']}, ended: {document['ended']}."
     ]
     return Section("What was measured", texts, ("", ""), [(k, str(v)) for k, v in facts.items()], document["command"])
 
