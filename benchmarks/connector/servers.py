@@ -1,7 +1,8 @@
-"""The command and the environment of every server of a run: they differ in `--kv-transfer-config` and nothing else.
+"""The command and the environment of every server of a run, which differ in `--kv-transfer-config`.
 
 Ours start through `python -m connector.instance.launcher`, as in the stack. The others get the command that this
-launcher would run, with another or no `--kv-transfer-config`. All of them run with the interpreter that runs the
+launcher would run for a producer, with another or no `--kv-transfer-config`; our consumer has `--scheduler-cls` beyond
+it, which takes the first token, and no `--scheduling-policy`. All of them run with the interpreter that runs the
 benchmark.
 """
 

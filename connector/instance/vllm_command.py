@@ -1,7 +1,7 @@
 """The command line and environment of one vLLM server, for its role and its hardware.
 
-Of an aggregated server they are those of the others without what the connector needs, so that a comparison of the two
-compares nothing else.
+Of an aggregated server they are those of the others without the connector and what comes with it: the scheduler that
+takes first tokens, and the order of prompts. So a comparison of the two compares nothing else.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Servers are stopped for a while and wake: both sides of every transfer soon agree whether it goes on.
 
-How long this takes for any standstill is shown in simulated time (tests/unit/connector/properties/test_standstill.py); here it is
-the real servers, connections and heartbeats.
+How long this takes for any standstill is shown in simulated time (tests/unit/connector/properties/test_standstill.py);
+here it is the real servers, connections and heartbeats.
 """
 
 import asyncio
