@@ -76,6 +76,8 @@ class Blueprint:
         words = vllm_command.command(settings, name)
         at = words.index(KV_TRANSFER_CONFIG)
         words[at : at + 2] = [KV_TRANSFER_CONFIG, json.dumps(config)] if config else []
+        at = words.index("--scheduling-policy")  # of producers: the proxy tells their order
+        del words[at : at + 2]
         environment = {**vllm_command.environment(settings, self._base(place)), **variables}
         return Launch(name, (*place.prefix, *words), environment)
 

@@ -28,7 +28,7 @@ def blueprint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def without_own_words(command: tuple[str, ...]) -> list[str]:
     words = list(command)
-    for own in ("--port", "--kv-transfer-config"):
+    for own in ("--port", "--kv-transfer-config", "--scheduler-cls"):
         if own in words:
             at = words.index(own)
             del words[at : at + 2]

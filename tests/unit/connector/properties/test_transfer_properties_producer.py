@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from connector.cache.layout import left_out_tokens
 from connector.control.messages import Cancel, Done, Failed
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
@@ -90,7 +91,7 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
             stats=self.stats,
         )
         self.engine.changed = self.producer._progress
-        scheduler = ProducerScheduler.of([group.kind for group in layout.groups], layout.lookahead)
+        scheduler = ProducerScheduler(left_out_tokens((group.kind for group in layout.groups), layout.lookahead))
         self.vllm = Vllm(self.producer, scheduler, cache, self.gpu, ends_late)
         for number, what in enumerate(first):  # else many runs would wait for a request for most of their time
             if what == "a registration" and self.unregistered:

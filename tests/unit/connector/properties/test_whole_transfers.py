@@ -9,6 +9,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connector.cache.layout import left_out_tokens
 from connector.cache.pieces import Piece
 from connector.control.messages import Done
 from connector.mooncake.engines import Engines
@@ -90,7 +91,7 @@ def run(
         stats=TransferStats(),
     )
     try:
-        scheduler = ProducerScheduler.of([group.kind for group in layout.groups], layout.lookahead)
+        scheduler = ProducerScheduler(left_out_tokens((group.kind for group in layout.groups), layout.lookahead))
         vllm = Vllm(producer, scheduler, cache, Gpu(False, lambda: None), ends_late=False)
         vllm.new_request(0, plan.tokens)
         for step in range(max(MOST_TOKENS + preempted_after, asked_after + 1)):
