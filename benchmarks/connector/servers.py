@@ -1,9 +1,9 @@
 """The command and the environment of every server of a run, which differ in `--kv-transfer-config`.
 
 Ours start through `python -m connector.instance.launcher`, as in the stack. The others get the command that this
-launcher would run for a producer, with another or no `--kv-transfer-config`; our consumer has `--scheduler-cls` beyond
-it, which takes the first token, and no `--scheduling-policy`. All of them run with the interpreter that runs the
-benchmark.
+launcher would run, with another or no `--kv-transfer-config`, and without what comes with our connector: producers'
+`--scheduling-policy`, and the `--scheduler-cls` of consumers, which takes first tokens. All of them run with the
+interpreter that runs the benchmark.
 """
 
 import importlib.util
