@@ -26,6 +26,7 @@ PROCESSORS = "logits processors"
 STOP_TOO_EARLY = "stop token under min_tokens"
 NO_TOKEN_OF_THE_MODEL = "no token of the model"
 NOT_IN_THE_GRAMMAR = "refused by the grammar"
+NO_ROOM = "no free block"
 LOAD_FAILED = "load failed"
 NONE_CAME = "none came"
 

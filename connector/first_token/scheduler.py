@@ -85,13 +85,27 @@ class _TakesFirstTokens(Scheduler):
             first_tokens.settled(expected, causes.LOAD_FAILED if expected.load_failed else causes.NONE_CAME)
             return
         over = request.request_id in self.finished_recving_kv_req_ids
-        if causes.is_the_last(request, expected.token, self.max_model_len) and not over:
-            return  # nobody would use the blocks that are still being written
-        cause = self._why_not_this(request, expected.token)
+        last = causes.is_the_last(request, expected.token, self.max_model_len)
+        room = last or self._has_room_for_one_more(request)
+        if not over and (last or not room):
+            return  # of the last nobody would use the blocks that are still being written; room may come until then
+        cause = self._why_not_this(request, expected.token) or ("" if room else causes.NO_ROOM)
         first_tokens.settled(expected, cause)
         if not cause:
             output = self._first_output(request, expected.token)
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
+
+    def _has_room_for_one_more(self, request: Request) -> bool:
+        """Whether one more token fits beside all that was promised to others.
+
+        vLLM has kept room for the prompt, of which it would compute the last token in place. A token behind a full
+        block needs another one, and a request that waits can neither be preempted nor overtaken: in a cache full of
+        such, with nothing running, all would wait for ever.
+        """
+        groups = self.kv_cache_config.kv_cache_groups
+        more = sum(request.num_tokens % group.kv_cache_spec.block_size == 0 for group in groups)
+        free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return not more or more + self._inflight_prefill_reserved_blocks() <= free
 
     def _why_not_this(self, request: Request, token: int) -> str:
         params = request.sampling_params

@@ -256,7 +256,10 @@ class ConsumerScheduler:
         if not parts or len(parts) < len(self._ranks):  # a rank's part was lost, and the rest recomputed
             return None
         facts = sum_of_shares(parts)
-        return {name: getattr(facts, name) for name in FACTS} | {"tokens": self._tokens.get(request_id, 0)}
+        tokens = {"tokens": self._tokens.get(request_id, 0)}
+        if self._left_out:  # neither moved nor held: who counts what was held must know
+            tokens["left_out"] = self._left_out
+        return {name: getattr(facts, name) for name in FACTS} | tokens
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control in params.producer.control:

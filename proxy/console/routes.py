@@ -83,7 +83,7 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get(f"{DATA}now")
     async def now() -> Response:
-        answers = await workers.ask("counts")
+        answers = await workers.ask("counts", 0.0)
         limits = gateway().settings
         return _json(
             totals.now_of((slot for each in answers for slot in each["slots"]), time.time())
@@ -98,7 +98,8 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get(f"{DATA}map")
     async def fleet() -> Response:
-        answers = await workers.ask("counts")
+        # No slot more than it shows: to tell fifteen busy minutes stops everything else for some 30 ms.
+        answers = await workers.ask("counts", totals.late_since(time.time()))
         shown = described(gateway(), time.time())
         for instance in shown["instances"]:
             hands = [each["in_hand"].get(instance["instance_id"], (0, 0)) for each in answers]
@@ -118,10 +119,9 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
             return {"worker": worker, "requests": [told.row(past, worker) for past in history.since(since)]}
         case ["request", str(name)]:
             own, _, key = name.partition("-")
-            keyed = own == str(worker) and key.isdecimal()
-            past = (history.of_key(int(key)) if keyed else None) or history.of_id(name)
+            past = (history.of_key(key) if own == str(worker) else None) or history.of_id(name)
             return None if past is None else told.whole(past, worker)
-        case ["counts"]:
+        case ["counts", since]:
             fleet = gateway.fleet
             return {
                 "worker": worker,
@@ -131,7 +131,9 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
                     each.instance_id: (fleet.outstanding(each.instance_id), fleet.outstanding_tokens(each.instance_id))
                     for each in fleet.view.instances
                 },
-                "slots": [(slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots()],
+                "slots": [
+                    (slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots(since)
+                ],
             }
     raise ValueError(f"{question!r}: expected requests, request or counts")
 

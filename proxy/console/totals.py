@@ -47,11 +47,16 @@ def now_of(slots: Iterable[ToldSlot], now: float) -> Json:
     }
 
 
+def late_since(now: float) -> float:
+    """When the first slot begins that is not over before the last LATE_S."""
+    return now - LATE_S - SLOT_S
+
+
 def flows_of(slots: Iterable[ToldSlot], now: float) -> list[Json]:
     """What went from producers to consumers within LATE_S; bytes_per_s: over all of it, moving_bytes_per_s: while
     something moved."""
     flows: dict[tuple[str, str], Json] = defaultdict(lambda: {"transports": {}, **dict.fromkeys(FLOW, 0)})
-    for names, value in add_up(slot for slot in slots if slot[0] > now - LATE_S - SLOT_S).items():
+    for names, value in add_up(slot for slot in slots if slot[0] >= late_since(now)).items():
         if names[0] != "flow":
             continue
         _, producer, consumer, transport, what = names

@@ -279,7 +279,8 @@ class Exchange:
                 await attempt.producer_answered()
             prefill = attempt.prefill_answer if attempt else None
             found = usage.of_prefill(prefill) if prefill is not None else None
-            return usage.corrected(answer, found, transfer.get("tokens", transfer.get("expected_tokens")))
+            moved = transfer.get("tokens", transfer.get("expected_tokens"))
+            return usage.corrected(answer, found, moved, transfer.get("left_out", 0))
         return answer
 
     def _learn(self, attempt: Attempt) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _USAGE = b'"usage":'
-_MOVED = re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"tokens":\s*(\d+)')
+_MOVED, _LEFT_OUT = (
+    re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"%s":\s*(\d+)' % name) for name in (b"tokens", b"left_out")
+)
 _COUNTED = {name: re.compile(rb'"%s":\s*(\d+)' % name.encode()) for name in ("prompt_tokens", "completion_tokens")}
 _DECODER = json.JSONDecoder()
 
@@ -51,11 +53,12 @@ def tokens(answer: bytes, name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) -> bytes:
+def corrected(answer: bytes, producer: PromptCache | None, moved: int | None, left_out: int = 0) -> bytes:
     """A whole answer, or some whole events of one, with the right count.
 
     Args: producer: what it found, None when it did not say; moved: tokens of the prompt that came from it, None when
-    the consumer's connector has not said so at the answer's beginning. A whole answer has it at its end too.
+    the consumer's connector has not said so at the answer's beginning; left_out: those that neither came nor were held,
+    because the consumer computes them anyway. A whole answer has both at its end too.
     """
     start = answer.rfind(_USAGE)  # in a string its quotes would be escaped, and what a client can name comes before it
     if start < 0:
@@ -72,7 +75,9 @@ def corrected(answer: bytes, producer: PromptCache | None, moved: int | None) ->
         return answer
     if moved is None and (at_the_end := _MOVED.search(answer, start)):
         moved = int(at_the_end[1])
-    held = details.prompt_tokens - moved if moved else 0  # when nothing came, nobody says what was held
+        left_out = int(not_moved[1]) if (not_moved := _LEFT_OUT.search(answer, start)) else 0
+    # When nothing came, nobody says what was held.
+    held = max(0, details.prompt_tokens - moved - left_out) if moved else 0
     details.set(_of_one_server(producer or PromptCache(), held))
     end = start + len(text[:length].encode())
     return answer[:start] + json.dumps(usage, separators=(",", ":")).encode() + answer[end:]

@@ -36,6 +36,9 @@ Order = Literal["arrival", "shortest"]
 FACTORS: dict[Order, int] = {"arrival": 1, "shortest": 8}
 PRIORITY_HEADER = "X-Vllm-Priority"  # vLLM: it wins over the body's `priority`
 UNKNOWN_RATE = 100_000.0  # tokens/s before anything was measured: too fast, which is first come, first served
+# Less is no rate: while nothing is finished what was measured falls to a third every half minute, without end, and
+# vLLM's number has 64 bits.
+SLOWEST_RATE = 0.1
 MICROSECONDS = 1_000_000
 
 
@@ -63,7 +66,8 @@ class PrefillOrder:
 
     def enter(self, tokens: int, tokens_per_s: float | None) -> Place:
         """Args: tokens: that the producer has to compute; tokens_per_s: as measured of late, None before that."""
-        measured, now = MICROSECONDS / (tokens_per_s or UNKNOWN_RATE), self._clock() * MICROSECONDS
+        measured = MICROSECONDS / max(tokens_per_s or UNKNOWN_RATE, SLOWEST_RATE)
+        now = self._clock() * MICROSECONDS
         if self._inside:
             self._per_token = max(self._per_token, measured)
             self._begin = max(self._begin, now)

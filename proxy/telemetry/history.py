@@ -123,16 +123,17 @@ class History:
             found.append(past)
         return found
 
-    def of_key(self, key: int) -> PastRequest | None:
-        return next((past for past in self._requests if past.key == key), None)
+    def of_key(self, key: str) -> PastRequest | None:
+        """Compared as text: whoever asks may have sent a number that is too long to be read."""
+        return next((past for past in self._requests if str(past.key) == key), None)
 
     def of_id(self, request_id: str) -> PastRequest | None:
         """The last: a client may give several the same."""
         return next((past for past in reversed(self._requests) if past.asked.request_id == request_id), None)
 
-    def slots(self) -> Iterator[Slot]:
-        """Of the last fifteen minutes, without those in which nothing was."""
-        oldest = self._clock() - SLOT_S * SLOTS
+    def slots(self, since: float = 0.0) -> Iterator[Slot]:
+        """Of the last fifteen minutes, without those in which nothing was, and those that began before `since`."""
+        oldest = max(self._clock() - SLOT_S * SLOTS, since)
         return (slot for slot in self._slots if slot.start >= oldest)
 
     def _slot(self, now: float) -> Slot:

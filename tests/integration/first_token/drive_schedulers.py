@@ -4,19 +4,22 @@
 
 In vLLM's environment. MODEL is a folder with a config. On a CPU no server schedules ahead of its output or has Model
 Runner V2, so here a stand-in for either runner keeps what the scheduler tells it of each request, as vLLM's does, and
-samples from it. On stdout: by case the requests whose answers are wrong, and the free blocks before and after.
+samples from it. On stdout, by what the prompts leave of the cache and by case: the requests whose answers are wrong,
+and the free blocks before and after.
 """
 
 import itertools
 import json
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 PROMPTS = {"a": 33, "b": 64, "c": 95, "d": 1, "e": 63}
 ANSWER_TOKENS = 40
 BLOCKS, BLOCK_TOKENS = 16, 32  # of which not all answers have room at once
+FULL = dict.fromkeys("abcde", 96)  # they fill it to its last block, and each needs another one for its first token
 STEPS = 2000
 
 
@@ -77,7 +80,7 @@ class Case:
         return f"{runner}, {ahead}, {self.token}, {'failed' if self.fails else 'loaded'}"
 
 
-def drive(config: Any, case: Case) -> dict[str, Any]:
+def drive(config: Any, case: Case, lengths: Mapping[str, int]) -> dict[str, Any]:
     import torch
     from vllm.sampling_params import SamplingParams
     from vllm.utils.hashing import sha256
@@ -118,7 +121,7 @@ def drive(config: Any, case: Case) -> dict[str, Any]:
     hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
     producer = {"engine_id": "p", "control": ["tcp://127.0.0.1:8"]}
     prompts, requests = {}, {}
-    for number, (name, length) in enumerate(PROMPTS.items()):
+    for number, (name, length) in enumerate(lengths.items()):
         prompts[name] = [3 + (number * 50 + place * place) % 250 for place in range(length)]
         transfer = {"do_remote_prefill": True, "transfer_id": f"t{name}", "producer": producer}
         params = SamplingParams(max_tokens=ANSWER_TOKENS, extra_args={"kv_transfer_params": transfer})
@@ -179,10 +182,17 @@ def drive(config: Any, case: Case) -> dict[str, Any]:
 def main() -> None:
     from vllm.engine.arg_utils import EngineArgs
 
-    found = {}
-    choices = ((False, True), (False, True), ("early", "with the cache", "never"), (False, True))
-    for case in itertools.starmap(Case, itertools.product(*choices)):
-        found[str(case)] = drive(EngineArgs(**arguments()).create_engine_config(), case)
+    def config() -> Any:
+        return EngineArgs(**arguments()).create_engine_config()
+
+    switch = (False, True)
+    choices = (switch, switch, ("early", "with the cache", "never"), switch)
+    cases = list(itertools.starmap(Case, itertools.product(*choices)))
+    full = [Case(False, *choice) for choice in itertools.product(switch, ("early", "with the cache"), switch)]
+    found = {
+        "room": {str(case): drive(config(), case, PROMPTS) for case in cases},
+        "full": {str(case): drive(config(), case, FULL) for case in full},
+    }
     print(json.dumps(found), flush=True)
 
 

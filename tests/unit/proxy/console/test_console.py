@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from typing import Any
 
@@ -141,7 +142,8 @@ async def test_hostile_names_come_as_json_and_prompts_not_at_all(body: dict[str,
 
 async def test_what_is_not_known_is_not_found(start_stack: StartStack) -> None:
     stack = await start_pair(start_stack)
-    for path in ("requests/nobody", "requests/", "nothing"):
+    too_long = f"requests/{os.getpid()}-{5000 * '1'}"  # for a number that Python reads
+    for path in ("requests/nobody", "requests/", "nothing", too_long):
         async with stack.proxy.client.get(stack.proxy.url + API + path, allow_redirects=False) as answer:
             assert answer.status in (307, 404)
     async with stack.proxy.client.get(stack.proxy.url + "/console/../routes.py") as answer:

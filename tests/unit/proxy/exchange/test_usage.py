@@ -88,12 +88,23 @@ def test_one_server_would_have_found_the_longer_of_both(
 
 
 @pytest.mark.parametrize(
+    ("moved", "left_out", "found"),
+    [(99, 1, 0), (67, 1, 32), (97, 3, 0), (0, 1, 0)],
+)
+def test_tokens_that_the_consumer_always_computes_were_not_found(moved: int, left_out: int, found: int) -> None:
+    """Of a model with windows or a state, and behind a draft of several modules."""
+    counted = json.loads(usage.corrected(CHAT, PromptCache(0, 96), moved, left_out))["usage"]["prompt_tokens_details"]
+    assert counted["cached_tokens"] == found
+
+
+@pytest.mark.parametrize(
     ("answer", "found"),
     [
         (LAST_CHUNK, 16),  # nobody says what the consumer held
         (CHAT, 32),
         (CHAT.replace(b'{"tokens":68}', b"null"), 16),
         (CHAT.replace(b'{"tokens":68}', b'{"transport":"tcp","tokens":4}'), 96),
+        (CHAT.replace(b'{"tokens":68}', b'{"tokens":67,"left_out":1}'), 32),
     ],
 )
 def test_a_whole_answer_says_itself_what_was_moved(answer: bytes, found: int) -> None:

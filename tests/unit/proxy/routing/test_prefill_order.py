@@ -64,6 +64,12 @@ def test_two_proxies_numbers_fit_together() -> None:
     assert other.enter(1, RATE).number < busy.enter(1000, RATE).number
 
 
+def test_numbers_behind_a_producer_that_finishes_nothing_are_still_vllms() -> None:
+    """`Throughput` after a quarter of an hour, and after half a day."""
+    order = PrefillOrder(FACTOR, Clock())
+    assert all(order.enter(1_000_000, rate).number < 2**63 for rate in (1e-10, 5e-324))
+
+
 def test_the_numbers_of_an_idle_producer_begin_at_the_clock() -> None:
     clock = Clock()
     order = PrefillOrder(FACTOR, clock)

@@ -101,10 +101,10 @@ def test_they_are_found_by_time_key_and_id() -> None:
         clock.now += 1
         history.ended(ASKED._replace(request_id=name), ended(), split(), 1.0)
     assert [past.key for past in history.since(clock.now - 1)] == [3, 2]
-    for found in (history.of_id("a"), history.of_key(3)):
+    for found in (history.of_id("a"), history.of_key("3")):
         assert found is not None
         assert found.key == 3
-    assert history.of_id("c") is history.of_key(4) is None
+    assert history.of_id("c") is history.of_key("4") is None
 
 
 def test_what_is_old_is_not_told() -> None:
@@ -116,6 +116,16 @@ def test_what_is_old_is_not_told() -> None:
     clock.now -= 2 * SLOT_S * SLOTS  # set back: it counts on in the last slot
     history.ended(ASKED, ended(), split(), 1.0)
     assert [slot.counts["status", "200"] for slot in history.slots()] == [2]
+
+
+def test_slots_that_began_before_are_left_out() -> None:
+    clock = Clock()
+    history = History(clock)
+    for _ in range(3):
+        clock.now += SLOT_S
+        history.ended(ASKED, ended(), split(), 1.0)
+    first, *others = (slot.start for slot in history.slots())
+    assert [slot.start for slot in history.slots(first + 1)] == others
 
 
 def test_long_texts_are_cut() -> None:

@@ -9,8 +9,15 @@ from connector.cache.layout import CacheGroup, CacheLayer, Kind
 from connector.control.messages import GroupBlocks, LayerPlace
 from connector.transfer.request_params import digest_of_prompt
 from tests.unit.connector.fake_layouts import CHUNK, FULL, STATE, WINDOW
-from tests.unit.connector.transfer.consumer.scheduled_consumer import HEAD, RANKS, Consumer, attention, rank_at
-from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode
+from tests.unit.connector.transfer.consumer.scheduled_consumer import (
+    DONE,
+    HEAD,
+    RANKS,
+    Consumer,
+    attention,
+    rank_at,
+)
+from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output
 
 ONE_RANK = PRODUCER | {"control": CONTROL[:1]}
 
@@ -75,6 +82,21 @@ def test_a_prefix_that_ends_inside_a_block_of_any_group_is_left_to_vllm(
         assert consumer.registers() == []
         assert len(consumer.outbox.sent) == 1, "the producer is told not to wait"
         consumer.assert_nothing_left()
+
+
+@pytest.mark.parametrize(("groups", "told"), [([FULL], {}), ([FULL, WINDOW], {"left_out": 1})], ids=str)
+def test_the_facts_tell_of_tokens_that_neither_came_nor_were_held(
+    groups: list[CacheGroup], told: dict[str, int]
+) -> None:
+    consumer = consumer_of(*groups)
+    one = consumer.add(decode(prompt=20, producer=ONE_RANK))
+    tokens = 20 - sum(told.values())
+    consumer.scheduler.blocks_allocated(one, [[20, 21, 22, 23, 24]] * len(groups), tokens)
+    consumer.scheduler.build_step(output())
+    consumer.scheduler.loaded({one.request_id}, {one.request_id: [DONE]})
+    facts = consumer.scheduler.request_finished(one)
+    assert facts is not None
+    assert {name: facts[name] for name in ("tokens", "left_out") if name in facts} == {"tokens": tokens, **told}
 
 
 def test_every_group_registers_what_it_lacks() -> None:
