@@ -133,7 +133,7 @@ async def test_garbage_bytes(stack: FailureStack, prompts: Prompts) -> None:
         await transfer.prefill(producer)
         decode = transfer.decode(consumer, between.record)
         true = await between.first(Register)
-        senseless = msgspec.msgpack.encode({**msgspec.to_builtins(true), "type": "register", "block_ids": [-1]})
+        senseless = msgspec.msgpack.encode({**msgspec.to_builtins(true), "type": "register", "tokens": -1})
         for address in (producer.control_address, true.reply_to):
             with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)) as without_key:
                 without_key.sendall(os.urandom(4096))
