@@ -24,7 +24,7 @@ async def test_a_short_prompt_does_not_wait_for_long_ones(stack: RealStack) -> N
         async def until_the_producer_has(many: int) -> None:
             """As the proxy counts: on a CPU the producer's own metrics do not answer while it computes."""
             async with asyncio.timeout(PATIENCE_S):
-                while await requests_of_the_producer(session, stack) < many:
+                while await requests_of_the_producer(session, stack) < many:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
         async def ask(name: str, first: int, tokens: int) -> None:
