@@ -36,7 +36,8 @@ async def test_during_the_answer(stack: FailureStack, prompts: Prompts) -> None:
     (prompt,) = prompts(100)
     async with openai.AsyncOpenAI(base_url=stack.api_url + "/v1", api_key="any", max_retries=0) as client:
         stream = await client.completions.create(model=MODEL, prompt=prompt, max_tokens=3000, stream=True)
-        await anext(aiter(stream))
+        events = aiter(stream)  # which ends the stream once nobody holds it
+        await anext(events)
         await until(lambda: not idle(stack), "the consumer answers")  # its first token may come before it has begun
         await stream.close()
     await until(lambda: idle(stack), "the consumer has stopped")
