@@ -62,8 +62,8 @@ class Rank:
             options["write_timeout"],
         )
         self._engines.register(self._base, MEMORY_BYTES)
-        layers = [
-            CacheLayer(f"layer{number}", 0, self._base + number * LAYER_BYTES, PAGE, PAGE, 0, 1, 1)
+        layers = [  # vLLM's block 0 is no block: what tests call 0 is 1 here
+            CacheLayer(f"layer{number}", 0, self._base + number * LAYER_BYTES - PAGE, PAGE, PAGE, 0, 1, 1)
             for number in range(LAYERS)
         ]
         self._layout = KVLayout((CacheGroup(Kind.FULL, BLOCK_TOKENS),), tuple(layers), BLOCKS, "{}")
@@ -147,7 +147,7 @@ class Rank:
     def prefill(self, transfer_id: str, blocks: list[int]) -> None:
         """One step computes the whole prompt, layer by layer; then the request ends."""
         tokens = len(blocks) * BLOCK_TOKENS
-        chunk = Chunk(transfer_id, transfer_id, tokens, (blocks,), tokens, tokens)
+        chunk = Chunk(transfer_id, transfer_id, tokens, ([block + 1 for block in blocks],), tokens, tokens)
         self._producer.begin_step(ProducerStep(idle=False, chunks=[chunk]))
         for layer in range(LAYERS):
             self._producer.layer_computed(layer)
@@ -158,6 +158,7 @@ class Rank:
     def load(self, transfer_id: str, peer: dict[str, Any], blocks: list[int]) -> None:
         """Register with the producer and wait for it, as scheduler and worker do."""
         tokens = len(blocks) * BLOCK_TOKENS
+        blocks = [block + 1 for block in blocks]
         registration = Register(
             transfer_id=transfer_id,
             engine_id=peer["engine_id"],
@@ -190,7 +191,7 @@ class Rank:
         }
 
     def invalid_blocks(self) -> list[int]:
-        return sorted(self._consumer.take_invalid_blocks())
+        return sorted(block - 1 for block in self._consumer.take_invalid_blocks())
 
     def stats(self) -> Any:
         """What becomes `pd_kv_*` in vLLM's /metrics."""
