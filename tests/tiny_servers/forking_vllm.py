@@ -1,9 +1,8 @@
-"""A process that has imported vLLM and forks servers: python -m tests.tiny_servers.forking_vllm FILE
+"""A process that has imported vLLM and forks servers: python -m tests.tiny_servers.forking_vllm
 
 A server is two to four processes, each of which would import vLLM for 7 to 16 s of a core. Here a server is up after
 a few seconds, with the command line and the environment that the launcher would give it. A line of JSON on stdin, an
 `Order`, is a server to start; the answer is its pid. All servers end when stdin is closed, or with this process.
-FILE: see `forgotten_group`.
 """
 
 import ctypes
@@ -24,7 +23,6 @@ from connector.instance import vllm_command
 from connector.transfer.consumer_scheduler import Asked, ConsumerScheduler, Part
 from stack.environment import load
 from stack.instance_settings import LauncherSettings
-from tests.tiny_servers.forgotten_group import forget_the_group_of
 
 PR_SET_PDEATHSIG = 1
 MODELS = (  # vLLM's names of those that tests serve, and of their drafts
@@ -65,7 +63,6 @@ def main() -> None:
 
     for name in MODELS:  # or each server asks one more process what its model can do
         ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-    forget_the_group_of(Path(sys.argv[1]))
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # vLLM on CPUs insists on spawn
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leave no zombies: a test sees by the pid whether a server has ended
@@ -112,15 +109,19 @@ def _serve(order: Order) -> None:
 
 
 def _leave_unmoved(file: Path) -> None:
-    """While the file is there a consumer does not ask for layers that its content, a regular expression, names."""
+    """While the file is there a consumer does not ask for layers that its content names: see `Fleet.unmoved`."""
     register = ConsumerScheduler._registration
 
     def without(self: ConsumerScheduler, asked: Asked, rank: int, part: Part) -> Register:
         registration = register(self, asked, rank, part)
         if not file.exists():
             return registration
-        unmoved = file.read_text()
-        layers = [place for place in registration.layers if not re.search(unmoved, place.name)]
+        unmoved, layout = file.read_text(), self._ranks[rank].layout
+        layers = [
+            place
+            for place in registration.layers
+            if not re.search(unmoved, f"group {layout.layers[layout.by_name[place.name]].group}: {place.name}")
+        ]
         return msgspec.structs.replace(registration, layers=layers)
 
     ConsumerScheduler._registration = without  # type: ignore[method-assign]

@@ -114,9 +114,8 @@ class Fleet:
         self._etcd = etcd_endpoint
         # While this file exists producers claim their writes and move nothing (connector/mooncake/engine.py).
         self.drop_writes = folder / "drop-writes"
-        # While this one exists they move all but the group of layers whose number it holds.
-        self.forgotten_group = folder / "forgotten-group"
-        # While this file exists consumers do not ask for layers whose names match its content, a regular expression.
+        # While this file exists consumers do not ask for layers that match its content, a regular expression over
+        # `group 1: model.layers.0.self_attn.attn`.
         self.unmoved = folder / "unmoved-layers"
         self._servers: list[Server] = []
         self._started = 0
@@ -124,7 +123,7 @@ class Fleet:
         inherited = {name: value for name, value in os.environ.items() if name not in ours}
         with (folder / "forking.log").open("wb") as log:
             self._forking = subprocess.Popen(
-                [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", forking_vllm.__name__, self.forgotten_group],
+                [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", forking_vllm.__name__],
                 cwd=REPOSITORY,
                 env=inherited | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,

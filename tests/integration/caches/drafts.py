@@ -59,9 +59,9 @@ class Speculation:
 
     @property
     def draft_layers(self) -> str:
-        """A regular expression that the names of the draft's layers are found by."""
+        """A regular expression that the draft's layers are found by, as for `Fleet.unmoved`."""
         layers = self.target.config["num_hidden_layers"]
-        return r"^draft_model\." if self.method == "draft_model" else rf"layers\.({layers}|{layers + 1})\."
+        return r" draft_model\." if self.method == "draft_model" else rf"layers\.({layers}|{layers + 1})\."
 
     def arguments(self, models_folder: Path) -> str:
         """Of vLLM."""

@@ -92,10 +92,10 @@ EXACT = [served for served in models.ALL if served.tolerance is not None]
 async def test_the_comparison_shows_a_group_that_did_not_come(fleet: Fleet, trio: Trio) -> None:
     """Negative control: the others have come."""
     for group in range(trio.served.groups):
-        fleet.forgotten_group.write_text(str(group))
+        fleet.unmoved.write_text(f"^group {group}:")
         try:
             for prompt in trio.prompts(f"forgotten {group}", [160, 700]):
                 with pytest.raises(AssertionError, match=NOTICED):
                     await trio.assert_same([prompt])
         finally:
-            fleet.forgotten_group.unlink()
+            fleet.unmoved.unlink()

@@ -5,11 +5,13 @@ checkpoint names them is Transformers' knowledge, so vLLM loads, fuses and shard
 """
 
 import json
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stack.settings import REPOSITORY
 from tests.tiny_models import write_tokenizer
 
 if TYPE_CHECKING:
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
 
 SEED = 7
 SHARP = ("q_proj", "k_proj", "q_b_proj", "kv_a_proj")  # attention that picks tokens instead of averaging all
+
+
+def written(parent: Path, configs: dict[str, dict[str, Any]]) -> Path:
+    """Runs this module in vLLM's environment, from any. Returns: `parent`, with a folder of each name in it."""
+    subprocess.run(
+        [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", "tests.integration.caches.write_models", parent],
+        cwd=REPOSITORY,
+        input=json.dumps(configs),
+        text=True,
+        check=True,
+    )
+    return parent
 
 
 def main() -> None:

@@ -1,14 +1,11 @@
 """What the servers of this folder share; their model is one of tests/integration/caches."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from connector.control.control_key import ControlKey
-from stack.settings import REPOSITORY
 from tests.integration.caches import models, write_models
 from tests.integration.caches.servers import Trio
 from tests.integration.first_token.legs import CACHE_BYTES, Legs
@@ -21,15 +18,7 @@ SERVED = models.BY_NAME["llama"]
 
 @pytest.fixture(scope="package")
 def models_folder(folder: Path) -> Path:
-    written = folder / "models"
-    subprocess.run(
-        [REPOSITORY / ".stack/venv/vllm/bin/python", "-m", write_models.__name__, written],
-        cwd=REPOSITORY,
-        input=json.dumps({SERVED.name: SERVED.config}),
-        text=True,
-        check=True,
-    )
-    return written
+    return write_models.written(folder / "models", {SERVED.name: SERVED.config})
 
 
 @pytest.fixture(scope="module")
