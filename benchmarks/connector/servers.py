@@ -6,6 +6,7 @@ launcher would run, with another or no `--kv-transfer-config`, and without what 
 interpreter that runs the benchmark.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from benchmarks import upstream_connector
 from benchmarks.connector.options import Options
+from benchmarks.errors import CannotStart
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
@@ -39,10 +41,22 @@ class Place:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """`common`: the launcher's variables that hold for every server; `inherited`: the rest of the environment."""
+    """`common`: the launcher's variables that hold for every server; `inherited`: the rest of the environment;
+    `checkout`: the project's folder whose code our servers run."""
 
     common: Mapping[str, str]
     inherited: Mapping[str, str]
+    checkout: Path = REPOSITORY
+
+    def of(self, checkout: Path) -> "Blueprint":
+        """For servers that run another checkout's code. Raises: CannotStart: it is none."""
+        _launcher(checkout)
+        words = shlex.split(self.common["VLLM_EXTRA_ARGS"])
+        if WORKER_EXTENSION in words and not (checkout / "benchmarks/model_shapes").is_dir():
+            at = words.index(WORKER_EXTENSION)  # its servers have vLLM's own made-up weights
+            del words[at - 1 : at + 1]
+        common = {**self.common, "VLLM_EXTRA_ARGS": shlex.join(words)}
+        return dataclasses.replace(self, common=common, checkout=checkout)
 
     def ours(
         self, name: str, role: str, port: int, control_port: int, place: Place, variables: Mapping[str, str]
@@ -55,7 +69,8 @@ class Blueprint:
             "CONTROL_PORT": str(control_port),
             **variables,
         }
-        return Launch(name, (*place.prefix, sys.executable, "-m", "connector.instance.launcher"), environment)
+        command = (*place.prefix, sys.executable, "-m", _launcher(self.checkout))
+        return Launch(name, command, environment, self.checkout)
 
     def single(self, name: str, port: int, place: Place) -> Launch:
         return self._plain(name, port, place, {}, {})
@@ -83,7 +98,7 @@ class Blueprint:
 
     def _base(self, place: Place) -> dict[str, str]:
         gpus = {"CUDA_VISIBLE_DEVICES": place.gpus} if place.gpus else {}
-        path = ":".join(filter(None, [str(REPOSITORY), self.inherited.get("PYTHONPATH")]))
+        path = ":".join(filter(None, [str(self.checkout), self.inherited.get("PYTHONPATH")]))
         return {**self.inherited, **gpus, "PYTHONPATH": path}
 
 
@@ -122,6 +137,16 @@ def forget_settings_of_the_shell() -> None:
     """What a server gets is said by the options alone, so drop variables of the stack's and of Mooncake's."""
     ours = {name.upper() for name in LauncherSettings.model_fields}
     _drop(name for name in list(os.environ) if name in ours or name.startswith("MC_"))
+
+
+def _launcher(checkout: Path) -> str:
+    """The launcher's module, which was elsewhere before 2026-11-28. Raises: CannotStart: there is none."""
+    for module in ("connector.instance.launcher", "connector.launcher"):
+        if (checkout / module.replace(".", "/")).with_suffix(".py").is_file():
+            return module
+    raise CannotStart(
+        f"--before={str(checkout)!r}: expected a checkout of this project, with the launcher in connector/"
+    )
 
 
 def _drop(names: Iterable[str]) -> None:

@@ -5,7 +5,8 @@ between routes of one stage.
 """
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.connector import answers, concurrency, latency, routes, threshold
@@ -14,6 +15,8 @@ from benchmarks.connector.options import Options
 from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
 from benchmarks.connector.run import Run
 from benchmarks.connector.servers import Place
+
+BEFORE = "before"  # the pair of the checkout that --before names
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Stage:
 
 
 def stages(options: Options) -> list[Stage]:
-    pairs = tuple(route for route in options.routes if route != "single")
+    pairs = tuple(route for route in options.routes if route != "single") + ((BEFORE,) if options.before else ())
     if not pairs:
         return [Stage("single", "", ())]
     side_by_side = [pairs] if options.pairs_at_once >= len(pairs) else [(pair,) for pair in pairs]
@@ -55,7 +58,8 @@ def measure(run: Run) -> None:
 
 async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequence[Route]) -> None:
     async with open_client(run.options.request_timeout, run.deadline) as client:
-        await answers.compare(run, client, stage, single, pairs)
+        # Another checkout may have other made-up weights.
+        await answers.compare(run, client, stage, single, [pair for pair in pairs if pair.name != BEFORE])
         if "latency" in run.options.measurements:
             await latency.measure(run, client, "latency", stage, [*single, *pairs], run.options.prompt_tokens)
         if "concurrency" in run.options.measurements:
@@ -70,22 +74,27 @@ def _single(run: Run) -> Single:
 
 
 def _pairs(run: Run, stage: Stage) -> list[OurPair | UpstreamPair]:
-    return [
-        _our_pair(run, stage.transport) if name == "ours" else _upstream_pair(run, stage.transport)
-        for name in stage.pairs
-    ]
+    make: dict[str, Callable[[Run, str], OurPair | UpstreamPair]]
+    make = {"ours": _our_pair, "upstream": _upstream_pair, BEFORE: _pair_of_before}
+    return [make[name](run, stage.transport) for name in stage.pairs]
 
 
-def _our_pair(run: Run, transport: str) -> OurPair:
+def _pair_of_before(run: Run, transport: str) -> OurPair:
+    assert run.options.before is not None
+    blueprint = run.blueprint.of(run.options.before.absolute())
+    return _our_pair(dataclasses.replace(run, blueprint=blueprint), transport, BEFORE)
+
+
+def _our_pair(run: Run, transport: str, name: str = "ours") -> OurPair:
     producer, consumer = Place(gpus=run.options.producer_gpus), Place(gpus=run.options.consumer_gpus)
     prefill, decode = next(run.ports), next(run.ports)
     variables = {**run.options.variables_of_ours, "MOONCAKE_PROTOCOL": transport}
     launches = [
-        run.blueprint.ours(f"{transport}-ours-producer", "producer", prefill, next(run.ports), producer, variables),
-        run.blueprint.ours(f"{transport}-ours-consumer", "consumer", decode, next(run.ports), consumer, variables),
+        run.blueprint.ours(f"{transport}-{name}-producer", "producer", prefill, next(run.ports), producer, variables),
+        run.blueprint.ours(f"{transport}-{name}-consumer", "consumer", decode, next(run.ports), consumer, variables),
     ]
     urls = f"http://{producer.host}:{prefill}", f"http://{consumer.host}:{decode}"
-    return OurPair("ours", launches, *urls, run.etcd)
+    return OurPair(name, launches, *urls, run.etcd)
 
 
 def _upstream_pair(run: Run, transport: str) -> UpstreamPair:

@@ -37,16 +37,23 @@ class ScriptedVllm:
             return web.json_response({"error": {"message": "scripted"}}, status=self.status)
         if body.get("stream"):
             return await self._stream(request, body["max_tokens"] - self.too_few)
-        usage = {"prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self.cached_tokens else None}
-        return web.json_response({"choices": [{"text": "x"}], "usage": usage, "kv_transfer_params": self.facts})
+        return web.json_response({"choices": [{"text": "x"}]})
 
     async def _stream(self, request: web.Request, tokens: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        told = {"first_token": "producer"}  # what is known before the transfer has ended
+        facts = (
+            {"X-PD-Transfer-Facts": json.dumps(told)} if self.facts and "X-PD-Transfer-Id" in request.headers else {}
+        )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **facts})
         await response.prepare(request)
         for token in range(tokens):
+            if facts and token == 1:
+                await response.write(f": pd-transfer {json.dumps(told | (self.facts or {}))}\n\n".encode())
             event = {"choices": [{"index": 0, "text": "", "token_ids": [token]}]}
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
         await response.write(b'data: {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}\n\n')
+        usage = {"prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self.cached_tokens else None}
+        await response.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
         return response
 

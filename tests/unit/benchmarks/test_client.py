@@ -27,10 +27,11 @@ async def test_both_legs_are_under_way_at_the_same_time(scripted: Scripted, clie
 
 async def test_a_first_token_carries_the_facts_of_its_transfer(scripted: Scripted, client: Client) -> None:
     first = await client.first_token(scripted.pair, PROMPT)
-    assert first.transfer == FACTS
+    assert first.transfer == {"first_token": "producer", **FACTS}
     assert first.cached_tokens == 31
     assert first.prefill_s is not None
     assert first.ttft_s > 0
+    assert first.second_s > 0
 
 
 async def test_the_single_server_gets_one_plain_request(scripted: Scripted, client: Client) -> None:
@@ -38,7 +39,8 @@ async def test_the_single_server_gets_one_plain_request(scripted: Scripted, clie
     (asked,) = scripted.single.asked
     assert "kv_transfer_params" not in asked
     assert asked["prompt"] == PROMPT
-    assert asked["max_tokens"] == 1
+    assert asked["max_tokens"] == 2
+    assert first.transfer is None
     assert first.prefill_s is None
 
 

@@ -81,5 +81,5 @@ async def test_the_threshold_has_both_ways_while_a_stream_runs_on_the_consumer(
     assert [row["prompt_tokens"] for row in found] == [length for length in threshold.LENGTHS for _ in range(4)]
     assert [row["route"] for row in found[:4]] == ["ours", "consumer alone", "consumer alone", "ours"]
     assert all(row["longest_gap_s"] > 0 for row in found)
-    streams = [body for body in scripted.consumer.asked if body.get("stream")]
+    streams = [body for body in scripted.consumer.asked if body["max_tokens"] == threshold.STREAM_TOKENS]
     assert len(streams) == len(found) + 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from benchmarks.connector import servers
 from benchmarks.connector.options import parse
 from benchmarks.connector.servers import Blueprint, Place
+from benchmarks.errors import CannotStart
 from connector.instance import vllm_command
 from stack.environment import load
 from stack.instance_settings import LauncherSettings
+from stack.settings import REPOSITORY
 
 KEY = "0123456789abcdef"
 
@@ -83,3 +86,35 @@ def test_what_the_shell_says_about_the_stack_changes_no_server(monkeypatch: pyte
     assert "KV_STREAMING" not in os.environ
     assert "MC_NUM_TCP_IO_THREADS" not in os.environ
     assert os.environ["MY_MC_"] == "stays"
+
+
+@pytest.mark.parametrize("place", ["connector/launcher.py", "connector/instance/launcher.py"])
+def test_a_pair_of_another_checkout_runs_its_code(blueprint: Blueprint, tmp_path: Path, place: str) -> None:
+    launcher = tmp_path / place
+    launcher.parent.mkdir(parents=True)
+    launcher.touch()
+    launch = blueprint.of(tmp_path).ours("before", "producer", 21000, 21016, Place(), {})
+    assert launch.command[-1] == place.removesuffix(".py").replace("/", ".")
+    assert launch.environment["PYTHONPATH"].split(":")[0] == str(tmp_path)
+    assert launch.folder == tmp_path
+    assert blueprint.ours("ours", "producer", 21000, 21016, Place(), {}).folder == REPOSITORY
+
+
+@pytest.mark.parametrize("knows_shapes", [False, True])
+def test_made_up_weights_are_asked_for_where_the_other_checkout_can_make_them(
+    tmp_path: Path, knows_shapes: bool
+) -> None:
+    (tmp_path / "connector").mkdir()
+    (tmp_path / "connector/launcher.py").touch()
+    if knows_shapes:
+        (tmp_path / "benchmarks/model_shapes").mkdir(parents=True)
+    ours = servers.blueprint(parse(["latency", "--profile", "gpu"]), Path("/model"), "127.0.0.1:2379", KEY)
+    words = ours.of(tmp_path).common["VLLM_EXTRA_ARGS"]
+    assert "--load-format dummy" in words
+    assert ("--worker-extension-cls" in words) is knows_shapes
+    assert "--worker-extension-cls" in ours.common["VLLM_EXTRA_ARGS"]
+
+
+def test_a_folder_that_is_no_checkout_is_named(blueprint: Blueprint, tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=re.escape(f"--before={str(tmp_path)!r}: expected a checkout")):
+        blueprint.of(tmp_path)
