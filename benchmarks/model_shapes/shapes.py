@@ -29,8 +29,9 @@ STATE_STEPS = {"block_size": STATE_STEP_TOKENS, "max_num_batched_tokens": STATE_
 
 FULL = {
     DEFAULT: Shape(full.QWEN25_7B),
-    # FlashInfer's kernel would be compiled while requests wait.
-    "qwen3-next": Shape(full.QWEN3_NEXT_80B, ("--gdn-prefill-backend", "triton")),
+    # FlashInfer's kernel would be compiled while requests wait; and each sequence has a state in the cache, which
+    # holds fewer than vLLM's default of 1,024.
+    "qwen3-next": Shape(full.QWEN3_NEXT_80B, ("--gdn-prefill-backend", "triton", "--max-num-seqs", "256")),
     # vLLM would read the tokenizer as DeepSeek's own; the sparse kernels know blocks of 64 only.
     "deepseek-v3.2": Shape(full.DEEPSEEK_V32, ("--tokenizer-mode", "hf"), {"block_size": 64}),
     "gpt-oss-20b": Shape(full.GPT_OSS_20B),
