@@ -166,7 +166,7 @@ def unusable_addresses(facts: Facts) -> Iterator[Finding]:
     for found in facts.unusable_addresses:
         fix = f"correct it in {facts.env_path} or in the environment"
         what = ", ".join(filter(None, (repr(found.value), found.reason)))
-        yield Finding("error", found.variable, what, found.needed, fix)
+        yield Finding(found.severity, found.variable, what, found.needed, fix)
 
 
 def mooncake_keys(facts: Facts) -> Iterator[Finding]:

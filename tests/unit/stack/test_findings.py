@@ -201,6 +201,16 @@ CASES = {
         "error: VLLM_HOST_IP: found '192.0.2.7', this machine has no such address; needed an address of this machine; "
         "fix: correct it in .env or in the environment",
     ),
+    "etcd elsewhere that does not answer": (
+        replace(
+            WELL,
+            unusable_addresses=(
+                Unusable("ETCD_ENDPOINT", "a:1", "an etcd that runs", "where nobody answers (in time)", "warning"),
+            ),
+        ),
+        "warning: ETCD_ENDPOINT: found 'a:1', where nobody answers (in time); needed an etcd that runs; "
+        "fix: correct it in .env or in the environment",
+    ),
     "a key of another program's mooncake.json": (
         replace(WELL, keys_without_effect=("local_hostname",)),
         "warning: MOONCAKE_CONFIG_PATH: found local_hostname, without effect; needed nothing: this stack has no use "
