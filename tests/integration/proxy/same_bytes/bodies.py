@@ -88,6 +88,14 @@ JSON = [
     Row("nested 300 times", post(COMPLETIONS, raw_member(f'"unknown": {"[" * 300}{"]" * 300}'))),
     refused("nested 100,000 times", post(COMPLETIONS, b"[" * 100_000)),
 ]
+STREAMS = [
+    Row(
+        "a stream that fails at once",
+        post(COMPLETIONS, body(stream=True, prompt=[10**9])),
+        instead=400,
+        why="before the first token a failure is a status, as clients expect it; vLLM has begun its stream",
+    ),
+]
 GZIP, DEFLATE, ZSTD = (f"Content-Encoding: {coding}" for coding in ("gzip", "deflate", "zstd"))
 BETTER = "vLLM takes compressed bodies for text and refuses them"
 BELIEVED = "vLLM ignores the header; a body that is not what it says may be anything"
@@ -174,4 +182,4 @@ MODELS = [
     refused("model in capitals", post(COMPLETIONS, body(model=MODEL.upper())), 404),
     refused("model with a blank", post(COMPLETIONS, body(model=MODEL + " ")), 404),
 ]
-ROWS = [*ENCODINGS, *JSON, *CODINGS, *TYPES, *IDS, *MODELS]
+ROWS = [*ENCODINGS, *JSON, *STREAMS, *CODINGS, *TYPES, *IDS, *MODELS]
