@@ -51,12 +51,13 @@ class StreamObserver:
     def receive(self, arrived_at: float, event: Event) -> None:
         """Raises: ErrorInStream, UnexpectedAnswer."""
         self.received_bytes += len(event.data)
-        if event.data == "[DONE]":
+        data = event.data.strip()  # some servers pad it, and the decoder takes no blank before a value
+        if data == "[DONE]":
             self.done_at = arrived_at
             return
         try:
-            chunk, end = _DECODE(event.data)
-            if event.data[end:].strip():
+            chunk, end = _DECODE(data)
+            if data[end:]:
                 raise ValueError("more than one JSON value")
             # Some servers put `"error": null` into every chunk; OpenAI's own client looks whether it is true, too.
             if event.type == "error" or chunk.get("error"):

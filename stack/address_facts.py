@@ -1,14 +1,18 @@
 """What this machine says to the addresses in the variables: the doctor's look at them, for `facts.py`."""
 
 import ipaddress
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from stack import addresses, etcd
 from stack.instance_settings import LauncherSettings
+from stack.services import etcd_hosts
 from stack.settings import StackSettings
 
 MOONCAKE = "MOONCAKE_CONFIG_PATH"
+ETCD_ANSWERS_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Unusable:
     value: str
     needed: str
     reason: str = ""
+    severity: Literal["error", "warning"] = "error"
 
 
 def gather(settings: StackSettings, launcher: LauncherSettings | None, *, with_docker: bool) -> tuple[Unusable, ...]:
@@ -26,6 +31,7 @@ def gather(settings: StackSettings, launcher: LauncherSettings | None, *, with_d
     return (
         *_cannot_listen(settings, on_this_host=on_this_host),
         *(_names(settings, launcher) if on_this_host else _loopback_in_containers(settings, launcher)),
+        *(() if with_docker else _silent_etcds(settings, launcher)),
     )
 
 
@@ -47,6 +53,24 @@ def _names(settings: StackSettings, launcher: LauncherSettings | None) -> Iterat
             addresses.numeric(etcd.address(endpoint)[0])
         except ValueError as error:
             yield Unusable(variable, endpoint, str(error).removeprefix("expected "))
+
+
+def _silent_etcds(settings: StackSettings, launcher: LauncherSettings | None) -> Iterator[Unusable]:
+    """Those that `make up` does not start and that do not answer: instances would say so with the model loaded."""
+    started = etcd_hosts(settings) if "etcd" in settings.stack_services else []
+    for variable, endpoint in _etcds(settings, launcher):
+        host, port = etcd.address(endpoint)
+        try:
+            address = addresses.numeric(host)
+        except ValueError:  # told by `_names`
+            continue
+        if port == settings.etcd_port and address in started:
+            continue
+        try:
+            socket.create_connection((address, port), ETCD_ANSWERS_WITHIN_S).close()
+        except OSError as error:
+            reason = f"where nobody answers ({error.strerror or 'in time'})"
+            yield Unusable(variable, endpoint, "an etcd that runs", reason, "warning")
 
 
 def _loopback_in_containers(settings: StackSettings, launcher: LauncherSettings | None) -> Iterator[Unusable]:

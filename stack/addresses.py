@@ -78,7 +78,9 @@ def numeric(host: str) -> str:
     if "%" in bare:
         raise ValueError("expected an address without a zone (%): other hosts have other zones")
     if _version(bare):
-        return str(ipaddress.ip_address(bare))
+        address = ipaddress.ip_address(bare)
+        # ::ffff:10.0.0.1 is that IPv4 address; a socket that is for IPv6 alone does not take it.
+        return str(getattr(address, "ipv4_mapped", None) or address)
     if not NAME.fullmatch(bare):
         raise ValueError("expected an IP address or a host name, without scheme and port")
     return look_up(bare)

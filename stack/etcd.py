@@ -33,6 +33,7 @@ def address(endpoint: str) -> tuple[str, int]:
     """
     expected = f"expected one plain-text endpoint, host:port, e.g. 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
     scheme, separator, rest = endpoint.rpartition("://")
+    scheme = scheme.lower()  # RFC 3986: of either case
     if len(listed := [part for part in re.split("[,;]", endpoint) if part.strip()]) > 1:
         raise ValueError(f"{expected}; found {len(listed)}, of which `etcd gateway` makes one")
     if scheme == "https":

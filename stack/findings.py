@@ -86,8 +86,12 @@ def ports(facts: Facts) -> Iterator[Finding]:
         else:
             fix = f"set {' or '.join(filter(None, (one.variable, other.variable)))} to another port"
         yield Finding("error", f"port {one.number}", f"{one.origin} and {other.origin}", "a port for each", fix)
+    beyond: set[tuple[str, str]] = set()
     for port in facts.ports:
         if port.number > LAST_PORT:
+            if (port.service, port.variable) in beyond:
+                continue  # of several ranks the first
+            beyond.add((port.service, port.variable))
             fix = f"lower {' or '.join(filter(None, (port.variable, port.replicas)))}"
             yield Finding("error", f"port {port.number}", port.origin, f"at most {LAST_PORT}", fix)
         if port.used_by is not None:
@@ -162,7 +166,7 @@ def unusable_addresses(facts: Facts) -> Iterator[Finding]:
     for found in facts.unusable_addresses:
         fix = f"correct it in {facts.env_path} or in the environment"
         what = ", ".join(filter(None, (repr(found.value), found.reason)))
-        yield Finding("error", found.variable, what, found.needed, fix)
+        yield Finding(found.severity, found.variable, what, found.needed, fix)
 
 
 def mooncake_keys(facts: Facts) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ class MooncakeConfig(BaseModel):
     @classmethod
     def _etcd(cls, value: str) -> str:
         """As host:port. Of a scheme that Mooncake knows only etcd:// is etcd's; http:// is its own metadata service."""
-        if value.upper() == "P2PHANDSHAKE" or value.startswith(("http://", "https://", "redis://")):
+        if value.lower() == "p2phandshake" or value.lower().startswith(("http://", "https://", "redis://")):
             raise ValueError("expected etcd's host:port, with or without etcd://: Mooncake's metadata lie in etcd here")
         return etcd.authority(value)
 

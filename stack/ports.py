@@ -111,20 +111,25 @@ def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -
     if role is None:
         return
     offset = DECODE_CONTROL_OFFSET if role == "consumer" else 0
-    given = {"vllm_distributed_kv_role": role, "control_port": control_port + offset if control_port else 0}
+    given = {"vllm_distributed_kv_role": role, "instance_index": 0}
     try:
-        launcher = load(LauncherSettings, **{**STAND_INS, **given, "instance_index": 0})
+        # Of one rank, at usual ports: an instance itself refuses ports beyond the last, and they are to be told here.
+        launcher = load(LauncherSettings, **{**STAND_INS, **given, "control_port": 0, "tensor_parallel_size": 1})
+        ranks = load(LauncherSettings, **{**STAND_INS, "control_port": 0, "mooncake_config_path": None})
     except ConfigError:  # reported through bad_settings
         return
+    if not launcher.has_connector:
+        return
     file = launcher.mooncake_config_path
+    first = control_port + offset if control_port and not file else launcher.control_ports.start
     variable = f"{launcher.role}_url of MOONCAKE_CONFIG_PATH" if file else "CONTROL_PORT"
     for index in range(service.replicas):
-        for rank in launcher.control_ports:
+        for rank in range(ranks.tensor_parallel_size):
             yield Port(
-                rank + index * apart * PORTS_PER_INSTANCE,
+                first + rank + index * apart * PORTS_PER_INSTANCE,
                 f"{_name(service, index)}'s control channel",
                 variable,
-                first=launcher.control_ports.start if file else control_port,
+                first=first if file else control_port,
                 replicas=_replicas(service),
                 hosts=hosts[CONTROL],
             )

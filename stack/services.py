@@ -82,9 +82,13 @@ def _own_hosts(settings: StackSettings) -> list[str]:
     ]
 
 
+def etcd_hosts(settings: StackSettings) -> list[str]:
+    """The addresses at which this stack's own etcd listens."""
+    return sorted({"127.0.0.1", settings.host_ip, *_named_for_etcd(settings)})
+
+
 def _etcd(settings: StackSettings) -> Service:
-    hosts = sorted({"127.0.0.1", settings.host_ip, *_named_for_etcd(settings)})
-    clients = ",".join(addresses.http_url(host, settings.etcd_port) for host in hosts)
+    clients = ",".join(addresses.http_url(host, settings.etcd_port) for host in etcd_hosts(settings))
     peers = "http://127.0.0.1:0"  # a single member has no peers: any free port will do
     command = (
         str(_etcd_binary()),

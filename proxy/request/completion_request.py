@@ -94,7 +94,8 @@ def _request_id(body: dict[str, Any], endpoint: Endpoint) -> str | None:
 def _refuse_transfer_parameters(body: dict[str, Any]) -> None:
     extra = body.get("vllm_xargs")  # vLLM merges them with its own
     for name in _TRANSFER:
-        if name in body or (isinstance(extra, dict) and name in extra):
+        # Null says nothing, and clients that write all of a request's fields have it.
+        if body.get(name) is not None or (isinstance(extra, dict) and name in extra):
             raise BadRequest(f"'{name}' is set by the proxy.", name)
 
 

@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 # Options of vLLM that change what the same files compute, or what the cache holds of it.
 DECIDING = (
-    *("--block-size", "--code-revision", "--config-format", "--dtype", "--hf-overrides", "--kv-cache-dtype"),
-    *("--load-format", "--model", "--model-impl", "--model-loader-extra-config", "--quantization", "--revision"),
+    *("--block-size", "--code-revision", "--config-format", "--dtype", "--generation-config", "--hf-config-path"),
+    *("--hf-overrides", "--kv-cache-dtype", "--load-format", "--model", "--model-impl", "--model-loader-extra-config"),
+    *("--override-generation-config", "--quantization", "--revision"),
     *("--tokenizer", "--tokenizer-mode", "--tokenizer-revision"),
 )
 SHORT = {"-q": "--quantization"}
@@ -53,12 +54,17 @@ def facts_of(model: str, words: Sequence[str]) -> dict[str, str]:
     if path is None:
         return {"model": model, "weights": "unknown", **options}
     maker, revision = options.pop("--tokenizer", ""), options.pop("--tokenizer-revision", None)
+    defaults = options.pop("--generation-config", "auto")
     companions = [*COMPANIONS, *(["*.py"] if "--trust-remote-code" in words else [])]
     facts = {
         "configuration": _configuration(path / "config.json"),
         "weights": "dummy" if load_format == "dummy" else digest_of_all(weights_in(path, load_format)),
         "other files": digest_of_all(file for pattern in companions for file in path.glob(pattern)),
         "tokenizer": digest_of_all(_tokenizer((_path(maker, revision) if maker else None) or path)),
+        # The first token is sampled by the producer, and the others by the consumer.
+        "sampling defaults": ""
+        if defaults == "vllm"
+        else _configuration((path if defaults == "auto" else Path(defaults)) / "generation_config.json"),
     }
     return {name: fact for name, fact in (facts | options).items() if fact}
 

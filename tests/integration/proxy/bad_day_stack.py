@@ -22,6 +22,7 @@ from tests.real_stack import RealStack
 
 PYTHON = REPOSITORY / ".stack/venv/proxy/bin/python"
 START_S = 60.0
+MOST_REQUESTS = 8  # that a server takes, at work and waiting; no other test comes near
 TIMEOUT = aiohttp.ClientTimeout(total=120)
 
 
@@ -35,7 +36,7 @@ class BadDayStack(RealStack):
             "DECODE_PORT": str(decode + 20),
             "CONTROL_PORT": str(control + 40),
             "PREFILL_REPLICAS": "2",
-            "VLLM_EXTRA_ARGS": f"--max-num-seqs {MAX_NUM_SEQS}",
+            "VLLM_EXTRA_ARGS": f"--max-num-seqs {MAX_NUM_SEQS} --max-num-queued-reqs {MOST_REQUESTS}",
             "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
             "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
             "TRANSFER_PATIENCE_S": str(PATIENCE_S),

@@ -1,9 +1,11 @@
 """What instances say that they serve: context length, LoRA adapters that come and go, a template with the time of day.
 
-Both instances have the adapters, and the cache that moves is theirs.
+Both instances have the adapters, and the cache that moves is theirs. It moves over IPv6, between the addresses of a
+`mooncake.json` as Mooncake's documents show it.
 """
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,6 +16,8 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stack.instances import PREFIX
+from tests import etcd_http
 from tests.integration.proxy.answers import ask_both
 from tests.real_stack import PATIENCE_S, RealStack, running
 from tests.tiny_models import ADAPTER_RANK, END_OF_TEXT, grouped_query
@@ -36,7 +40,25 @@ class AdapterStack(RealStack):
         folder = model.write(self.folder)
         clock = '{{ strftime_now("%H:%M:%S.%f") }}{% for message in messages %}{{ message.content }}{% endfor %}'
         (folder / "chat_template.jinja").write_text(clock)
+        self.prefill_url, self.decode_url = (
+            url.replace("127.0.0.1", "[::1]") for url in (self.prefill_url, self.decode_url)
+        )
+        control = int(self.variables.pop("CONTROL_PORT"))
+        self.control = [f"[::1]:{control}", f"[::1]:{control + 1}"]
+        mooncake = {
+            "local_hostname": "::1",
+            "metadata_server": f"etcd://[::1]:{self.variables['ETCD_PORT']}",
+            "prefill_url": self.control[0],
+            "decode_url": self.control[1],
+            "protocol": "tcp",
+            "device_name": "",
+            "master_server_address": "[::1]:50051",
+        }
+        (self.folder / "mooncake.json").write_text(json.dumps(mooncake), encoding="utf-8-sig")
         self.variables |= {
+            "BIND_ADDRESS": "::",
+            "VLLM_HOST_IP": "::1",
+            "MOONCAKE_CONFIG_PATH": str(self.folder / "mooncake.json"),
             "STACK_SERVICES": "etcd,prefill,decode,proxy",
             "MODEL": str(folder),
             "SERVED_MODEL_NAME": MODEL,
@@ -50,6 +72,19 @@ class AdapterStack(RealStack):
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdapterStack]:
     with running(AdapterStack(tmp_path_factory.mktemp("adapters"))) as started:
         yield started
+
+
+async def test_the_instances_are_on_ipv6_and_the_api_on_both(stack: AdapterStack) -> None:
+    async with aiohttp.ClientSession() as session:
+        for api_url in (stack.api_url, stack.api_url.replace("127.0.0.1", "[::1]")):
+            async with session.get(api_url + "/instances") as answer:
+                found = {each["role"]: each for each in (await answer.json())["instances"]}
+            assert (found["prefill"]["url"], found["decode"]["url"]) == (stack.prefill_url, stack.decode_url)
+    values = etcd_http.under(stack.etcd_url, PREFIX).values()
+    records = {record["role"]: record for record in map(json.loads, values)}
+    assert [records[role]["kv_transfer"]["control"] for role in ("prefill", "decode")] == [
+        [f"tcp://{address}"] for address in stack.control
+    ]
 
 
 async def test_models_are_listed_as_by_one_server(stack: AdapterStack) -> None:

@@ -19,7 +19,15 @@ from tests import etcd_http
 from tests.integration.answers import Tokens
 from tests.integration.failures.failure_stack import Server
 from tests.integration.failures.legs import answer, until
-from tests.integration.proxy.bad_day_stack import START_S, BadDayStack, HttpAnswer, Proxy, absent, proxy_of
+from tests.integration.proxy.bad_day_stack import (
+    MOST_REQUESTS,
+    START_S,
+    BadDayStack,
+    HttpAnswer,
+    Proxy,
+    absent,
+    proxy_of,
+)
 from tests.real_stack import MAX_MODEL_LEN, MODEL, running, wait_until
 
 LONG = 1000  # four chunks, seconds
@@ -206,6 +214,29 @@ async def test_too_much_load(stack: BadDayStack, tmp_path: Path, prompt: Prompt)
             assert refused.error["type"] == "rate_limit_error"
             assert (await response.content.read()).count(b"data: [DONE]") == 1
         assert (await proxy.post(completion(prompt(100)))).status == 200
+
+
+async def test_an_instance_whose_queue_is_full(stack: BadDayStack, proxy: Proxy, prompt: Prompt) -> None:
+    """vLLM's own limit (vllm-project/vllm#49445): its 503 is passed on, and when there is room again it is used at once
+    (sgl-project/sglang#39464)."""
+    async with nothing_left_on(*stack.servers):
+        surplus = 'pd_proxy_leg_failures_total{cause="busy",role="decode"}'
+        before = await proxy.metric(surplus)
+        filling = [
+            asyncio.create_task(proxy.post(completion(prompt(50), max_tokens=2500))) for _ in range(MOST_REQUESTS)
+        ]
+        await until(lambda: requests(stack.consumer) == MOST_REQUESTS, "the consumer is full")
+        for _ in range(5):
+            busy = await proxy.post(completion(prompt(50)))
+            assert (busy.status, busy.headers["Retry-After"]) == (503, "1"), busy.raw
+            assert "currently busy" in busy.error["message"]
+        assert await proxy.metric(surplus) >= before + 5
+        for request in filling:
+            request.cancel()
+        await until(lambda: requests(stack.consumer) == 0, "there is room again")
+        assert (await proxy.post(completion(prompt(50)))).status == 200
+        verdicts = [each["verdict"] for each in (await proxy.get("/instances")).body["instances"]]
+        assert [(each["circuit"], each["failures"]) for each in verdicts] == [("closed", 0)] * len(stack.servers)
 
 
 async def test_a_wiped_etcd(stack: BadDayStack, proxy: Proxy, prompt: Prompt) -> None:

@@ -133,6 +133,13 @@ def test_usage_comes_in_the_forms_of_other_servers(last: dict[str, Any]) -> None
     assert measured.fields["output_tokens"] == 2
 
 
+def test_other_servers_pad_their_events() -> None:
+    padded = [Event("message", f"  {one.data}\t ") for one in (text("a"), text("b", "stop"), usage(2), DONE)]
+    measured = measure(*enumerate(padded))
+    assert measured.content_at == [0, 1]
+    assert measured.fields["output_tokens"] == 2
+
+
 @pytest.mark.parametrize(
     ("arrived", "failure", "message"),
     [

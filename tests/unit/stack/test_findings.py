@@ -84,6 +84,17 @@ CASES = {
         "error: port 65536: found decode-1 (DECODE_PORT=65535); needed at most 65535; "
         "fix: lower DECODE_PORT or DECODE_REPLICAS",
     ),
+    "ranks beyond the last port": (
+        replace(
+            WELL,
+            ports=tuple(
+                Port(number, "decode's control channel", "CONTROL_PORT", first=65035)
+                for number in (65535, 65536, 65537)
+            ),
+        ),
+        "error: port 65536: found decode's control channel (CONTROL_PORT=65035); needed at most 65535; "
+        "fix: lower CONTROL_PORT",
+    ),
     "little memory available": (
         replace(WELL, memory_available=3000),
         "warning: memory: found 3000 MiB available of 24000; needed about 6100 MiB for 2 instances of this model; "
@@ -188,6 +199,16 @@ CASES = {
             ),
         ),
         "error: VLLM_HOST_IP: found '192.0.2.7', this machine has no such address; needed an address of this machine; "
+        "fix: correct it in .env or in the environment",
+    ),
+    "etcd elsewhere that does not answer": (
+        replace(
+            WELL,
+            unusable_addresses=(
+                Unusable("ETCD_ENDPOINT", "a:1", "an etcd that runs", "where nobody answers (in time)", "warning"),
+            ),
+        ),
+        "warning: ETCD_ENDPOINT: found 'a:1', where nobody answers (in time); needed an etcd that runs; "
         "fix: correct it in .env or in the environment",
     ),
     "a key of another program's mooncake.json": (

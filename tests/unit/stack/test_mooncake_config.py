@@ -59,7 +59,13 @@ ETCDS = "expected etcd's host:port, with or without etcd://: Mooncake's metadata
 
 @pytest.mark.parametrize(
     "given",
-    ["P2PHANDSHAKE", "http://127.0.0.1:8080/metadata", "https://h:8080/metadata", "redis://127.0.0.1:6379"],
+    [
+        "P2PHANDSHAKE",
+        "http://127.0.0.1:8080/metadata",
+        "HTTP://127.0.0.1:8080/metadata",
+        "https://h:8080/metadata",
+        "redis://127.0.0.1:6379",
+    ],
 )
 def test_a_metadata_server_that_is_not_etcd_is_refused(file: Path, given: str) -> None:
     file.write_bytes(msgspec.json.encode(SEED | {"metadata_server": given}))

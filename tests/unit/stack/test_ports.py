@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stack.ports import Port, given_twice, to_be_used
+from stack.ports import LAST_PORT, Port, given_twice, to_be_used
 from stack.settings import StackSettings
 
 
@@ -71,6 +71,38 @@ def test_each_rank_has_a_control_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert twice(locust_port=13006) == [
         (13006, "prefill's control channel (CONTROL_PORT=0)", "loadtest (LOCUST_PORT=13006)")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("control_port", "ranks", "beyond"),
+    [
+        (65300, 1, {(65800, "decode's control channel")}),
+        (65030, 8, {(65536, "decode's control channel"), (65537, "decode's control channel")}),
+        (65535, 1, {(66035, "decode's control channel")}),
+        (65035, 1, set()),
+    ],
+)
+def test_control_ports_may_count_beyond_the_last(
+    control_port: int, ranks: int, beyond: set[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", str(ranks))
+    ports = to_be_used(StackSettings(control_port=control_port), with_docker=False)
+
+    assert {(port.number, port.service) for port in ports if port.number > LAST_PORT} == beyond
+    assert {port.first for port in ports if port.number > LAST_PORT} <= {control_port}
+
+
+def test_a_mooncake_json_may_count_beyond_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "mooncake.json"
+    urls = {"prefill_url": "127.0.0.1:13003", "decode_url": "127.0.0.1:65535", "metadata_server": "127.0.0.1:2379"}
+    file.write_text(json.dumps(urls))
+    monkeypatch.setenv("MOONCAKE_CONFIG_PATH", str(file))
+    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "2")
+    ports = to_be_used(StackSettings(), with_docker=False)
+
+    assert [port.origin for port in ports if port.number > LAST_PORT] == [
+        "decode's control channel (decode_url of MOONCAKE_CONFIG_PATH=65535)"
     ]
 
 

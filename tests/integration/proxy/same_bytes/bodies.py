@@ -64,6 +64,14 @@ JSON = [
     Row("a name twice", post(COMPLETIONS, raw_member('"max_tokens": 2'))),
     refused("the model twice", post(COMPLETIONS, raw_member('"model": "nobody"')), 404),
     Row("unknown field", post(COMPLETIONS, raw_member('"unknown": {"a": [1, null, NaN]}'))),
+    Row("transfer parameters are null", post(COMPLETIONS, body(kv_transfer_params=None, ec_transfer_params=None))),
+    Row("transfer parameters are null, chat", post(CHAT, body(CHAT, kv_transfer_params=None, stream=True))),
+    Row(
+        "transfer parameters are empty",
+        post(COMPLETIONS, body(kv_transfer_params={})),
+        instead=400,
+        why="connectors act on them, so only the proxy sets them",
+    ),
     Row("NaN for a float", post(COMPLETIONS, raw_member('"top_p": NaN')), 400),
     Row("Infinity for a float", post(COMPLETIONS, raw_member('"temperature": Infinity')), 400),
     Row("1e999 for a float", post(COMPLETIONS, raw_member('"repetition_penalty": 1e999')), 400),
@@ -79,6 +87,14 @@ JSON = [
     ),
     Row("nested 300 times", post(COMPLETIONS, raw_member(f'"unknown": {"[" * 300}{"]" * 300}'))),
     refused("nested 100,000 times", post(COMPLETIONS, b"[" * 100_000)),
+]
+STREAMS = [
+    Row(
+        "a stream that fails at once",
+        post(COMPLETIONS, body(stream=True, prompt=[10**9])),
+        instead=400,
+        why="before the first token a failure is a status, as clients expect it; vLLM has begun its stream",
+    ),
 ]
 GZIP, DEFLATE, ZSTD = (f"Content-Encoding: {coding}" for coding in ("gzip", "deflate", "zstd"))
 BETTER = "vLLM takes compressed bodies for text and refuses them"
@@ -166,4 +182,4 @@ MODELS = [
     refused("model in capitals", post(COMPLETIONS, body(model=MODEL.upper())), 404),
     refused("model with a blank", post(COMPLETIONS, body(model=MODEL + " ")), 404),
 ]
-ROWS = [*ENCODINGS, *JSON, *CODINGS, *TYPES, *IDS, *MODELS]
+ROWS = [*ENCODINGS, *JSON, *STREAMS, *CODINGS, *TYPES, *IDS, *MODELS]

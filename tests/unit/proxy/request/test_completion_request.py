@@ -178,7 +178,7 @@ def test_what_one_transfer_cannot_serve_is_named(
 @pytest.mark.parametrize(
     ("given", "parameter"),
     [
-        ({"kv_transfer_params": None}, "kv_transfer_params"),
+        ({"kv_transfer_params": {}}, "kv_transfer_params"),
         ({"kv_transfer_params": {"do_remote_decode": True}}, "kv_transfer_params"),
         ({"ec_transfer_params": {}}, "ec_transfer_params"),
         ({"vllm_xargs": {"kv_transfer_params": "x"}}, "kv_transfer_params"),
@@ -191,6 +191,15 @@ def test_what_is_the_proxys_own_is_refused(endpoint: Endpoint, given: dict[str, 
     with pytest.raises(BadRequest) as refusal:
         request(endpoint, **given)
     assert refusal.value.param == parameter
+
+
+@pytest.mark.parametrize("endpoint", MINIMAL)
+def test_null_for_what_is_the_proxys_own_says_nothing(endpoint: Endpoint) -> None:
+    """As clients write it that send every field of a request."""
+    given = request(endpoint, kv_transfer_params=None, ec_transfer_params=None)
+    assert json.loads(given.local_body())["kv_transfer_params"] is None
+    for leg in (given.prefill_body("t"), given.decode_body("t", PRODUCER)):
+        assert json.loads(leg)["kv_transfer_params"]["transfer_id"] == "t"
 
 
 def test_a_request_id_that_no_answer_can_hold_is_refused() -> None:

@@ -46,6 +46,7 @@ def write(name: str, text: str) -> Callable[[Path], object]:
         (write("preprocessor_config.json", '{"image_mean": [0.5]}'), "other files"),
         (write("hf_quant_config.json", "{}"), "other files"),
         (write("quantize_config.json", "{}"), "other files"),
+        (write("generation_config.json", '{"temperature": 0.6}'), "sampling defaults"),
     ],
 )
 def test_what_makes_it_another_model(folder: Path, change: Callable[[Path], object], fact: str) -> None:
@@ -54,7 +55,7 @@ def test_what_makes_it_another_model(folder: Path, change: Callable[[Path], obje
     assert differing(before, facts_of(str(folder), [])) == {fact}
 
 
-@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "README.md", "script.py"])
+@pytest.mark.parametrize("name", ["chat_template.jinja", "README.md", "script.py"])
 def test_what_does_not(folder: Path, name: str) -> None:
     before = facts_of(str(folder), [])
     (folder / name).write_text("something else")
@@ -69,11 +70,29 @@ def test_what_does_not(folder: Path, name: str) -> None:
         ("--kv_cache_dtype fp8", {"--kv-cache-dtype"}),
         ("--hf-overrides.rope_theta 5", {"--hf-overrides.rope-theta"}),
         ("--load-format dummy", {"--load-format", "weights"}),
+        ("--hf-config-path elsewhere", {"--hf-config-path"}),
+        ('--override-generation-config {"temperature":0}', {"--override-generation-config"}),
         ("--max-model-len 2048 --max-num-seqs=4 --seed 3", set()),
     ],
 )
 def test_vllms_own_arguments_count(folder: Path, words: str, facts: set[str]) -> None:
     assert differing(facts_of(str(folder), []), facts_of(str(folder), words.split())) == facts
+
+
+def test_defaults_of_sampling_are_what_vllm_takes_them_from(folder: Path, tmp_path: Path) -> None:
+    """The first token is the producer's: one that samples by other defaults gives another server's answers."""
+    without = facts_of(str(folder), [])
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "transformers_version": "5.0"}')
+    own = facts_of(str(folder), [])
+    assert differing(without, own) == {"sampling defaults"}
+    assert facts_of(str(folder), ["--generation-config", "auto"]) == own
+    assert facts_of(str(folder), ["--generation-config=vllm"]) == without
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generation_config.json").write_text('{"temperature": 0.6, "transformers_version": "5.1"}')
+    assert facts_of(str(folder), ["--generation-config", str(other)]) == own
+    (other / "generation_config.json").write_text('{"temperature": 0.7}')
+    assert differing(facts_of(str(folder), ["--generation-config", str(other)]), own) == {"sampling defaults"}
 
 
 def test_the_last_of_equal_options_counts() -> None:
