@@ -23,9 +23,10 @@ Floats = NDArray[np.float64]
 _NUMBERS = (
     *("scheduled", "started", "ended", "first_content", "finished", "ttft", "tpot", "end_to_end", "start_delay"),
     *("prompt_tokens", "cached_tokens", "output_tokens", "wanted_input_tokens", "wanted_output_tokens"),
+    "second_token",
 )
 _PIECE = 10_000  # requests
-_NAMES = ("outcome", "error", "path", "transport")
+_NAMES = ("outcome", "error", "path", "transport", "first_token")
 
 
 @dataclass(frozen=True)

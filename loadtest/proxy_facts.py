@@ -19,6 +19,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "transport": str,
     "kv_bytes": int,
     "kv_tokens": int,
+    "first_token": str,
 }
 # Milliseconds. `answer`, which a whole answer has in place of `first_step`, is no phase of a time to first token.
 _TIMING = re.compile(r"\b(queue|prefill|transfer|first_step);dur=([0-9.]+)")
@@ -43,6 +44,8 @@ def _facts(headers: Mapping[str, str], comment: str | None) -> dict[str, Any]:
     if comment is not None and comment.startswith(_COMMENT):
         said = json.loads(comment.removeprefix(_COMMENT))
         facts |= _fields(said)
+        if (gap_ms := said.get("second_token_ms")) is not None:
+            facts["second_token"] = gap_ms / 1000
         phases |= {matched[1]: ms / 1000 for name, ms in said.items() if (matched := _PHASE.fullmatch(name))}
     return facts | {"phases": phases} if phases else facts
 

@@ -29,6 +29,7 @@ from loadtest.record import RequestRecord
 from loadtest.slo import Slo
 
 OUTCOMES = ("completed", "failed", "cut_off", "cancelled")
+FIRST_TOKENS = ("producer", "consumer")
 PERCENTILES = (50, 90, 95, 99)
 _DIGITS = 6  # a microsecond; what a clock of the client can tell is coarser
 
@@ -71,8 +72,10 @@ class Summary(BaseModel):
     start_delay_s: Distribution
     worst_gaps_s: Distribution
     phases_s: dict[str, Distribution]
+    second_token_s: dict[str, Distribution] = {}  # the gap to it, by who computed the first one
 
     paths: dict[str, int]
+    first_tokens: dict[str, int] = {}  # of two legs, by who computed them: producer or consumer
     transports: dict[str, int]
     input_tokens: Distribution
     output_tokens: Distribution
@@ -115,7 +118,9 @@ def summarize_columns(run: Columns, *, warmup_s: float, until_s: float | None) -
         start_delay_s=distribution(requests["start_delay"]),
         worst_gaps_s=distribution(requests.worst_gaps),
         phases_s={name: distribution(seconds) for name, seconds in requests.phases.items()},
+        second_token_s=_second_tokens(requests),
         paths=_counts(requests.names["path"]),
+        first_tokens=_counts(requests.names["first_token"]),
         transports=_counts(requests.names["transport"]),
         input_tokens=distribution(requests["prompt_tokens"]),
         output_tokens=distribution(requests["output_tokens"]),
@@ -160,6 +165,11 @@ def _rate(count: float, seconds: float) -> float | None:
 
 def _counts(names: NDArray[np.object_]) -> dict[str, int]:
     return dict(Counter(name for name in names.tolist() if name).most_common())
+
+
+def _second_tokens(requests: Columns) -> dict[str, Distribution]:
+    of = {who: distribution(requests["second_token"][requests.names["first_token"] == who]) for who in FIRST_TOKENS}
+    return {who: gaps for who, gaps in of.items() if gaps.count}
 
 
 def _tokens_arrived(run: Columns, since_s: float, until_s: float) -> float:

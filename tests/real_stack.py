@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ FOREIGN_VARIABLES = {
     for lower in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
     for name in (lower, lower.upper())
 } | {"no_proxy": "", "NO_PROXY": "", "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp"}
+_FIRST_TOKENS = re.compile(r'^pd_kv_first_tokens_total\{.*by="(\w+)",cause="([^"]*)".*\} (\S+)', re.MULTILINE)
 
 
 def free_ports(count: int) -> list[int]:
@@ -211,6 +214,13 @@ def metrics(instance_url: str) -> dict[str, float]:
             name = name.partition("{")[0]
             values[name] = values.get(name, 0.0) + float(value)
     return values
+
+
+def first_tokens(consumer_url: str) -> Counter[tuple[str, str]]:
+    """Of transferred prompts: who computed them (producer or consumer), and why the consumer did."""
+    with urllib.request.urlopen(consumer_url + "/metrics", timeout=10) as response:
+        found = _FIRST_TOKENS.findall(response.read().decode())
+    return Counter({(by, cause): int(float(value)) for by, cause, value in found if float(value)})
 
 
 def post(url: str, body: dict[str, Any], timeout: float = 120) -> dict[str, Any]:

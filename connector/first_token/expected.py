@@ -8,7 +8,7 @@ import logging
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from connector.control.messages import FirstToken
 from connector.first_token import causes
@@ -17,13 +17,15 @@ from connector.telling.stats import TransferStats
 if TYPE_CHECKING:
     from vllm.v1.request import Request
 
+Way = Literal["message", "with the cache"]
+
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Expected:
     """`engine_id`, `prompt`: as in the registration. `tokens`: of the prompt, that shall come. `load_over`: the word on
-    the cache has come."""
+    the cache has come. way: on which `token` came."""
 
     request_id: str
     transfer_id: str
@@ -31,6 +33,7 @@ class Expected:
     prompt: str
     tokens: int
     token: int | None = None
+    way: Way | None = None
     load_over: bool = False
     load_failed: bool = False
 
@@ -73,8 +76,8 @@ class FirstTokens:
         if expected is None or expected.request_id != request_id:
             return
         expected.load_over, expected.load_failed = True, failed
-        if expected.token is None:
-            expected.token = token
+        if expected.token is None and token is not None:
+            expected.token, expected.way = token, "with the cache"
 
     def here(self) -> list[Expected]:
         """Those whose token is here, or whose load is over without one; named again until they are `settled`."""
@@ -91,7 +94,7 @@ class FirstTokens:
                 "transfer %s: a first token of %s is not its producer's", message.transfer_id, message.engine_id
             )
         elif expected.token is None:
-            expected.token = message.token
+            expected.token, expected.way = message.token, "message"
 
     def settled(self, expected: Expected, cause: str = "") -> None:
         """It has become the answer's first token; or for `cause` the consumer computes that."""
@@ -106,5 +109,6 @@ class FirstTokens:
 
     def _count(self, expected: Expected, cause: str) -> None:
         self._stats.first_token(cause)
-        by = {"first_token": "consumer"} if cause else {"first_token": "producer", "expected_tokens": expected.tokens}
+        producers = {"first_token": "producer", "first_token_way": expected.way, "expected_tokens": expected.tokens}
+        by = {"first_token": "consumer", "first_token_cause": cause} if cause else producers
         self._publish({"transfer_id": expected.transfer_id, **by})

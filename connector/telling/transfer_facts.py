@@ -4,8 +4,9 @@ vLLM puts a connector's `kv_transfer_params` into whole answers only. So the eng
 that the launcher has made, and this middleware of the API server adds them to the answer of the request that names the
 transfer in X-PD-Transfer-Id: to its headers what is known by then, to a stream what becomes known later, as a comment
 in front of the events that follow, `: pd-transfer {...}`. A stream may begin before the transfer has ended: with the
-producer's first token (`first_token`, and in `expected_tokens` how many of the prompt shall come). No request ever
-waits for facts: what cannot be written at once, or comes too late, is dropped.
+producer's first token (`first_token`, `first_token_way`, and in `expected_tokens` how many of the prompt shall come;
+the consumer's has `first_token_cause`). No request ever waits for facts: what cannot be written at once, or comes too
+late, is dropped.
 """
 
 import asyncio

@@ -90,6 +90,7 @@ class Contents:
             self._stages(),
             self._outcomes(),
             self._phases(),
+            self._second_tokens(),
             self._lengths(),
             self._manifest(),
             self._settings(),
@@ -148,11 +149,17 @@ class Contents:
         rows = [(name.replace("_", " "), str(summary.outcomes[name])) for name in OUTCOMES]
         rows += [(f"error {name}", str(number)) for name, number in summary.errors.items()]
         rows += [(f"path {name}", str(number)) for name, number in summary.paths.items()]
+        rows += [(f"first token by the {who}", str(number)) for who, number in summary.first_tokens.items()]
         rows += [(f"KV cache over {name}", str(number)) for name, number in summary.transports.items()]
         return Table("Requests", ("", "number"), rows)
 
     def _phases(self) -> Table:
         return Table(*_distributions("Phases of TTFT as the proxy tells them, ms", self.phases()))
+
+    def _second_tokens(self) -> Table:
+        rows = {f"behind the {who}'s first token": of for who, of in self.summary.second_token_s.items()}
+        note = "Behind the producer's it has what was left of the KV transfer."
+        return Table(*_distributions("Gap to the second token as the proxy tells it, ms", rows), note=note)
 
     def _lengths(self) -> Table:
         rows = {"input": self.summary.input_tokens, "output": self.summary.output_tokens}

@@ -29,6 +29,7 @@ def row(past: PastRequest, worker: int) -> Json:
         "bytes": ended.size,
         "ttft_ms": _ms(ttft) if facts.stream else None,
         "itl_ms": _ms(itl),
+        "second_token_ms": facts.second_token_ms,
         "duration_ms": _ms(past.duration_s),
         "phases_ms": {name: _ms(seconds) for name, seconds in facts.phases.items()},
         "recomputed": facts.path == "disaggregated" and facts.transfer.get("bytes") == 0,

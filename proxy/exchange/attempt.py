@@ -165,9 +165,11 @@ class Attempt:
 
         def ended(task: "asyncio.Task[None]") -> None:
             self._gateway.fleet.end(producer, tokens)
-            order.leave(place)
             self._cache_came()
             error = self._late if task.cancelled() else task.exception()
+            # The consumer's answer too says that it was computed: its first token was sampled behind the prompt.
+            computed = (self.facts.prefilled_at or self.facts.answered_at) is not None
+            (order.leave if computed else order.withdraw)(place)
             if self.facts.prefilled_at is not None and error is None:
                 vote.succeeded(self.facts.prefilled_at)
                 prefills.end(tokens, tokens, self.facts.prefilled_at)

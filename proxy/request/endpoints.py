@@ -27,7 +27,8 @@ class Endpoint:
     limits: the fields that bound the output's tokens; the first that is given counts, and the prefill leg gets 1.
     output_only: fields that shape the output and not the prompt, with the value that switches each off: the prefill leg
     has no use for them, and some would make it fail. What a chat template can read (tools, tool_choice,
-    response_format, …) must not be here, nor `suffix`: both legs have to see the same prompt.
+    response_format, …) must not be here, nor `suffix`: both legs have to see the same prompt. Nor `structured_outputs`:
+    the answer's first token is the producer's, and has to obey the grammar.
     preamble: names of the events that vLLM sends before the first token, when nothing is certain yet.
     end: how the last event of a whole stream begins.
     sign_of_life: what a stream's client skips, for when nothing else is to be sent.
@@ -77,7 +78,7 @@ class Endpoint:
         return self.error_event + self.error_body(openai_error) + b"\n\n"
 
 
-_TEXT_OUTPUT = {"stream_options": None, "min_tokens": 0, "structured_outputs": None, "return_token_ids": None}
+_TEXT_OUTPUT = {"stream_options": None, "min_tokens": 0, "return_token_ids": None}
 
 COMPLETIONS = Endpoint(
     "/v1/completions",
@@ -100,7 +101,7 @@ RESPONSES = Endpoint(
     "/v1/responses",
     limits=("max_output_tokens",),
     takes_request_id=True,
-    output_only={"include": None, "top_logprobs": 0, "structured_outputs": None, "enable_response_messages": False},
+    output_only={"include": None, "top_logprobs": 0, "enable_response_messages": False},
     preamble=frozenset({b"response.created", b"response.in_progress"}),
     end=b"event: response.completed\n",
 )

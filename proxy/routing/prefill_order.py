@@ -20,14 +20,26 @@ is done at most that much later than first come, first served would have had it 
 as long after its arrival. All of it is expected work: what the caller says of each prompt. `factor` 1 is first come,
 first served. tests/unit/proxy/routing/test_prefill_order.py has it for any arrivals.
 
+**Who leaves before it was computed** gives its work back: what comes next begins so much earlier, or this proxy's
+prompts would stand behind those of every other one for nothing. With L, the work of those before i that have left so,
+
+    begin_j >= begin_i + work_i + S - L, so S + work_j < (factor - 1) x (work_i - work_j) + L
+
+where S has none of those that left. L itself is not computed, so the bound stays, against first come, first served as
+it would have been had nobody left. What was computed and then left is not given back, or a client that leaves at the
+last moment would put one prompt after the other before everybody. A prompt cannot have been begun while another one
+here had a smaller number; since then the producer has computed at most `FASTEST_RATE` of it.
+
 Work is tokens over the rate at which the producer computes them. The bound holds for any rate that does not rise while
 something waits, so within a busy period it only falls; the next one begins with what was measured last. Time is the
 wall clock's, so that workers and proxies that do not know of each other have numbers that fit together. Each of the
 others can put before i what first come, first served would have put there, and `factor` times i's work.
 """
 
+import heapq
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Order = Literal["arrival", "shortest"]
@@ -39,6 +51,7 @@ UNKNOWN_RATE = 100_000.0  # tokens/s before anything was measured: too fast, whi
 # Less is no rate: while nothing is finished what was measured falls to a third every half minute, without end, and
 # vLLM's number has 64 bits.
 SLOWEST_RATE = 0.1
+FASTEST_RATE = 1_000_000.0  # tokens/s: no producer computes a prompt faster
 MICROSECONDS = 1_000_000
 
 
@@ -50,8 +63,18 @@ class Place(NamedTuple):
     turn: int
 
 
+@dataclass(slots=True)
+class _Inside:
+    """work: microseconds, as expected. next_since: Unix time since when it may have been begun, None: it cannot be."""
+
+    place: Place
+    work: float
+    next_since: float | None = None
+
+
 class PrefillOrder:
-    """Of one producer: `place = order.enter(...)` for each prompt that is sent there, `order.leave(place)` at its end.
+    """Of one producer: `place = order.enter(...)` for each prompt that is sent there; at its end `order.leave(place)`,
+    or `order.withdraw(place)` where nobody knows that it was computed.
 
     clock: Unix time, in seconds.
     """
@@ -59,7 +82,8 @@ class PrefillOrder:
     def __init__(self, factor: int, clock: Callable[[], float] = time.time) -> None:
         self._factor = factor
         self._clock = clock
-        self._inside: dict[int, Place] = {}  # by turn, which is the order in which they came
+        self._inside: dict[int, _Inside] = {}  # by turn, which is the order in which they came
+        self._by_number: list[tuple[int, int]] = []  # a heap of (number, turn), also of some that have left
         self._turns = 0
         self._begin = 0.0  # when a prompt that came now would begin, first come, first served; in microseconds
         self._per_token = 0.0  # microseconds
@@ -75,7 +99,9 @@ class PrefillOrder:
             self._per_token, self._begin = measured, now
         work = tokens * self._per_token
         place = Place(round(self._begin + self._factor * work), tokens, self._turns)
-        self._inside[place.turn] = place
+        self._inside[place.turn] = _Inside(place, work)
+        heapq.heappush(self._by_number, (place.number, place.turn))
+        self._note_next()
         self._turns += 1
         self._begin += work
         return place
@@ -85,11 +111,31 @@ class PrefillOrder:
 
         That one is most likely being computed, and vLLM finishes what it has begun before it begins anything else.
         """
-        places = iter(self._inside.values())
+        places = (inside.place for inside in self._inside.values())
         if (first := next(places, None)) is None:
             return 0
         number = max(self._begin, self._clock() * MICROSECONDS) + self._factor * tokens * self._per_token
         return first.tokens + sum(place.tokens for place in places if place.number <= number)
 
     def leave(self, place: Place) -> None:
+        """It was computed."""
         del self._inside[place.turn]
+        self._note_next()
+
+    def withdraw(self, place: Place) -> None:
+        """Nobody waits for it any more, or its producer has failed."""
+        inside = self._inside.pop(place.turn)
+        self._note_next()
+        begun_s = 0.0 if inside.next_since is None else max(0.0, self._clock() - inside.next_since)
+        left = max(0.0, place.tokens - FASTEST_RATE * begun_s)
+        if left:
+            self._begin -= inside.work * left / place.tokens
+
+    def _note_next(self) -> None:
+        """The producer may begin with the one that has the smallest number."""
+        while self._by_number and self._by_number[0][1] not in self._inside:
+            heapq.heappop(self._by_number)
+        if self._by_number:
+            following = self._inside[self._by_number[0][1]]
+            if following.next_since is None:
+                following.next_since = self._clock()

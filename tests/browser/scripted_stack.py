@@ -29,6 +29,8 @@ MOVED: dict[str, Any] = {
     "seconds": 0.012,
     "exposed_seconds": 0.004,
     "transport": "tcp",
+    "first_token": "consumer",
+    "first_token_cause": "seed",
 }
 WORDS = (" city", " of", " hills", " and", " fog", ".")
 STEP_S = 0.01  # of a prefill and of a token; a transfer lasts as long as MOVED says

@@ -119,6 +119,8 @@ def test_the_waterfall_adds_up_to_server_timing(page: ConsolePage, stack: Script
     facts = page.facts(".detail .beside > div:first-child")
     assert (facts["producer"], facts["consumer"]) == ("prefill-0", "decode-0")
     assert facts["path"] == "disaggregated · disaggregated"
+    assert facts["first token by"] == "consumer · seed"
+    assert "to the second token" in page.texts(".detail .row.tokens .name")
     page.wait_for_text(".row.whole-transfer .note", "9.44 MB, tcp, 67 % early")
     page.browser.save_screenshot(str(screenshots / "console-waterfall.png"))
     page.click(".waterfall button")

@@ -22,6 +22,9 @@ export function rowsOf(request) {
     rows.push({ name: t(name), phase: name, kind: name, start: at, length, note: ms(length) });
     at += length;
   }
+  if (request.second_token_ms !== null && request.first_token) {
+    rows.push({ name: t("second"), kind: "tokens", start: at, length: request.second_token_ms, note: ms(request.second_token_ms) });
+  }
   const left = request.duration_ms - at;
   if (request.stream && request.first_ms !== null && left > 0) {
     rows.push({ name: t("tokens"), kind: "tokens", start: at, length: left, note: t("tokensNote", request.events, ms(request.itl_ms)) });
@@ -87,6 +90,8 @@ export function details(request) {
     ["client", request.client],
     ["producer", request.producer],
     ["consumer", request.consumer],
+    ["first", request.first_token
+      ? [request.first_token, request.transfer.first_token_way ?? request.transfer.first_token_cause].filter(Boolean).join(" · ") : null],
     ["total", ms(request.duration_ms)],
     ["output", `${bytes(request.bytes)}${request.stream ? `, ${t("tokensNote", request.events, ms(request.itl_ms))}` : ""}`],
     ["recomputed", request.recomputed ? "✓" : null],

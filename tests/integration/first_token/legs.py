@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import re
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -15,13 +13,12 @@ import aiohttp
 
 from connector.control.control_key import ControlKey
 from tests.integration.caches.servers import Trio
-from tests.real_stack import wait_until
-from tests.tiny_servers.instances import NAME, TIMEOUT, Server, Tokens, complete, token_ids
+from tests.real_stack import first_tokens, wait_until
+from tests.tiny_servers.instances import NAME, TIMEOUT, Tokens, complete, token_ids
 
 CACHE_BYTES = 4 << 20
 ANSWER_TOKENS = 8
 SEEN_LIMIT_S = 30
-_COUNTED = re.compile(r'^pd_kv_first_tokens_total\{.*by="(\w+)",cause="([^"]*)".*\} (\S+)', re.MULTILINE)
 PRODUCER = ("producer", "")
 
 
@@ -86,13 +83,7 @@ class Legs:
     async def counted(self) -> Counter[tuple[str, str]]:
         """First tokens by who computed them and why. Figures are those of a step, so the consumer makes one."""
         await asyncio.to_thread(wait_until, self.trio.consumer.is_idle, SEEN_LIMIT_S, "the consumer is idle")
-        return first_tokens(self.trio.consumer)
-
-
-def first_tokens(server: Server) -> Counter[tuple[str, str]]:
-    with urllib.request.urlopen(server.url + "/metrics") as answer:
-        text = answer.read().decode()
-    return Counter({(by, cause): int(float(value)) for by, cause, value in _COUNTED.findall(text) if float(value)})
+        return first_tokens(self.trio.consumer.url)
 
 
 async def _tokens(response: aiohttp.ClientResponse) -> AsyncIterator[Tokens]:

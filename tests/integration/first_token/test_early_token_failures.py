@@ -13,8 +13,8 @@ from connector.control.messages import Done, Failed, FirstToken, Register
 from connector.first_token import causes
 from tests.integration.caches.servers import Trio
 from tests.integration.failures.control_peers import GoBetween, Stranger
-from tests.integration.first_token.legs import PRODUCER, SEEN_LIMIT_S, Legs, Request, first_tokens
-from tests.real_stack import wait_until
+from tests.integration.first_token.legs import PRODUCER, SEEN_LIMIT_S, Legs, Request
+from tests.real_stack import first_tokens, wait_until
 from tests.tiny_servers.instances import Tokens
 
 LENGTH = 300
@@ -75,6 +75,21 @@ async def test_the_client_leaves_before_it(trio: Trio, legs: Legs) -> None:
         between.send(registration.first_token_to, a_token(registration, 65))
         between.let_pass()
         assert PRODUCER not in await legs.counted() - await legs.counted()
+
+
+async def test_the_client_leaves_an_answer_of_one_token(trio: Trio, legs: Legs) -> None:
+    """The token is here and waits for the load's end, because nobody would use the cache."""
+    (prompt,) = trio.prompts("left with one", [LENGTH])
+    request, before = Request(prompt, {"max_tokens": 1}), await legs.counted()
+    with GoBetween(legs.key, trio.producer.record, hold=(Done,)) as between:
+        decode = asyncio.create_task(legs.decode(request, between.record))
+        await between.first(Register)
+        await legs.prefill(request)
+        await between.first(Done)  # which the token goes before
+        decode.cancel()
+        await asyncio.gather(decode, return_exceptions=True)
+        between.let_pass()
+        assert await legs.counted() == before, "nobody got it"
 
 
 async def test_without_the_message(trio: Trio, legs: Legs) -> None:
@@ -176,6 +191,6 @@ def a_token(registration: Register, token: int) -> FirstToken:
 
 async def until_cause(legs: Legs, before: Counter[tuple[str, str]], cause: str) -> None:
     def counted() -> bool:
-        return ("consumer", cause) in first_tokens(legs.trio.consumer) - before
+        return ("consumer", cause) in first_tokens(legs.trio.consumer.url) - before
 
     await asyncio.to_thread(wait_until, counted, SEEN_LIMIT_S, f"{cause} is counted")

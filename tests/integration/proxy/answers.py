@@ -45,6 +45,12 @@ class Reply:
         return int(self.headers.get("X-PD-KV-Tokens") or (at_the_end[1] or at_the_end[2] if at_the_end else 0))
 
     @property
+    def first_token(self) -> str:
+        """Who computed it: producer or consumer; empty where only one instance could have."""
+        at_the_end = re.search(r'^: pd .*"first_token":"(\w+)"', self.text, re.MULTILINE)
+        return self.headers.get("X-PD-First-Token") or (at_the_end[1] if at_the_end else "")
+
+    @property
     def refusal(self) -> tuple[int, str]:
         """The status and the message of an error, also of one inside a stream that had begun with 200.
 
@@ -75,6 +81,24 @@ def events(text: str) -> list[Any]:
         if data:
             found.append(json.loads(data[0]) if data[0].startswith("{") else data[0])
     return found
+
+
+def shapes(stream: list[Any]) -> list[str]:
+    """The kinds of events in their order: what is in them and not how many tokens share one."""
+    found: list[str] = []
+    for event in stream:
+        shape = json.dumps(_shape(event), sort_keys=True)
+        if not found or found[-1] != shape:
+            found.append(shape)
+    return found
+
+
+def _shape(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _shape(each, key) for key, each in value.items() if key not in VOLATILE}
+    if isinstance(value, list):
+        return [_shape(each, name) for each in value]
+    return value if name in ("type", "role", "finish_reason", "stop_reason", "status") else type(value).__name__
 
 
 def folded(stream: list[Any]) -> list[Any]:

@@ -1,13 +1,26 @@
 """Every parameter through both legs gives what one plain vLLM server gives: text, usage, finish reason, error."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.integration.proxy.answers import ask_both, differences
-from tests.real_stack import MAX_MODEL_LEN, MODEL, PATIENCE_S, PlainVllm, RealStack, metrics, wait_until
+from connector.first_token import causes
+from tests.integration.proxy.answers import ask_both, differences, events, shapes
+from tests.real_stack import (
+    MAX_MODEL_LEN,
+    MODEL,
+    PATIENCE_S,
+    PlainVllm,
+    RealStack,
+    first_tokens,
+    metrics,
+    post,
+    wait_until,
+)
 
 # More than three blocks of 32 tokens, with a beginning that no other test has, so that caches start out equal.
 STORY = (
@@ -49,12 +62,16 @@ WITH_USAGE = {"include_usage": True}
 
 @dataclass(frozen=True)
 class Case:
-    """`local`: the parameter for which the consumer gets the request alone. `error`: a part of vLLM's message."""
+    """`local`: the parameter for which the consumer gets the request alone. `error`: a part of vLLM's message.
+
+    `consumers`: why the first token of both legs is the consumer's (on a CPU), empty where it is the producer's.
+    """
 
     path: str
     given: dict[str, Any] = field(default_factory=dict)
     local: str | None = None
     error: str | None = None
+    consumers: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -71,17 +88,21 @@ SERVED = [
     Case(COMPLETIONS, {"max_tokens": 1}),
     Case(COMPLETIONS, {"max_tokens": None}),
     Case(COMPLETIONS, {"max_tokens": ..., "stop": ["."]}),
-    Case(COMPLETIONS, {"min_tokens": 6, "logit_bias": {"2": 100}}),
+    Case(COMPLETIONS, {"min_tokens": 6, "logit_bias": {"2": 100}}, consumers=causes.MIN_TOKENS),
     Case(COMPLETIONS, {"logit_bias": {"2": 100}}),
     Case(COMPLETIONS, {"ignore_eos": True, "logit_bias": {"2": 100}}),
     Case(COMPLETIONS, {"stop": [" the", "\n"], "max_tokens": 20}),
     Case(COMPLETIONS, {"stop": " the", "max_tokens": 20, "include_stop_str_in_output": True}),
     Case(COMPLETIONS, {"stop_token_ids": [28, 30], "max_tokens": 20}),
-    Case(COMPLETIONS, {"temperature": 1, "seed": 7, "top_p": 0.9, "top_k": 20, "min_p": 0.01}),
-    Case(COMPLETIONS, {"frequency_penalty": 0.5, "presence_penalty": 0.5, "repetition_penalty": 1.2}),
-    Case(COMPLETIONS, {"logprobs": 2}),
-    Case(COMPLETIONS, {"logprobs": 0, "return_tokens_as_token_ids": True}),
-    Case(COMPLETIONS, {"logprobs": 1, "logprob_token_ids": [260, 253]}),
+    Case(COMPLETIONS, {"temperature": 1, "seed": 7, "top_p": 0.9, "top_k": 20, "min_p": 0.01}, consumers=causes.SEED),
+    Case(
+        COMPLETIONS,
+        {"frequency_penalty": 0.5, "presence_penalty": 0.5, "repetition_penalty": 1.2},
+        consumers=causes.PENALTIES,
+    ),
+    Case(COMPLETIONS, {"logprobs": 2}, consumers=causes.LOG_PROBABILITIES),
+    Case(COMPLETIONS, {"logprobs": 0, "return_tokens_as_token_ids": True}, consumers=causes.LOG_PROBABILITIES),
+    Case(COMPLETIONS, {"logprobs": 1, "logprob_token_ids": [260, 253]}, consumers=causes.LOG_PROBABILITIES),
     Case(COMPLETIONS, {"return_token_ids": True}),
     Case(COMPLETIONS, {"echo": True}),
     Case(COMPLETIONS, {"n": 1, "best_of": 3}),
@@ -92,7 +113,7 @@ SERVED = [
     Case(COMPLETIONS, {"truncate_prompt_tokens": -1, "truncation_side": "left"}),
     Case(COMPLETIONS, {"priority": 5}),
     Case(COMPLETIONS, {"cache_salt": "pepper"}),
-    Case(COMPLETIONS, {"allowed_token_ids": [260, 253, 28], "bad_words": ["the"]}),
+    Case(COMPLETIONS, {"allowed_token_ids": [260, 253, 28], "bad_words": ["the"]}, consumers=causes.BAD_WORDS),
     Case(COMPLETIONS, {"structured_outputs": {"regex": "[a-c]{3,5}"}}),
     Case(COMPLETIONS, {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}}),
     Case(COMPLETIONS, {"user": "someone", "metadata": {"a": "b"}, "guided_regex": "ignored"}),
@@ -105,9 +126,9 @@ SERVED = [
     Case(CHATS),
     Case(CHATS, {"max_tokens": ..., "max_completion_tokens": 5}),
     Case(CHATS, {"max_tokens": 900, "max_completion_tokens": 5}),
-    Case(CHATS, {"min_tokens": 6, "ignore_eos": True, "stop": ["."]}),
-    Case(CHATS, {"temperature": 1, "seed": 11}),
-    Case(CHATS, {"logprobs": True, "top_logprobs": 2}),
+    Case(CHATS, {"min_tokens": 6, "ignore_eos": True, "stop": ["."]}, consumers=causes.MIN_TOKENS),
+    Case(CHATS, {"temperature": 1, "seed": 11}, consumers=causes.SEED),
+    Case(CHATS, {"logprobs": True, "top_logprobs": 2}, consumers=causes.LOG_PROBABILITIES),
     Case(CHATS, {"response_format": {"type": "json_object"}}),
     Case(CHATS, {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}}),
     Case(CHATS, {"structured_outputs": {"choice": ["yes", "no"]}}),
@@ -122,9 +143,12 @@ SERVED = [
     Case(CHATS, {"messages": [*CHAT, {"role": "assistant", "content": "First"}], "echo": True}, local="echo"),
     Case(RESPONSES),
     Case(RESPONSES, {"instructions": ..., "input": CHAT, "store": False}),
-    Case(RESPONSES, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}),
+    Case(
+        RESPONSES, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}, consumers=causes.LOG_PROBABILITIES
+    ),
     Case(RESPONSES, {"text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}}}),
     Case(RESPONSES, {"tools": [RESPONSES_TOOL], "tool_choice": "required", "max_output_tokens": 60}),
+    Case(RESPONSES, {"structured_outputs": {"choice": ["yes", "no"]}}),
     Case(RESPONSES, {"truncation": "auto", "metadata": {"usage": "x"}}),
     Case(MESSAGES),
     Case(MESSAGES, {"stop_sequences": [","], "max_tokens": 30, "metadata": {"user_id": "someone"}}),
@@ -192,7 +216,27 @@ def streamed(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "streamed")
 
 
-async def compare(stack: RealStack, plain: PlainVllm, case: Case, **more: Any) -> None:
+FirstTokens = Counter[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def expected_first_tokens(stack: RealStack) -> Iterator[FirstTokens]:
+    """By who should have computed them and why; in the end the consumer has counted the same."""
+
+    def counted() -> FirstTokens:
+        one = {"model": MODEL, "prompt": [1], "max_tokens": 1}
+        post(stack.decode_url + COMPLETIONS, one)  # figures are those of a step
+        return first_tokens(stack.decode_url)
+
+    expected: FirstTokens = Counter()
+    before = counted()
+    yield expected
+    wait_until(lambda: counted() - before == expected, PATIENCE_S, f"{expected}, but {counted() - before}")
+
+
+async def compare(
+    stack: RealStack, plain: PlainVllm, case: Case, expected_first_tokens: FirstTokens, **more: Any
+) -> None:
     found, expected = await ask_both(stack.api_url, plain.url, case.path, case.body | more)
     assert expected.status == 200, expected.content
     assert found.status == 200, found.content
@@ -201,29 +245,51 @@ async def compare(stack: RealStack, plain: PlainVllm, case: Case, **more: Any) -
         assert (found.headers["X-PD-Path"], found.headers["X-PD-Reason"]) == ("local", case.local)
     else:
         assert found.headers["X-PD-Path"] == "disaggregated"
+        by = "consumer" if case.consumers else "producer"
+        assert found.first_token == by
+        expected_first_tokens[by, case.consumers] += 1
         # A stop string in the producer's first token ends the answer before its cache has come.
-        at_once = "stop" in case.given and found.headers.get("X-PD-First-Token") == "producer"
+        at_once = "stop" in case.given and found.first_token == "producer"
         assert found.moved > 0 or at_once, "no KV cache has moved"
 
 
 @pytest.mark.parametrize("case", SERVED, ids=str)
-async def test_served_as_by_one_server(stack: RealStack, plain: PlainVllm, case: Case, streamed: bool) -> None:
-    if not streamed:
-        await compare(stack, plain, case)
-    elif case.path in (COMPLETIONS, CHATS):
-        await compare(stack, plain, case, stream=True, stream_options=WITH_USAGE)
-    else:
-        await compare(stack, plain, case, stream=True)
+async def test_served_as_by_one_server(
+    stack: RealStack, plain: PlainVllm, case: Case, streamed: bool, expected_first_tokens: FirstTokens
+) -> None:
+    more: dict[str, Any] = {"stream": True} if streamed else {}
+    if streamed and case.path in (COMPLETIONS, CHATS):
+        more["stream_options"] = WITH_USAGE
+    await compare(stack, plain, case, expected_first_tokens, **more)
 
 
 @pytest.mark.parametrize("case", WHOLE_ONLY, ids=str)
-async def test_served_whole_as_by_one_server(stack: RealStack, plain: PlainVllm, case: Case) -> None:
-    await compare(stack, plain, case)
+async def test_served_whole_as_by_one_server(
+    stack: RealStack, plain: PlainVllm, case: Case, expected_first_tokens: FirstTokens
+) -> None:
+    await compare(stack, plain, case, expected_first_tokens)
+
+
+@pytest.mark.parametrize("path", MINIMAL)
+async def test_the_events_of_a_stream(
+    stack: RealStack, plain: PlainVllm, path: str, expected_first_tokens: FirstTokens
+) -> None:
+    """The first one, with the producer's token, is as any other: who says what, when an answer ends, and usage."""
+    limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
+    more = {"stream_options": WITH_USAGE} if path in (COMPLETIONS, CHATS) else {}
+    body = Case(path, {limit: 16, "stream": True, **more}).body
+    found, expected = await ask_both(stack.api_url, plain.url, path, body)
+    assert found.first_token == "producer"
+    expected_first_tokens["producer", ""] += 1
+    assert shapes(events(found.text)) == shapes(events(expected.text))
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHATS])
-async def test_usage_in_every_event(stack: RealStack, plain: PlainVllm, path: str) -> None:
-    await compare(stack, plain, Case(path), stream=True, stream_options={"continuous_usage_stats": True, **WITH_USAGE})
+async def test_usage_in_every_event(
+    stack: RealStack, plain: PlainVllm, path: str, expected_first_tokens: FirstTokens
+) -> None:
+    more = {"stream": True, "stream_options": {"continuous_usage_stats": True, **WITH_USAGE}}
+    await compare(stack, plain, Case(path), expected_first_tokens, **more)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)

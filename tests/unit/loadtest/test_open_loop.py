@@ -223,11 +223,13 @@ def test_what_the_proxy_says_is_in_the_record() -> None:
     whole = completion(2)
     headers = {"X-Request-Id": "abc", "X-PD-Path": "local", "X-PD-Kv-Tokens": "5", "Server-Timing": "queue;dur=0.41"}
     comment = b': pd {"path": "disaggregated", "producer": "p-0", "kv_bytes": 4096, "transfer_ms": 1.5, "x": 1}\n\n'
+    comment = comment.replace(b"}", b', "first_token": "producer", "second_token_ms": 7}')
     with ScriptedServer(lambda _: Script([*whole.steps, Step(comment)], headers=headers)).running() as server:
         run = headless(server.url, "--arrivals", "constant", "--requests", "1")
     (record,) = run.records
     assert (record.request_id, record.path, record.producer) == ("abc", "disaggregated", "p-0")
     assert (record.kv_tokens, record.kv_bytes) == (5, 4096)
+    assert (record.first_token, record.second_token) == ("producer", 0.007)
     assert record.phases == pytest.approx({"queue": 0.00041, "transfer": 0.0015})
     assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (4, 2, "length")
 

@@ -16,11 +16,18 @@ def test_headers() -> None:
         "x-pd-transport": "tcp",
         "x-pd-kv-bytes": "4096",
         "x-pd-transfer-id": "t-1",
+        "x-pd-first-token": "producer",
         "server-timing": "queue;dur=0.41, prefill;dur=35.20, transfer;dur=0.70, first_step;dur=31.02",
     }
     facts = proxy_facts.of_answer(headers, None)
     phases = facts.pop("phases")
-    assert facts == {"request_id": "abc", "path": "disaggregated", "transport": "tcp", "kv_bytes": 4096}
+    assert facts == {
+        "request_id": "abc",
+        "path": "disaggregated",
+        "transport": "tcp",
+        "kv_bytes": 4096,
+        "first_token": "producer",
+    }
     assert phases == pytest.approx({"queue": 0.00041, "prefill": 0.0352, "transfer": 0.0007, "first_step": 0.03102})
 
 
@@ -36,9 +43,21 @@ def test_the_comment_at_the_end_knows_more_than_the_headers() -> None:
     assert facts == {"path": "local", "kv_tokens": 7, "phases": {"queue": 0.002, "first_step": 0.005}}
 
 
+def test_who_computed_the_first_token_and_how_long_the_second_took() -> None:
+    comment = 'pd {"first_token": "producer", "second_token_ms": 12.5}'
+    assert proxy_facts.of_answer({}, comment) == {"first_token": "producer", "second_token": 0.0125}
+    assert proxy_facts.of_answer({}, 'pd {"second_token_ms": null}') == {}, "an answer of one token"
+
+
 @pytest.mark.parametrize(
     ("headers", "comment"),
-    [({"x-pd-kv-bytes": "many"}, None), ({}, "pd {"), ({}, "pd []"), ({}, 'pd {"queue_ms": "x"}')],
+    [
+        ({"x-pd-kv-bytes": "many"}, None),
+        ({}, "pd {"),
+        ({}, "pd []"),
+        ({}, 'pd {"queue_ms": "x"}'),
+        ({}, 'pd {"second_token_ms": "x"}'),
+    ],
 )
 def test_what_cannot_be_read_is_named(headers: dict[str, str], comment: str | None) -> None:
     with pytest.raises(UnexpectedAnswer, match="what the proxy says of the request cannot be read"):

@@ -42,6 +42,17 @@ def test_the_figures_are_in_both(tmp_path: Path) -> None:
     assert "TTFT ≤ 0.4 s" in text
 
 
+def test_who_computed_first_tokens_is_in_both(tmp_path: Path) -> None:
+    records = [answered(i / 2, first_token="producer", second_token=0.0375) for i in range(40)]
+    text, html = written(tmp_path, [*records, answered(25.0, first_token="consumer")])
+    assert "| first token by the producer | 40 |" in text
+    assert "| first token by the consumer | 1 |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| behind the producer's first token")]
+    assert row.split(" | ")[1:4] == ["40", "37.50", "37.50"]
+    assert "Gap to the second token" in html
+    assert "Gap to the second token" not in written(tmp_path / "alone", some(2.0))[0]
+
+
 def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     _, html = written(tmp_path, some(2.0))
     own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)

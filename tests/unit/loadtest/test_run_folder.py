@@ -68,6 +68,7 @@ def test_run_json_has_what_others_read(tmp_path: Path) -> None:
     figures = {"offered_per_s", "requests_per_s", "output_tokens_per_s", "goodput_per_s", "goodput_share"}
     latencies = {"ttft_s", "itl_s", "tpot_s", "end_to_end_s", "start_delay_s", "worst_gaps_s"}
     others = {"outcomes", "errors", "saturation", "generator_limit", "paths", "transports", "phases_s"}
+    others |= {"first_tokens", "second_token_s"}
     assert figures | latencies | others <= set(summary)
     for name in latencies:
         assert set(summary[name]) == {"count", "mean", "p50", "p90", "p95", "p99", "max"}

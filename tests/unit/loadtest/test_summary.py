@@ -67,6 +67,22 @@ def test_an_answers_tokens_are_spread_over_its_chunks() -> None:
     assert summarize([spread], SLO, until_s=4.0).output_tokens_per_s == pytest.approx(2.5)
 
 
+def test_second_tokens_by_who_computed_the_first() -> None:
+    records = [
+        answered(0.0, first_token="producer", second_token=0.3),
+        answered(1.0, first_token="producer", second_token=0.1),
+        answered(2.0, first_token="producer"),  # an answer of one token
+        answered(3.0, first_token="consumer", second_token=0.05),
+        answered(4.0, second_token=9.0),  # alone: nobody else could have computed it
+    ]
+    found = summarize(records, SLO)
+    assert found.first_tokens == {"producer": 3, "consumer": 1}
+    assert {who: (gaps.count, gaps.max) for who, gaps in found.second_token_s.items()} == {
+        "producer": (2, 0.3),
+        "consumer": (1, 0.05),
+    }
+
+
 def test_phases_are_of_the_requests_that_tell_them() -> None:
     records = [
         answered(0.0, phases={"queue": 0.1}),

@@ -53,7 +53,8 @@ def test_a_token_is_taken_once() -> None:
     consumer.tokens.load_over("t1", "r1", 65, failed=False)
     assert consumer.here() == []
     assert consumer.counted() == [["first_tokens", "producer", "", 1]]
-    assert consumer.told == [{"transfer_id": "t1", "first_token": "producer", "expected_tokens": 10}]
+    producers = {"first_token": "producer", "first_token_way": "message", "expected_tokens": 10}
+    assert consumer.told == [{"transfer_id": "t1", **producers}]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,8 @@ def test_the_word_on_the_cache_has_it_too(failed: bool) -> None:
     assert consumer.here() == []
     consumer.tokens.load_over("t1", "r1", 65, failed)
     assert consumer.here() == [("r1", 65)]
+    consumer.settle()
+    assert consumer.told[0]["first_token_way"] == "with the cache"
 
 
 def test_a_load_without_one() -> None:
@@ -88,7 +91,8 @@ def test_a_load_without_one() -> None:
     assert (one.token, one.load_over, one.load_failed) == (None, True, True)
     consumer.settle(causes.LOAD_FAILED)
     assert consumer.counted() == [["first_tokens", "consumer", causes.LOAD_FAILED, 1]]
-    assert consumer.told == [{"transfer_id": "t1", "first_token": "consumer"}]
+    consumers = {"first_token": "consumer", "first_token_cause": causes.LOAD_FAILED}
+    assert consumer.told == [{"transfer_id": "t1", **consumers}]
 
 
 @pytest.mark.parametrize(

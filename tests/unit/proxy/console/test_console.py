@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from yarl import URL
 
 from proxy.console import routes, totals
+from proxy.routing.dispatch import Reason
 from tests.unit.proxy.conftest import Stack, StartStack, eventually
 from tests.unit.proxy.scripted import DONE, MODEL, error, prefilled, streams, token
 from tests.unit.proxy.telemetry.test_truth import FACTS, told
@@ -78,6 +79,23 @@ async def test_a_split_request_is_told_as_its_headers_tell_it(start_stack: Start
         assert sum(found["phases_ms"].values()) == pytest.approx(found["first_ms"], abs=0.05)
         assert found["transfer"] == FACTS
         assert [(each["producer"], each["consumer"]) for each in found["tries"]] == [("p0", "d0")]
+
+
+async def test_the_gap_to_the_second_token_is_told(start_stack: StartStack) -> None:
+    go_on = asyncio.Event()
+    stack = await start_stack([prefilled()], [streams(token(" city"), go_on, token(" hall"), DONE)])
+    async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+        await answer.content.readany()
+        go_on.set()
+        said = json.loads((await answer.read()).rpartition(b": pd ")[2])
+    [row] = (await get(stack, API + "requests"))["requests"]
+    assert row["second_token_ms"] == said["second_token_ms"] > 0
+
+
+@pytest.mark.parametrize("reason", sorted({*get_args(Reason)} - {"parameters"}))
+def test_every_reason_has_its_words_in_both_languages(reason: str) -> None:
+    """A parameter's name has those of `why_other`."""
+    assert (routes.PAGE / "words.js").read_text().count(f"  why_{reason}: ") == 2
 
 
 async def test_only_what_is_new_is_asked_for(start_stack: StartStack) -> None:

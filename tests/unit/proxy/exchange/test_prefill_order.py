@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.proxy.conftest import StartStack, eventually
-from tests.unit.proxy.scripted import DONE, MODEL, hangs, prefilled, replies, streams, token
+from tests.unit.proxy.scripted import DONE, MODEL, Script, hangs, prefilled, replies, streams, token
 
 NUMBER = "X-Vllm-Priority"
 WHOLE = {"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": " city"}]}
@@ -55,6 +55,46 @@ async def test_who_has_left_is_not_waited_for(start_stack: StartStack) -> None:
     assert order.ahead(10) == 3000
     task.cancel()
     await eventually(lambda: order.ahead(10) == 0)
+
+
+@pytest.mark.parametrize(
+    ("producer", "consumer", "leaves", "said"),
+    [
+        pytest.param(prefilled(), replies(200, WHOLE), False, "leave", id="computed"),
+        pytest.param(hangs(), hangs(), True, "withdraw", id="the client leaves"),
+        pytest.param(replies(500, {"error": {"message": "no"}}), hangs(), False, "withdraw", id="the producer fails"),
+        # Its first token is out: the producer has computed the prompt, and has yet to say so.
+        pytest.param(hangs(), streams(token(" city"), end=hangs()), True, "leave", id="the client leaves its stream"),
+    ],
+)
+async def test_whether_the_place_of_a_prompt_is_given_back(
+    producer: Script,
+    consumer: Script,
+    leaves: bool,
+    said: str,
+    start_stack: StartStack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stack = await start_stack([producer], [consumer])
+    order = stack.proxy.gateway.fleet.order(stack.producers[0].record)
+    found: list[str] = []
+    for name in ("leave", "withdraw"):
+        monkeypatch.setattr(order, name, lambda place, name=name: found.append(name))
+
+    async def ask() -> None:
+        async with stack.proxy.post("/v1/completions", json=body(300, stream=True)) as answer:
+            began.set()
+            await answer.read()
+
+    began = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(ask())
+        await stack.producers[0].arrived.wait()
+        if leaves:
+            await (began.wait() if said == "leave" else stack.consumers[0].arrived.wait())
+            task.cancel()
+    await eventually(lambda: bool(found))
+    assert found == [said]
 
 
 async def test_a_consumer_without_streams_takes_a_short_prompt_a_busy_one_does_not(start_stack: StartStack) -> None:
