@@ -41,6 +41,7 @@ class LauncherSettings(Settings):
     kv_cache_bytes: int = Field(default=512 << 20, ge=1 << 20)
     max_num_batched_tokens: int = Field(default=2048, ge=32)
     tensor_parallel_size: int = Field(default=1, ge=1, le=PORTS_PER_INSTANCE)
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=PORTS_PER_INSTANCE)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     vllm_extra_args: str = ""
     openai_api_key: str = ""
@@ -98,14 +99,23 @@ class LauncherSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _ranks_have_ports(self) -> Self:
+        if self.ranks > PORTS_PER_INSTANCE:
+            raise ValueError(
+                f"PIPELINE_PARALLEL_SIZE={self.pipeline_parallel_size}: with TENSOR_PARALLEL_SIZE "
+                f"{self.tensor_parallel_size} there are {self.ranks} ranks, expected {PORTS_PER_INSTANCE} or fewer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ports_exist(self) -> Self:
         last = max((self.port, *self.control_ports))
         if last > 65535:
             control = f", control port {self._control[1]}" if self.has_connector else ""
             raise ValueError(
                 f"INSTANCE_INDEX={self.instance_index}: expected ports up to 65535, but with {self.role} on port "
-                f"{self.port - self.instance_index}{control} and TENSOR_PARALLEL_SIZE "
-                f"{self.tensor_parallel_size} the last one is {last}"
+                f"{self.port - self.instance_index}{control} and {self.ranks} ranks "
+                f"(TENSOR_PARALLEL_SIZE, PIPELINE_PARALLEL_SIZE) the last one is {last}"
             )
         return self
 
@@ -152,12 +162,17 @@ class LauncherSettings(Settings):
         return self.vllm_host_ip or (addresses.numeric(self._control[0]) if self.has_connector else _own_address())
 
     @property
+    def ranks(self) -> int:
+        """Of this instance, each with a process, or a GPU, of its own."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
     def control_ports(self) -> range:
         """Of this instance's ranks, in their order."""
         if not self.has_connector:
             return range(0)
         first = self._control[1] + self.instance_index * PORTS_PER_INSTANCE
-        return range(first, first + self.tensor_parallel_size)
+        return range(first, first + self.ranks)
 
     @property
     def _control(self) -> tuple[str, int]:

@@ -52,7 +52,8 @@ class CacheLayer:
 
     In it KV heads `first_head` and on follow each other, `head_bytes` each; `all_heads` is how many the layer has on
     all ranks together. What cannot be told apart in one write counts as one head of its rank: heads that are
-    interleaved token by token, or a state; `all_heads` is then the number of ranks.
+    interleaved token by token, or a state; `all_heads` is then the number of ranks. `cache`: what both sides must have
+    in common of this layer, for people to read.
     """
 
     name: str
@@ -63,6 +64,7 @@ class CacheLayer:
     first_head: int
     heads: int
     all_heads: int
+    cache: str = ""
 
     @property
     def page(self) -> int:
@@ -77,7 +79,8 @@ class CacheLayer:
 class KVLayout:
     """`facts`: what both sides must have in common, a JSON object that names each fact in a refusal.
 
-    `lookahead`: tokens behind those computed that a draft reads.
+    `lookahead`: tokens behind those computed that a draft reads. `stages`: of the instance's pipeline. `layers` are
+    those of this rank's stage, which may have none of a group; groups, blocks and facts are those of every stage.
     """
 
     groups: tuple[CacheGroup, ...]
@@ -85,6 +88,7 @@ class KVLayout:
     num_blocks: int
     facts: str = ""
     lookahead: int = 0
+    stages: int = 1
 
     @cached_property
     def by_name(self) -> dict[str, int]:

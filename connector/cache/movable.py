@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 
-# Ways of spreading a model over processes that would leave a rank with other layers, tokens or requests than ours know.
+# Ways of spreading a model over processes that would leave a rank with other tokens or requests than ours know.
 UNSPLIT = (
-    "pipeline_parallel_size",
     "data_parallel_size",
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
@@ -45,6 +44,11 @@ def refuse_unmovable(vllm_config: "VllmConfig", role: str | None) -> None:
     for name in UNSPLIT:
         if getattr(parallel, name) > 1:
             raise ValueError(f"{name}={getattr(parallel, name)}: KV transfer supports only 1")
+    stages = parallel.pipeline_parallel_size
+    if stages > 1 and vllm_config.speculative_config is not None:
+        raise ValueError(
+            f"pipeline_parallel_size={stages} together with speculative decoding: KV transfer supports only one of them"
+        )
     # Inside a data-parallel engine of a dense model vLLM sets the size back to 1; what is left is the engine's id
     # (v1/engine/core.py, run_engine_core).
     engine_id = vllm_config.kv_transfer_config.engine_id if vllm_config.kv_transfer_config else None
@@ -55,16 +59,17 @@ def refuse_unmovable(vllm_config: "VllmConfig", role: str | None) -> None:
 def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[CacheGroup, ...]:
     """Raises: ValueError: for a group that cannot be moved, with the reason."""
     groups = []
-    for group in kv_cache_config.kv_cache_groups:
+    for number, group in enumerate(kv_cache_config.kv_cache_groups):
+        name = next(iter(group.layer_names), f"other stages, number {number}")
         if group.host_resident or not group.enable_kv_transfer:
-            raise ValueError(f"KV cache group of {group.layer_names[0]}: KV transfer does not support HiSparse")
+            raise ValueError(f"KV cache group of {name}: KV transfer does not support HiSparse")
         spec = group.kv_cache_spec
         # A ring is one block for the whole request, however long that gets.
         ring = isinstance(spec, kinds.CircularBufferSpec)
         groups.append(CacheGroup(kind_of(spec), max_model_len if ring else int(spec.block_size)))
-        if all(name.startswith(DRAFT_MODEL) for name in group.layer_names):
+        if group.layer_names and all(name.startswith(DRAFT_MODEL) for name in group.layer_names):
             raise ValueError(
-                f"KV cache group of {group.layer_names[0]}: "
+                f"KV cache group of {name}: "
                 "a draft model in a group of its own changes vLLM's answers: "
                 "expected it in a group of the target's, as with --disable-hybrid-kv-cache-manager"
             )

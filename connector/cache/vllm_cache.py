@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.v1.kv_cache_interface import AttentionSpec, MambaSpec, UniformTypeKVCacheSpecs
 
-from connector.cache.fingerprint import fingerprint
 from connector.cache.heads import heads_of_rank
 from connector.cache.layout import CacheGroup, CacheLayer, KVLayout
 from connector.cache.movable import groups_of
@@ -30,32 +29,34 @@ def layout_of(
     """Of this rank, from vLLM's views of each layer: [blocks, heads, tokens, features], or a state as [blocks, 1, 1,
     bytes]. Names of layers that share the cache of another one are left out.
 
-    Raises: ValueError: for a layer whose blocks cannot be written one by one.
+    Args: rank: among those that split the heads of its pipeline stage.
+    Raises: ValueError: for a layer whose blocks cannot be written one by one, and for a stage without a layer.
     """
     ranks = vllm_config.parallel_config.tensor_parallel_size
     groups = groups_of(kv_cache_config, vllm_config.model_config.max_model_len)
     candidates = _numbers_of_heads(vllm_config)
-    layers, described = [], []
+    layers = []
     for number, group in enumerate(kv_cache_config.kv_cache_groups):
         addresses: set[int] = set()
-        specs = set()
         for name in group.layer_names:
-            cache = kv_caches[name]
-            if not isinstance(cache, torch.Tensor):
-                raise ValueError(f"layer {name}: expected its cache as one tensor, found {type(cache).__name__}")
-            if cache.data_ptr() in addresses:
+            tensor = kv_caches[name]
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"layer {name}: expected its cache as one tensor, found {type(tensor).__name__}")
+            if tensor.data_ptr() in addresses:
                 continue
-            addresses.add(cache.data_ptr())
+            addresses.add(tensor.data_ptr())
             spec = _spec_of(group.kv_cache_spec, name)
-            view = _View(name, cache, kv_cache_config.num_blocks)
+            view = _View(name, tensor, kv_cache_config.num_blocks)
             apart = isinstance(spec, AttentionSpec) and view.has_separable_heads(spec.num_kv_heads)
             all_heads = _all_heads(spec, ranks, candidates) if apart else _copies(spec, ranks)
             heads = heads_of_rank(rank, ranks, all_heads)
-            layers.append(view.layer(number, heads, all_heads))
-            specs.add(_whole(spec, all_heads) if apart else f"{spec} on {ranks} ranks")
-        described.append(_description(groups[number], group.layer_names, specs))
-    facts, lookahead = _facts(vllm_config, described, pairing), vllm_config.num_prefill_lookahead_tokens
-    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts, lookahead)
+            cache = _whole(spec, all_heads) if apart else f"{spec} on {ranks} ranks"
+            layers.append(view.layer(number, heads, all_heads, f"group {number}, {cache}"))
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    if not layers:
+        raise ValueError(f"pipeline_parallel_size={stages}: expected a layer with a KV cache on each stage")
+    facts, lookahead = _facts(vllm_config, groups, pairing), vllm_config.num_prefill_lookahead_tokens
+    return KVLayout(groups, tuple(layers), kv_cache_config.num_blocks, facts, lookahead, stages)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +94,17 @@ class _View:
         one_by_one = self._kernel_blocks == 1 and self.cache.dim() == 4 and self.cache.shape[1] == heads
         return heads == 1 or (one_by_one and int(self.cache.stride(1)) == self.cache[0, 0].numel())
 
-    def layer(self, group: int, heads: range, all_heads: int) -> CacheLayer:
-        page = self._kernel_blocks * self.cache[0].nbytes
-        stride = self._kernel_blocks * self._stride
+    def layer(self, group: int, heads: range, all_heads: int, cache: str) -> CacheLayer:
         return CacheLayer(
-            self.name, group, self.cache.data_ptr(), stride, page // len(heads), heads.start, len(heads), all_heads
+            name=self.name,
+            group=group,
+            address=self.cache.data_ptr(),
+            block_stride=self._kernel_blocks * self._stride,
+            head_bytes=self._kernel_blocks * self.cache[0].nbytes // len(heads),
+            first_head=heads.start,
+            heads=len(heads),
+            all_heads=all_heads,
+            cache=cache,
         )
 
 
@@ -132,19 +139,15 @@ def _whole(spec: AttentionSpec, all_heads: int) -> str:
     return repr(dataclasses.replace(spec, num_kv_heads=all_heads, page_size_padded=None))
 
 
-def _description(group: CacheGroup, names: list[str], specs: set[str]) -> str:
-    layers = f"{len(names)} layers ({fingerprint(names=sorted(names))})"
-    return f"{group.kind.value}, {group.block_tokens} tokens a block, {layers}: {', '.join(sorted(specs))}"
-
-
-def _facts(vllm_config: "VllmConfig", groups: list[str], pairing: str) -> str:
+def _facts(vllm_config: "VllmConfig", groups: tuple[CacheGroup, ...], pairing: str) -> str:
+    """Nothing of the layers, of which each stage of a pipeline sees its own alone."""
     cache, model = vllm_config.cache_config, vllm_config.model_config
     facts = {
         "model": pairing,
         # As vLLM has settled them, be it by a file that the launcher does not read (`--config`).
         "computed in": f"{model.dtype}, quantization {model.quantization}",
         "load format": str(vllm_config.load_config.load_format),
-        "cache": groups,
+        "cache": [f"{group.kind.value}, {group.block_tokens} tokens a block" for group in groups],
         "cache type": str(cache.cache_dtype),  # both fp8 types are bytes to the specification
         "layout": cache.get_resolved_kv_cache_layout().name,
         "draft": f"reads {vllm_config.num_prefill_lookahead_tokens} tokens ahead",

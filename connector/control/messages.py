@@ -34,20 +34,22 @@ class GroupBlocks(msgspec.Struct, frozen=True, array_like=True):
 
 class LayerPlace(msgspec.Struct, frozen=True, array_like=True):
     """Where KV heads `[first_head, first_head + heads)` of a layer go: those of block `b` begin at
-    `address + b * block_stride`, in bytes, a virtual address in the consumer's process."""
+    `address + b * block_stride`, in bytes, a virtual address in the consumer's process. `cache`: what both sides must
+    have in common of the layer."""
 
     name: str
     address: Natural
     block_stride: Natural
     first_head: Natural
     heads: Annotated[int, msgspec.Meta(ge=1)]
+    cache: str = ""
 
 
 class Register(msgspec.Struct, frozen=True, tag="register"):
     """Where one rank of the consumer wants its share of one prompt's cache from one rank of the producer.
 
-    `groups` in the order in which vLLM numbers them, `layers` only those of which the producer's rank has something
-    to give.
+    `groups` in the order in which vLLM numbers them. `layers` are the consumer's rank's own. Every stage of a pipeline
+    is asked for all of them, because only it knows which it has; `Done` says which those were.
     """
 
     transfer_id: str
@@ -94,7 +96,8 @@ class FirstToken(msgspec.Struct, frozen=True, tag="first_token"):
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """Facts of a completed share: `seconds` from the first write to the last, `exposed_seconds` of them after the
-    prefill had ended, `early_bytes` of `bytes` moved before that. `rank` is the producer's."""
+    prefill had ended, `early_bytes` of `bytes` moved before that. `rank` is the producer's. `filled`: places in the
+    registration's `layers` that the rank has and has written."""
 
     transfer_id: str
     rank: Natural
@@ -106,6 +109,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     transport: str
     checksum: int | None = None
     first_token: Natural | None = None  # where the registration wanted it and the prefill has given one
+    filled: list[Natural] | None = None  # None: all
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -23,8 +23,12 @@ def misfit(registration: Register, layout: KVLayout) -> str:
     for place in registration.layers:
         number = layout.by_name.get(place.name, -1)
         if number < 0:
+            if layout.stages > 1:
+                continue  # another stage's
             return f"wrong layout: layer {place.name} is not on this rank"
         layer = layout.layers[number]
+        if place.cache != layer.cache:
+            return f"wrong layout: layer {place.name}: the consumer has {place.cache}, we {layer.cache}"
         if not layer.first_head <= place.first_head <= layer.first_head + layer.heads - place.heads:
             last = place.first_head + place.heads - 1
             return f"wrong layout: KV heads {place.first_head} to {last} of layer {place.name} are not on this rank"

@@ -244,6 +244,7 @@ def _kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, obje
     return {
         "engine_id": instance_id,
         "control": vllm_command.control_addresses(settings),
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
     }
 
 

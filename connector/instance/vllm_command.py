@@ -38,7 +38,7 @@ def on_gpu() -> bool:
 def pairing(settings: LauncherSettings) -> dict[str, str]:
     """What two instances must share before one may take over the other's cache, each fact by its name.
 
-    Not the tensor parallelism: the connector moves heads between any numbers of ranks.
+    Not the parallelism: the connector moves heads and layers between any numbers of ranks and stages.
     Raises: OSError: a file of the model cannot be read.
     """
     words = shlex.split(settings.vllm_extra_args)
@@ -78,6 +78,7 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         *("--block-size", str(settings.block_size)),
         *("--max-num-batched-tokens", str(settings.max_num_batched_tokens)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
+        *("--pipeline-parallel-size", str(settings.pipeline_parallel_size)),
         "--enable-prompt-tokens-details",
         # The launcher asks for them every LEASE_TTL_S/3, and clients ask the proxy.
         *("--disable-access-log-for-endpoints", "/health,/v1/models"),
@@ -93,7 +94,7 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     else:
         words += ["--kv-cache-memory-bytes", str(settings.kv_cache_bytes), "--enforce-eager"]
-        if settings.tensor_parallel_size == 1:
+        if settings.ranks == 1:
             words += ["--distributed-executor-backend", "uni"]
     return words + shlex.split(settings.vllm_extra_args)
 
@@ -109,6 +110,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
         "kv_connector_extra_config": {
             "host": settings.host,
             "control_port": settings.control_ports.start,
+            "pipeline_parallel_size": settings.pipeline_parallel_size,
             "metadata_server": mooncake.metadata_server,
             "transport": mooncake.protocol,
             "device_name": mooncake.device_name,
@@ -149,11 +151,11 @@ def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dic
         # more ranks than the machine has NUMA nodes.
         variables.setdefault("OMP_NUM_THREADS", "1")
         variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        if settings.tensor_parallel_size == 1:
+        if settings.ranks == 1:
             # One process less, so that nothing busy-polls between processes: 322 instead of 116 prompt tokens/s on two
             # cores with SmolLM2.
             variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if settings.tensor_parallel_size > 1:
+    if settings.ranks > 1:
         # All ranks are on this host, but Gloo would listen at whatever the host's own name resolves to.
         variables.setdefault("GLOO_SOCKET_IFNAME", "lo")
     variables.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -8,7 +8,7 @@ asked for more than one token writes on into the prompt's last block, and its ch
 
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from connector.cache.layout import KVLayout
 from connector.control.messages import Register
@@ -48,13 +48,18 @@ def _joined(addresses: Iterable[int], length: int) -> Iterator[tuple[int, int]]:
         yield start, size
 
 
-def checksum_of_registered(memory: Memory, layout: KVLayout, registration: Register) -> int:
-    """What `LayerChecksums` of the other side must have come to when everything that was registered arrived whole.
+def checksum_of_registered(
+    memory: Memory, layout: KVLayout, registration: Register, filled: Collection[int] | None = None
+) -> int:
+    """What `LayerChecksums` of the other side must have come to when everything arrived whole that it had of what was
+    registered.
 
-    Args: layout: of the rank that registered, and whose memory this is.
+    Args: layout: of the rank that registered, and whose memory this is. filled: as in `Done`.
     """
     sums = LayerChecksums(len(registration.layers))
     for place, there in enumerate(registration.layers):
+        if filled is not None and place not in filled:
+            continue
         layer = layout.layers[layout.by_name[there.name]]
         blocks = registration.groups[layer.group].block_ids
         addresses = [there.address + block * there.block_stride for block in blocks]

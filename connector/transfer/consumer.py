@@ -16,7 +16,7 @@ from connector.mooncake.checksum import checksum_of_registered
 from connector.mooncake.rank_cache import RankCache
 from connector.telling.stats import TransferStats
 from connector.transfer.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER
-from connector.transfer.steps import ConsumerStep, Load, sum_of_shares
+from connector.transfer.steps import ConsumerStep, Load, sum_of_shares, unfilled
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,13 @@ class _Waiting:
         """Of the consumer's rank, by transport, as registered with every rank of the producer."""
         return next(iter(self.load.registrations[rank].values())).segments
 
-    def outcome(self) -> Outcome:
-        """Of the whole transfer, once every rank has answered."""
+    def outcome(self, rank: int) -> Outcome:
+        """Of the whole transfer, once every rank of the producer has answered this rank of the consumer."""
         done = [answer for answer in self.answers if isinstance(answer, Done)]
         if len(done) == len(self.answers):
+            if lacking := unfilled(self.load.registrations[rank], done):
+                cause = f"not whole: no rank of the producer has {', '.join(place.name for place in lacking)}"
+                return Failed(self.load.transfer_id, done[0].rank, 0, cause)
             return sum_of_shares(done)
         failed = [answer for answer in self.answers if isinstance(answer, Failed)]
         if len(done) + len(failed) == len(self.answers):
@@ -254,14 +257,14 @@ class Consumer:
     def _end(self, waiting: _Waiting) -> None:
         """Once nobody can write into the blocks; asked again with each tick until then."""
         if self._revoked(waiting.segments(self._rank), waiting.open_to):
-            self._outcomes[waiting.load.transfer_id] = waiting.outcome()
+            self._outcomes[waiting.load.transfer_id] = waiting.outcome(self._rank)
             self._news.notify_all()
 
     def _proves(self, load: Load, done: Done) -> bool:
         if done.checksum is None:
             return True
         registration = load.registrations[self._rank][done.rank]
-        return done.checksum == checksum_of_registered(self._memory, self._layout, registration)
+        return done.checksum == checksum_of_registered(self._memory, self._layout, registration, done.filled)
 
     def _cancel(self, waiting: _Waiting, now: float) -> None:
         if waiting.cancelled:

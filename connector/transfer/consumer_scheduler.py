@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from connector.cache.heads import sources
 from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
+from connector.cache.stages import over_stages
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
 from connector.first_token.expected import Expected, FirstTokens
-from connector.transfer.request_params import ConsumerParams, digest_of_prompt, params_of
+from connector.transfer.request_params import ConsumerParams, PeerParams, digest_of_prompt, params_of
 from connector.transfer.steps import ConsumerStep, Load, RankAddress, sum_of_shares
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class Part:
 def _places(layout: KVLayout, heads: dict[int, range]) -> list[LayerPlace]:
     """Args: heads: which of them are meant, by how many heads a layer has."""
     return [
-        LayerPlace(layer.name, layer.head_address(own.start), layer.block_stride, own.start, len(own))
+        LayerPlace(
+            name=layer.name,
+            address=layer.head_address(own.start),
+            block_stride=layer.block_stride,
+            first_head=own.start,
+            heads=len(own),
+            cache=layer.cache,
+        )
         for layer in layout.layers
         if (own := heads.get(layer.all_heads))
     ]
@@ -74,7 +82,7 @@ class ConsumerScheduler:
         self._publish = publish
         self._ranks: list[RankAddress] = []
         self._left_out = 0
-        self._plans: dict[int, list[list[Part]]] = {}  # by how many ranks the producer has
+        self._plans: dict[tuple[int, int], list[list[Part]]] = {}  # by how many ranks and stages the producer has
         self._asked: dict[str, ConsumerParams] = {}  # request id -> a transfer not yet registered
         self._registered: dict[str, Load] = {}  # request id -> a transfer whose end is awaited
         self._abandoned: set[str] = set()  # those of them whose request was aborted
@@ -99,7 +107,7 @@ class ConsumerScheduler:
         if params is None:
             return
         try:
-            self._parts(len(params.producer.control))
+            self._parts(params.producer)
         except ValueError as error:
             name = params.producer.engine_id
             log.warning("request %s: computed here, because of producer %s: %s", request.request_id, name, error)
@@ -146,7 +154,7 @@ class ConsumerScheduler:
         asked = Asked(params, tokens, wanted, prompt, first_token_to)
         registrations = [
             {part.rank: self._registration(asked, rank, part) for part in own}
-            for rank, own in enumerate(self._parts(len(params.producer.control)))
+            for rank, own in enumerate(self._parts(params.producer))
         ]
         blocks = tuple(group.block_ids for group in wanted)
         load = Load(
@@ -167,16 +175,21 @@ class ConsumerScheduler:
     def _groups(self) -> tuple[CacheGroup, ...]:
         return self._ranks[0].layout.groups
 
-    def _parts(self, producer_ranks: int) -> list[list[Part]]:
-        """By our rank, who fills it. Raises: ValueError: heads that cannot be spread over so many ranks."""
-        if producer_ranks not in self._plans:
+    def _parts(self, producer: PeerParams) -> list[list[Part]]:
+        """By our rank, who fills it. Raises: ValueError: ranks over which heads or stages cannot be spread."""
+        theirs, their_stages = len(producer.control), producer.pipeline_parallel_size
+        if theirs % their_stages:
+            raise ValueError(f"{theirs} ranks are no pipeline of {their_stages} stages")
+        if (theirs, their_stages) not in self._plans:
             layouts = [rank.layout for rank in self._ranks]
-            plan = sources(len(layouts), producer_ranks, {layer.all_heads for layer in layouts[0].layers})
-            self._plans[producer_ranks] = [
+            stages = layouts[0].stages
+            totals = {layer.all_heads for layout in layouts for layer in layout.layers}
+            plan = over_stages(sources(len(layouts) // stages, theirs // their_stages, totals), stages, their_stages)
+            self._plans[theirs, their_stages] = [
                 [Part(source.rank, source.shares, _places(layout, source.heads)) for source in own]
                 for layout, own in zip(layouts, plan, strict=True)
             ]
-        return self._plans[producer_ranks]
+        return self._plans[theirs, their_stages]
 
     def _registration(self, asked: Asked, rank: int, part: Part) -> Register:
         ours = self._ranks[rank]

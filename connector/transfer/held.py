@@ -101,6 +101,7 @@ class HeldShare:
             transport=self.transport,
             checksum=self.checksums.value() if self.checksums is not None else None,
             first_token=first_token if self.state.registration.first_token_to else None,
+            filled=self.state.places if len(self.state.places) < len(self.state.registration.layers) else None,
         )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -21,10 +21,14 @@ class ProducerParams(msgspec.Struct, frozen=True):
 
 
 class PeerParams(msgspec.Struct, frozen=True):
-    """The producer's `kv_transfer` record, as its launcher put it into etcd."""
+    """The producer's `kv_transfer` record, as its launcher put it into etcd.
+
+    control: by rank; those of a pipeline's first stage come first.
+    """
 
     engine_id: str
     control: list[str]
+    pipeline_parallel_size: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class ConsumerParams(msgspec.Struct, frozen=True):

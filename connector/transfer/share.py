@@ -38,9 +38,8 @@ class Run:
 
 @dataclass
 class Share:
-    """What one registration asks for, and how much of it is on its way.
-
-    Raises: KeyError: the registration names a layer that the prompt's layout does not have.
+    """What one registration asks for, and how much of it is on its way. Layers that it names and the prompt's layout
+    does not have are left to other stages of the pipeline.
     """
 
     prompt: Prompt
@@ -48,14 +47,17 @@ class Share:
     ending: tuple[End, str] | None = None  # decided, but perhaps a write is still in flight
     writing: bool = False
     unended: bool = False
-    _layers: list[int] = field(default_factory=list)  # ours, in the registration's order; so are the lists below
+    places: list[int] = field(default_factory=list)  # in the registration's layers, of those that are ours
+    _layers: list[int] = field(default_factory=list)  # ours, in the order of `places`; so are the lists below
     _ends: list[int] = field(default_factory=list)  # the position behind the last one that is wanted
     _cursor: list[int] = field(default_factory=list)  # the next position to hand to the transfer engine
     _landed: list[int] = field(default_factory=list)  # the same, but counting only writes that have returned
 
     def __post_init__(self) -> None:
         layout = self.prompt.layout
-        self._layers = [layout.by_name[place.name] for place in self.registration.layers]
+        asked = self.registration.layers
+        self.places = [number for number, place in enumerate(asked) if place.name in layout.by_name]
+        self._layers = [layout.by_name[asked[number].name] for number in self.places]
         wanted = [self.registration.groups[layout.layers[layer].group] for layer in self._layers]
         self._cursor = [blocks.first for blocks in wanted]
         self._ends = [blocks.first + len(blocks.block_ids) for blocks in wanted]
@@ -87,19 +89,16 @@ class Share:
         agree on what a window needs.
         """
         assert not self.writing
-        runs = [
-            Run(self._layers[place], place, start, stop)
-            for place, (start, stop) in enumerate(self._unsent())
-            if start < stop
-        ]
+        unsent = [(index, start, stop) for index, (start, stop) in enumerate(self._unsent()) if start < stop]
+        runs = [Run(self._layers[index], self.places[index], start, stop) for index, start, stop in unsent]
         for run in runs:
             table = self.prompt.block_ids[self.prompt.layout.layers[run.layer].group]
             if NULL_BLOCK in table[run.start : run.stop] or len(table) < run.stop:
                 name = self.prompt.layout.layers[run.layer].name
                 self.end(End.FAILED, f"not kept: positions {run.start} to {run.stop - 1} of {name} hold no block here")
                 return []
-        for run in runs:
-            self._cursor[run.place] = run.stop
+        for index, _, stop in unsent:
+            self._cursor[index] = stop
         self.writing = bool(runs)
         return runs
 
@@ -137,7 +136,7 @@ class Share:
         return min(landed, default=blocks.first + len(blocks.block_ids)) - blocks.first
 
     def _unsent(self) -> list[tuple[int, int]]:
-        """For each registered layer the positions that could be handed over now."""
+        """For each layer the positions that could be handed over now."""
         return [
             (cursor, min(end, self.prompt.final_end(layer)))
             for layer, cursor, end in zip(self._layers, self._cursor, self._ends, strict=True)

@@ -4,11 +4,11 @@ With vLLM's in-process executor these objects are passed by reference: they are 
 `idle`: the step computes no token, so a worker may wait a moment for a transfer to end instead of spinning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
-from connector.control.messages import Done, Register
+from connector.control.messages import Done, LayerPlace, Register
 from connector.first_token.sampled import FirstSampled
 
 
@@ -89,6 +89,20 @@ class RankAddress:
     segments: dict[str, str]  # by transport
     host_identity: str
     layout: KVLayout
+
+
+def unfilled(registrations: Mapping[int, Register], shares: Sequence[Done]) -> list[LayerPlace]:
+    """What one rank of the consumer has asked for and no stage of the producer has written, though all say that they
+    are done.
+
+    Args: registrations: of that rank, by the producer's rank.
+    """
+    filled = set()
+    for done in shares:
+        layers = registrations[done.rank].layers
+        filled |= {layer for place, layer in enumerate(layers) if done.filled is None or place in done.filled}
+    asked = dict.fromkeys(layer for registration in registrations.values() for layer in registration.layers)
+    return [layer for layer in asked if layer not in filled]
 
 
 def sum_of_shares(shares: Sequence[Done]) -> Done:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -22,6 +22,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from connector.cache.movable import groups_of, refuse_unmovable
+from connector.cache.stages import refuse_disagreement
 from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
 from connector.control.messages import Done
@@ -95,6 +96,7 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
         refuse_unmovable(vllm_config, self._kv_transfer_config.kv_role)
+        self._options.refuse_other_stages(vllm_config.parallel_config.pipeline_parallel_size)
         groups = groups_of(kv_cache_config, vllm_config.model_config.max_model_len)
         self._stats = TransferStats()
         self._rank: Rank | None = None
@@ -122,8 +124,12 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
     def bind_gpu_block_pool(self, gpu_block_pool: "BlockPool") -> None:
         self._block_pool = gpu_block_pool
 
-    def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        """By stage of the pipeline and rank in it, in whose order control addresses are numbered."""
         ranks = [meta.address for _, meta in sorted(metadata.items()) if isinstance(meta, RankMetadata)]
+        refuse_disagreement([rank.layout for rank in ranks])
         if isinstance(self._scheduler, ConsumerScheduler):
             self._scheduler.set_ranks(ranks)
         if self._sampled is not None:
@@ -173,15 +179,20 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
     # --- worker ---
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        number, engine_id = get_tensor_model_parallel_rank(), self._kv_transfer_config.engine_id or ""
-        layout = layout_of(kv_caches, self._kv_cache_config, self._vllm_config, number, self._options.pairing)
+        stage, rank = get_pp_group().rank_in_group, get_tensor_model_parallel_rank()
+        number = stage * self._vllm_config.parallel_config.tensor_parallel_size + rank
+        engine_id = self._kv_transfer_config.engine_id or ""
+        layout = layout_of(kv_caches, self._kv_cache_config, self._vllm_config, rank, self._options.pairing)
         parts = gather(number, engine_id, self._options, kv_caches, layout, self._stats)
         self._rank = Rank(parts, parts.producer() if self._produces else parts.consumer())
         self._layers = layout.by_name
         log.info(
-            "KV transfer: %s rank %d at %s, %d blocks of %s, %d layers with pages of %s bytes, over %s",
+            "KV transfer: %s rank %d (stage %d of %d) at %s, "
+            "%d blocks of %s, %d layers with pages of %s bytes, over %s",
             self._kv_transfer_config.kv_role,
             number,
+            stage + 1,
+            layout.stages,
             self._rank.address.control,
             layout.num_blocks,
             " + ".join(f"{group.kind.value} ({group.block_tokens} tokens)" for group in layout.groups),

@@ -14,10 +14,11 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     """Times in seconds. The stack's key is not among them, because vLLM logs its configuration: it is STACK_KEY."""
 
     host: str  # address that peers reach this instance at
-    control_port: int  # of rank 0; rank n listens on control_port + n
+    control_port: int  # of rank 0; rank n listens on control_port + n, those of a pipeline's first stage first
     metadata_server: str  # host:port of etcd
     transport: str  # one of TRANSPORTS, or auto
     pairing: str  # what two instances must have in common beside the layout of their caches
+    pipeline_parallel_size: int = 1  # as peers are told it
     device_name: str = ""
     layerwise: bool = False  # push layer by layer inside a step, not only at its end (producers)
     min_stream_tokens: int | None = None  # a step of fewer prompt tokens pushes all layers at once; None: by transport
@@ -37,6 +38,14 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
         if options.transport not in (AUTO, *TRANSPORTS):
             raise ValueError(f"transport={options.transport!r}: expected one of {', '.join((AUTO, *TRANSPORTS))}")
         return options
+
+    def refuse_other_stages(self, stages: int) -> None:
+        """Raises: ValueError: vLLM has another number of stages than peers are told, who ask each of them."""
+        if stages != self.pipeline_parallel_size:
+            raise ValueError(
+                f"pipeline_parallel_size={stages}: expected {self.pipeline_parallel_size}, which peers are told: "
+                f"set PIPELINE_PARALLEL_SIZE={stages} and leave it out of VLLM_EXTRA_ARGS"
+            )
 
     @property
     def write_timeout(self) -> float:

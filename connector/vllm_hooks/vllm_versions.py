@@ -8,7 +8,8 @@ Both have the same hooks with the same signatures, called in the same order, but
   whose groups `cache/movable.py` refuses.
 - 0.33 lowers the number of tokens that a connector promised where auxiliary outputs are on. It refuses that
   combination for connectors that it knows by name, of which ours is none.
-- 0.33 calls `set_xfer_handshake_metadata` again after every wake-up. We may be called so: what it brings is current.
+- 0.33 calls `set_xfer_handshake_metadata_pp_aware` again after every wake-up. We may be called so: what it brings is
+  current.
 - With speculation 0.33's runner collects results before `wait_for_save`, as 0.32's first one does. Nothing of ours
   depends on that order: what a step ends after it was asked is collected with the next one.
 

@@ -54,16 +54,25 @@ class Serving:
     variables: Mapping[str, str] = field(default_factory=dict)  # more of the launcher's
 
 
+@dataclass(frozen=True)
+class Size:
+    """Stages of a pipeline, of so many ranks each."""
+
+    ranks: int = 1
+    stages: int = 1
+
+
 class Server:
     """One vLLM server, as the launcher would start it; `wait` says when it is up."""
 
-    def __init__(self, role: Role, ranks: int, host: str, order: Order, pid: int) -> None:
+    def __init__(self, role: Role, size: Size, host: str, order: Order, pid: int) -> None:
         self.address = f"tcp://{host}:"  # its control addresses begin so
         self.url = f"http://{host}:{PORTS[role]}"
         # What a proxy would tell a consumer about it.
         self.record = {
             "engine_id": order["instance_id"],
-            "control": [f"tcp://{host}:{CONTROL_PORT + rank}" for rank in range(ranks)],
+            "control": [f"tcp://{host}:{CONTROL_PORT + rank}" for rank in range(size.ranks * size.stages)],
+            "pipeline_parallel_size": size.stages,
         }
         self._log = Path(order["log"])
         self._process = psutil.Process(pid)
@@ -133,7 +142,8 @@ class Fleet:
             )
         assert self._read() == "ready", (folder / "forking.log").read_text()
 
-    def start(self, role: Role, serving: Serving, ranks: int = 1) -> Server:
+    def start(self, role: Role, serving: Serving, ranks: int = 1, stages: int = 1) -> Server:
+        """ranks: of each of the pipeline's stages."""
         self._started += 1
         pid = os.getpid()
         host = f"127.{pid // 256 % 256}.{pid % 256}.{self._started}"
@@ -154,6 +164,7 @@ class Fleet:
             "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
             "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
             "TENSOR_PARALLEL_SIZE": str(ranks),
+            "PIPELINE_PARALLEL_SIZE": str(stages),
             "VLLM_EXTRA_ARGS": serving.arguments,
             "TRANSFER_CHECKSUM": "true",
             # Four ranks on two cores have been seen to stand still for more than the 6 s without progress after which
@@ -172,7 +183,7 @@ class Fleet:
         assert self._forking.stdin is not None
         self._forking.stdin.write(json.dumps(order) + "\n")
         self._forking.stdin.flush()
-        self._servers.append(Server(role, ranks, host, order, int(self._read())))
+        self._servers.append(Server(role, Size(ranks, stages), host, order, int(self._read())))
         return self._servers[-1]
 
     def wait(self) -> None:

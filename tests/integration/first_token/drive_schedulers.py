@@ -115,7 +115,8 @@ def drive(config: Any, case: Case, lengths: Mapping[str, int]) -> dict[str, Any]
     connector.first_tokens.take_with(scheduler.engine().why_not)
     layer = CacheLayer("layer", 0, 0, 1 << 14, 1 << 13, 0, 2, 2)
     layout = KVLayout((CacheGroup(Kind.FULL, BLOCK_TOKENS),), (layer,), BLOCKS)
-    connector.set_xfer_handshake_metadata({0: RankMetadata(RankAddress("tcp://127.0.0.1:9", {"tcp": "s"}, "", layout))})
+    address = RankAddress("tcp://127.0.0.1:9", {"tcp": "s"}, "", layout)
+    connector.set_xfer_handshake_metadata_pp_aware({(0, 0): RankMetadata(address)})
     pool = scheduler.kv_cache_manager.block_pool
     free = pool.get_num_free_blocks()
     hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)

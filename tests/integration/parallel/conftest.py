@@ -1,5 +1,16 @@
-"""What all servers of this folder share."""
+"""What all servers of this folder share; pipelines serve models of tests/integration/caches."""
 
+from pathlib import Path
+
+import pytest
+
+from tests.integration.caches import models, write_models
 from tests.tiny_servers.fixtures import etcd_endpoint, fleet, folder
 
-__all__ = ["etcd_endpoint", "fleet", "folder"]
+__all__ = ["etcd_endpoint", "fleet", "folder", "models_folder"]
+OF_PIPELINES = ("gemma-3", "llama")
+
+
+@pytest.fixture(scope="package")
+def models_folder(folder: Path) -> Path:
+    return write_models.written(folder / "models", {name: models.BY_NAME[name].config for name in OF_PIPELINES})

@@ -26,24 +26,36 @@ IDLE_LIMIT_S = 30
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments", "reason"),
+    ("model", "arguments", "variables", "reason"),
     [
         pytest.param(
             tiny_models.grouped_query(2),
             "--pipeline-parallel-size 2 --distributed-executor-backend mp",
-            "pipeline_parallel_size=2: KV transfer supports only 1",
-            id="pipeline parallelism",
+            {},
+            "pipeline_parallel_size=2: expected 1, which peers are told: set PIPELINE_PARALLEL_SIZE=2 ",
+            id="a pipeline that peers are not told of",
+        ),
+        pytest.param(
+            tiny_models.grouped_query(4),
+            """--speculative-config '{"method": "ngram", "num_speculative_tokens": 2}'""",
+            {"PIPELINE_PARALLEL_SIZE": "2"},
+            "pipeline_parallel_size=2 together with speculative decoding: KV transfer supports only one of them",
+            id="a pipeline that speculates",
         ),
         pytest.param(
             tiny_models.grouped_query(1),
             "--data-parallel-size 2",
+            {},
             "data_parallel_size above 1 (engine ",
             id="data parallelism of a dense model",
         ),
     ],
 )
-def test_at_the_start(fleet: Fleet, folder: Path, model: TinyModel, arguments: str, reason: str) -> None:
-    server = fleet.start("prefill", Serving(model.write(folder / "refused"), arguments=arguments))
+def test_at_the_start(
+    fleet: Fleet, folder: Path, model: TinyModel, arguments: str, variables: dict[str, str], reason: str
+) -> None:
+    serving = Serving(model.write(folder / "refused"), arguments=arguments, variables=variables)
+    server = fleet.start("prefill", serving)
     wait_until(lambda: server.has_ended, START_LIMIT_S, "the server ends")
     fleet.stop_all()
     assert f"ValueError: {reason}" in server.log

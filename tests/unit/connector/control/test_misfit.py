@@ -80,6 +80,20 @@ def test_it_does_not_fit(changes: dict[str, Any], reason: str) -> None:
     assert misfit(fitting(**changes), OURS) == reason
 
 
+def test_layers_of_other_stages_fit() -> None:
+    """Which has them is not known here."""
+    asked = fitting(layers=[*LAYERS, LayerPlace("layer9", 0, 8, 0, 1)])
+    assert misfit(asked, replace(OURS, stages=2)) == ""
+
+
+def test_a_layer_that_is_kept_otherwise() -> None:
+    layers = (replace(OURS.layers[0], cache="FullAttentionSpec(32)"), *OURS.layers[1:])
+    asked = fitting(layers=[msgspec.structs.replace(LAYERS[0], cache="FullAttentionSpec(64)")])
+    assert misfit(asked, replace(OURS, layers=layers)) == (
+        "wrong layout: layer layer0: the consumer has FullAttentionSpec(64), we FullAttentionSpec(32)"
+    )
+
+
 def test_a_fact_that_differs_is_named() -> None:
     ours = replace(OURS, facts='{"cache type": "fp8", "model": "m"}')
     theirs = fitting(fingerprint='{"cache type": "auto", "model": "m"}')

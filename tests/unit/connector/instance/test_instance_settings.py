@@ -213,6 +213,7 @@ def test_what_is_missing_is_named_and_no_secret_is_shown(
     [
         ({"INSTANCE_INDEX": "3284"}, 65547),
         ({"CONTROL_PORT": "65534", "TENSOR_PARALLEL_SIZE": "3"}, 65536),
+        ({"CONTROL_PORT": "65533", "TENSOR_PARALLEL_SIZE": "2", "PIPELINE_PARALLEL_SIZE": "2"}, 65536),
         ({"PREFILL_PORT": "65535", "INSTANCE_INDEX": "1"}, 65536),
         ({"VLLM_DISTRIBUTED_KV_ROLE": "consumer", "DECODE_PORT": "65530", "INSTANCE_INDEX": "6"}, 65536),
         ({"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": "65530", "INSTANCE_INDEX": "6"}, 65536),
@@ -227,6 +228,11 @@ def test_ports_that_do_not_exist(environment: pytest.MonkeyPatch, variables: dic
 def test_the_last_port_that_exists(environment: pytest.MonkeyPatch) -> None:
     found = settings(environment, {"CONTROL_PORT": "65520", "TENSOR_PARALLEL_SIZE": "16"})
     assert found.control_ports == range(65520, 65536)
+
+
+def test_more_ranks_than_control_ports(environment: pytest.MonkeyPatch) -> None:
+    (line,) = error_lines(environment, {"TENSOR_PARALLEL_SIZE": "4", "PIPELINE_PARALLEL_SIZE": "5"})
+    assert line == ("PIPELINE_PARALLEL_SIZE=5: with TENSOR_PARALLEL_SIZE 4 there are 20 ranks, expected 16 or fewer")
 
 
 def test_a_short_key_is_not_shown(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -190,6 +190,29 @@ def test_each_rank_has_its_control_address(environment: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("hardware")
+def test_a_pipeline_has_ranks_in_each_stage(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, TENSOR_PARALLEL_SIZE="2", PIPELINE_PARALLEL_SIZE="3")
+    words = vllm_command.command(given, "i")
+    assert (options(words)["--tensor-parallel-size"], options(words)["--pipeline-parallel-size"]) == ("2", "3")
+    assert [address.rpartition(":")[2] for address in vllm_command.control_addresses(given)] == [
+        str(port) for port in range(13003, 13009)
+    ]
+    read = ConnectorOptions.from_extra_config(transfer_config(words)["kv_connector_extra_config"])
+    assert read.pipeline_parallel_size == 3
+    read.refuse_other_stages(3)
+
+
+@pytest.mark.parametrize("size", ["TENSOR_PARALLEL_SIZE", "PIPELINE_PARALLEL_SIZE"])
+@pytest.mark.usefixtures("on_cpu")
+def test_cpu_ranks_of_a_pipeline_are_processes_too(environment: pytest.MonkeyPatch, size: str) -> None:
+    given = settings(environment, **{size: "2"})
+    assert "--distributed-executor-backend" not in options(vllm_command.command(given, "i"))
+    found = vllm_command.environment(given, {})
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in found
+    assert found["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+@pytest.mark.usefixtures("hardware")
 def test_variables_that_mean_something_else_to_vllm_are_removed(environment: pytest.MonkeyPatch) -> None:
     removed = ("VLLM_PORT", "MASTER_ADDR", "MASTER_PORT", "VLLM_DISTRIBUTED_KV_ROLE")
     inherited = dict.fromkeys(removed, "1") | {"HF_HOME": "/cache", "VLLM_HOST_IP": "", "PYTHONPATH": "/more"}

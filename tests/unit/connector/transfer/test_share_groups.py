@@ -3,14 +3,12 @@
 import pytest
 
 from connector.control.messages import GroupBlocks, LayerPlace
-from connector.transfer.prompt import Prompt
-from connector.transfer.share import End, Run, Share
+from connector.transfer.share import End, Run
 from tests.unit.connector.fake_layouts import (
     CHUNK,
     FULL,
     MIXED_SOURCE,
     MIXED_TARGET,
-    SOURCE,
     Shape,
     block_by_block,
     layer_by_layer,
@@ -129,10 +127,29 @@ def test_a_registration_may_name_some_layers_in_another_order() -> None:
     assert state.ending == (End.DONE, "")
 
 
-def test_a_layer_that_the_producer_does_not_have() -> None:
-    asked = LayerPlace("model.layers.7", 0, 8, 0, 1)
-    with pytest.raises(KeyError, match=r"model\.layers\.7"):
-        Share(Prompt(SOURCE), registration(blocks(0, 2), 8, layers=[asked]))
+def test_layers_of_other_stages_are_left_out() -> None:
+    state = Transfer(MIXED_SOURCE)
+    elsewhere = LayerPlace("model.layers.7", 0, 8, 0, 1)
+    asked = [elsewhere, places(MIXED_TARGET)[3], elsewhere, places(MIXED_TARGET)[1]]
+    state.register(registration(MIXED_BLOCKS, 30, asked))
+    assert state.places == [1, 3]
+    state.schedule(30, *TABLES)
+    state.computed(30)
+    assert state.take() == [Run(3, 1, 0, 8), Run(1, 3, 2, 4)]
+    state.landed()
+    assert state.ending == (End.DONE, "")
+
+
+def test_a_stage_without_any_of_the_layers_is_done_with_the_prompt() -> None:
+    state = Transfer(MIXED_SOURCE)
+    state.register(registration(MIXED_BLOCKS, 30, [LayerPlace("model.layers.7", 0, 8, 0, 1)]))
+    state.schedule(30, *TABLES)
+    assert state.ending is None
+    state.computed(30)
+    assert not state.take()
+    state.check()
+    assert state.ending == (End.DONE, "")
+    assert state.delivered_blocks == len(MIXED_BLOCKS[0].block_ids)
 
 
 def test_what_was_delivered_is_counted_in_the_first_group_alone() -> None:

@@ -42,6 +42,13 @@ def test_a_wrong_value_is_named(key: str, value: Any, text: str) -> None:
         ConnectorOptions.from_extra_config(GIVEN | {key: value})
 
 
+def test_stages_that_peers_are_not_told_of() -> None:
+    options = ConnectorOptions.from_extra_config(GIVEN | {"pipeline_parallel_size": 2})
+    options.refuse_other_stages(2)
+    with pytest.raises(ValueError, match="pipeline_parallel_size=4: expected 2, which peers are told: set "):
+        options.refuse_other_stages(4)
+
+
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ConnectorOptions.from_extra_config(GIVEN)
     monkeypatch.delenv("STACK_KEY", raising=False)
