@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stack import addresses, etcd
 from stack.addresses import ListenHost, OwnHost
+from stack.data_parallel import DataParallel, data_parallel_of
 from stack.environment import Settings
 from stack.instances import Role
 from stack.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
@@ -43,6 +44,8 @@ class LauncherSettings(Settings):
     tensor_parallel_size: int = Field(default=1, ge=1, le=PORTS_PER_INSTANCE)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     vllm_extra_args: str = ""
+    prefill_vllm_extra_args: str = ""
+    decode_vllm_extra_args: str = ""
     openai_api_key: str = ""
 
     etcd_endpoint: etcd.Endpoint = ""
@@ -63,7 +66,7 @@ class LauncherSettings(Settings):
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
 
-    @field_validator("vllm_extra_args")
+    @field_validator("vllm_extra_args", "prefill_vllm_extra_args", "decode_vllm_extra_args")
     @classmethod
     def _words(cls, value: str) -> str:
         shlex.split(value)
@@ -94,6 +97,19 @@ class LauncherSettings(Settings):
             raise ValueError(
                 f"{name}: the key has {len(self.secret)} characters, expected {SHORTEST_SECRET} or more: "
                 "make one with `openssl rand -hex 32`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_can_be_served(self) -> Self:
+        try:
+            engines = self.data_parallel
+        except ValueError as error:
+            raise ValueError(f"VLLM_EXTRA_ARGS: {error}") from error
+        if engines.local * self.tensor_parallel_size > PORTS_PER_INSTANCE:
+            raise ValueError(
+                f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}: with {engines.local} data-parallel engines here "
+                f"(VLLM_EXTRA_ARGS) expected at most {PORTS_PER_INSTANCE} ranks together"
             )
         return self
 
@@ -153,16 +169,26 @@ class LauncherSettings(Settings):
 
     @property
     def control_ports(self) -> range:
-        """Of this instance's ranks, in their order."""
+        """Of this instance's ranks, in their order; those of one engine are neighbours."""
         if not self.has_connector:
             return range(0)
         first = self._control[1] + self.instance_index * PORTS_PER_INSTANCE
-        return range(first, first + self.tensor_parallel_size)
+        return range(first, first + self.data_parallel.local * self.tensor_parallel_size)
 
     @property
     def _control(self) -> tuple[str, int]:
         mooncake = self.mooncake
         return addresses.split(mooncake.prefill_url if self.role == "prefill" else mooncake.decode_url)
+
+    @property
+    def extra_words(self) -> list[str]:
+        """More arguments of vLLM: those for all instances, then those of this role."""
+        own = {"prefill": self.prefill_vllm_extra_args, "decode": self.decode_vllm_extra_args}
+        return shlex.split(self.vllm_extra_args) + shlex.split(own.get(self.role, ""))
+
+    @property
+    def data_parallel(self) -> DataParallel:
+        return data_parallel_of(self.extra_words)
 
     @property
     def model_path(self) -> str:

@@ -88,7 +88,7 @@ def given_twice(ports: Iterable[Port]) -> Iterator[tuple[Port, Port]]:
 
 def _of(service: Service, hosts: Hosts, control_port: int, apart: int = 1) -> Iterator[Port]:
     yield from _of_http(service, hosts, apart)
-    yield from _of_control(service, hosts, control_port, apart)
+    yield from _of_instance(service, hosts, control_port, apart)
 
 
 def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
@@ -105,8 +105,9 @@ def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
         )
 
 
-def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -> Iterator[Port]:
-    """Of an instance's control channel, one for each of its ranks; none for a service that has no such channel."""
+def _of_instance(service: Service, hosts: Hosts, control_port: int, apart: int) -> Iterator[Port]:
+    """Of an instance's control channel, one for each of its ranks, and of its data-parallel engines; none for a service
+    that is no instance."""
     role = service.environment.get("VLLM_DISTRIBUTED_KV_ROLE")
     if role is None:
         return
@@ -118,7 +119,16 @@ def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -
         return
     file = launcher.mooncake_config_path
     variable = f"{launcher.role}_url of MOONCAKE_CONFIG_PATH" if file else "CONTROL_PORT"
+    engines = launcher.data_parallel
     for index in range(service.replicas):
+        if engines.rpc and engines.first == 0:
+            yield Port(
+                engines.rpc[1],
+                f"{_name(service, index)}'s data-parallel ranks",
+                f"{service.name.upper()}_VLLM_EXTRA_ARGS",
+                replicas=_replicas(service),
+                hosts=(_address(engines.rpc[0]),),
+            )
         for rank in launcher.control_ports:
             yield Port(
                 rank + index * apart * PORTS_PER_INSTANCE,
