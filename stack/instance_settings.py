@@ -102,15 +102,19 @@ class LauncherSettings(Settings):
 
     @model_validator(mode="after")
     def _engines_can_be_served(self) -> Self:
-        try:
-            engines = self.data_parallel
-        except ValueError as error:
-            raise ValueError(f"VLLM_EXTRA_ARGS: {error}") from error
-        if engines.local * self.tensor_parallel_size > PORTS_PER_INSTANCE:
-            raise ValueError(
-                f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}: with {engines.local} data-parallel engines here "
-                f"(VLLM_EXTRA_ARGS) expected at most {PORTS_PER_INSTANCE} ranks together"
-            )
+        """Of either role: the doctor asks once for both."""
+        for role in dict.fromkeys(("prefill", "decode", self.role)):
+            words, own = self._words_of(role)
+            variable = f"{role.upper()}_VLLM_EXTRA_ARGS" if own else "VLLM_EXTRA_ARGS"
+            try:
+                engines = data_parallel_of(words)
+            except ValueError as error:
+                raise ValueError(f"{variable}={shlex.join(words)!r}: {error}") from error
+            if engines.local * self.tensor_parallel_size > PORTS_PER_INSTANCE:
+                raise ValueError(
+                    f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}: with {engines.local} data-parallel engines "
+                    f"here ({variable}) expected at most {PORTS_PER_INSTANCE} ranks together"
+                )
         return self
 
     @model_validator(mode="after")
@@ -183,12 +187,16 @@ class LauncherSettings(Settings):
     @property
     def extra_words(self) -> list[str]:
         """More arguments of vLLM: those for all instances, then those of this role."""
-        own = {"prefill": self.prefill_vllm_extra_args, "decode": self.decode_vllm_extra_args}
-        return shlex.split(self.vllm_extra_args) + shlex.split(own.get(self.role, ""))
+        return self._words_of(self.role)[0]
 
     @property
     def data_parallel(self) -> DataParallel:
         return data_parallel_of(self.extra_words)
+
+    def _words_of(self, role: str) -> tuple[list[str], bool]:
+        """And whether some of them are that role's own."""
+        own = {"prefill": self.prefill_vllm_extra_args, "decode": self.decode_vllm_extra_args}.get(role, "")
+        return shlex.split(self.vllm_extra_args) + shlex.split(own), bool(own)
 
     @property
     def model_path(self) -> str:

@@ -254,7 +254,11 @@ def test_a_roles_own_arguments_follow_those_of_all(
 @pytest.mark.parametrize(
     ("variables", "text"),
     [
-        ({"VLLM_EXTRA_ARGS": "-dp 4 --headless"}, "VLLM_EXTRA_ARGS: --headless: its engines would be in no record"),
+        (
+            {"VLLM_EXTRA_ARGS": "-dp 4 --headless"},
+            "VLLM_EXTRA_ARGS='-dp 4 --headless': --headless: its engines would be in no record",
+        ),
+        ({"DECODE_VLLM_EXTRA_ARGS": "-dp 4 -dpl 2"}, "DECODE_VLLM_EXTRA_ARGS='-dp 4 -dpl 2': --data-pa"),
         (
             {"VLLM_EXTRA_ARGS": "-dp 8", "TENSOR_PARALLEL_SIZE": "4"},
             "TENSOR_PARALLEL_SIZE=4: with 8 data-parallel engines here (VLLM_EXTRA_ARGS) expected at most 16 ranks",
