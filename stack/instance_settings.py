@@ -110,7 +110,7 @@ class LauncherSettings(Settings):
                 engines = data_parallel_of(words)
             except ValueError as error:
                 raise ValueError(f"{variable}={shlex.join(words)!r}: {error}") from error
-            if engines.local * self.tensor_parallel_size > PORTS_PER_INSTANCE:
+            if engines.local * self.ranks > PORTS_PER_INSTANCE:
                 raise ValueError(
                     f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}: with {engines.local} data-parallel engines "
                     f"here ({variable}) expected at most {PORTS_PER_INSTANCE} ranks together"
@@ -172,12 +172,17 @@ class LauncherSettings(Settings):
         return self.vllm_host_ip or (addresses.numeric(self._control[0]) if self.has_connector else _own_address())
 
     @property
+    def ranks(self) -> int:
+        """Of one engine, each with a process, or a GPU, of its own."""
+        return self.tensor_parallel_size
+
+    @property
     def control_ports(self) -> range:
         """Of this instance's ranks, in their order; those of one engine are neighbours."""
         if not self.has_connector:
             return range(0)
         first = self._control[1] + self.instance_index * PORTS_PER_INSTANCE
-        return range(first, first + self.data_parallel.local * self.tensor_parallel_size)
+        return range(first, first + self.data_parallel.local * self.ranks)
 
     @property
     def _control(self) -> tuple[str, int]:
