@@ -232,7 +232,8 @@ class Exchange:
                 return await attempt.answer()
             except LegFailed as error:
                 log.warning("leg failed", request_id=self.request_id, **self._facts.dispatch, error=str(error))
-                if isinstance(error, InstanceError):
+                # An engine that has died takes those beside it along, so their answers are one.
+                if isinstance(error, InstanceError) and not attempt.failed & gateway.fleet.engines_beside(avoid):
                     error.after(failure)
                 if self._facts.attempts == ATTEMPTS:
                     raise

@@ -86,9 +86,17 @@ async def test_after_a_failure_another_server_is_tried(start: Start) -> None:
     assert len(servers["a0"].received) == 1
 
 
+async def test_what_two_servers_answer_alike_is_the_request(start: Start) -> None:
+    proxy, _ = await start(a0=error(500, "'function'"), a1=error(500, "'function'"))
+    status, headers = await ask(proxy)
+    assert (status, headers["X-Should-Retry"]) == (500, "false")
+
+
 async def test_where_there_is_no_other_server_another_engine_is(start: Start) -> None:
+    """What both answer alike may be their server's death: the client may try once more."""
     proxy, servers = await start(a=error(500, "dead"))
-    assert (await ask(proxy))[0] == 500
+    status, headers = await ask(proxy)
+    assert (status, headers.get("X-Should-Retry")) == (500, None)
     assert [each.headers[RANK_HEADER] for each in servers["a"].received] == ["0", "1"]
 
 
