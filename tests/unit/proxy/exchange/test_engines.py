@@ -105,13 +105,14 @@ async def test_a_circuit_is_an_engines_own(start: Start) -> None:
     asked: list[str] = []
 
     async def rank_0_is_ill(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        asked.append(request.headers[RANK_HEADER])
+        asked.append(request.headers.get(RANK_HEADER, "none"))
         return await (error(500, "dead") if asked[-1] == "0" else ANSWER)(request)
 
     proxy, _ = await start(a=rank_0_is_ill)
     assert (await ask(proxy))[0] == 200  # at the second try, on rank 1
     breakers = proxy.gateway.breakers
     await eventually(lambda: breakers.state("a_dp0") != "closed")
+    assert set(asked) == {"0", "1"}, "the questions too name their engine"
     assert asked.count("1") == 1, "no question to an engine without a doubt"
     for _ in range(3):
         status, headers = await ask(proxy)
