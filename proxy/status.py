@@ -95,6 +95,8 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "instance_id": instance.instance_id,
                 "role": instance.role,
                 "url": instance.url,
+                "server": instance.server,
+                "data_parallel_rank": instance.data_parallel_rank,
                 "served_models": instance.served_models,
                 "model": instance.model,
                 "max_model_len": instance.max_model_len,

@@ -20,6 +20,7 @@ from stack import (
     mooncake_config,
     ports,
     rdma_facts,
+    services,
     system_libraries,
 )
 from stack.environment import ConfigError, Settings, load
@@ -43,7 +44,7 @@ class Facts:
     disk_folder: str
     disk_free: int
     disk_needed: int
-    instances: int  # vLLM servers that are still to be started here
+    instances: int  # vLLM's engines that are still to be started here: of a server one, or its data-parallel ones
     embedded_model: bool
     ports: tuple[ports.Port, ...]
     missing_packages: tuple[system_libraries.SystemPackage, ...]
@@ -86,7 +87,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         disk_folder=str(folder),
         disk_free=shutil.disk_usage(folder).free >> 20,
         disk_needed=0 if with_docker else sum(environment.disk_mib for environment in outdated),
-        instances=0 if running else settings.prefill_replicas + settings.decode_replicas,
+        instances=0 if running else _engines(settings),
         embedded_model=settings.model == EMBEDDED_MODEL,
         ports=() if running else ports.to_be_used(settings, with_docker=with_docker),
         missing_packages=() if with_docker else system_libraries.missing(system_libraries.FOR_PROCESSES),
@@ -163,6 +164,20 @@ def _launcher_settings() -> LauncherSettings | None:
         return load(LauncherSettings, **STAND_INS)
     except ConfigError:  # reported through bad_settings
         return None
+
+
+def _engines(settings: StackSettings) -> int:
+    """Each holds the model and a KV cache."""
+    count = 0
+    for service in services.instances(settings):
+        role = service.environment["VLLM_DISTRIBUTED_KV_ROLE"]
+        try:
+            launcher = load(LauncherSettings, **{**STAND_INS, "vllm_distributed_kv_role": role})
+        except ConfigError:  # reported through bad_settings
+            count += service.replicas
+        else:
+            count += service.replicas * launcher.data_parallel.local
+    return count
 
 
 def _is_file(name: str) -> bool:

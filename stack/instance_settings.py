@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stack import addresses, etcd
 from stack.addresses import ListenHost, OwnHost
+from stack.data_parallel import DataParallel, data_parallel_of
 from stack.environment import Settings
 from stack.instances import Role
 from stack.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
@@ -44,6 +45,8 @@ class LauncherSettings(Settings):
     pipeline_parallel_size: int = Field(default=1, ge=1, le=PORTS_PER_INSTANCE)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     vllm_extra_args: str = ""
+    prefill_vllm_extra_args: str = ""
+    decode_vllm_extra_args: str = ""
     openai_api_key: str = ""
 
     etcd_endpoint: etcd.Endpoint = ""
@@ -64,7 +67,7 @@ class LauncherSettings(Settings):
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
 
-    @field_validator("vllm_extra_args")
+    @field_validator("vllm_extra_args", "prefill_vllm_extra_args", "decode_vllm_extra_args")
     @classmethod
     def _words(cls, value: str) -> str:
         shlex.split(value)
@@ -99,12 +102,21 @@ class LauncherSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _ranks_have_ports(self) -> Self:
-        if self.ranks > PORTS_PER_INSTANCE:
-            raise ValueError(
-                f"PIPELINE_PARALLEL_SIZE={self.pipeline_parallel_size}: with TENSOR_PARALLEL_SIZE "
-                f"{self.tensor_parallel_size} there are {self.ranks} ranks, expected {PORTS_PER_INSTANCE} or fewer"
-            )
+    def _engines_can_be_served(self) -> Self:
+        """Of either role: the doctor asks once for both."""
+        for role in dict.fromkeys(("prefill", "decode", self.role)):
+            words, own = self._words_of(role)
+            variable = f"{role.upper()}_VLLM_EXTRA_ARGS" if own else "VLLM_EXTRA_ARGS"
+            try:
+                engines = data_parallel_of(words)
+            except ValueError as error:
+                raise ValueError(f"{variable}={shlex.join(words)!r}: {error}") from error
+            if (ranks := engines.local * self.ranks) > PORTS_PER_INSTANCE:
+                raise ValueError(
+                    f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}, "
+                    f"PIPELINE_PARALLEL_SIZE={self.pipeline_parallel_size}: with {engines.local} data-parallel engines "
+                    f"here ({variable}) these are {ranks} ranks, expected {PORTS_PER_INSTANCE} or fewer"
+                )
         return self
 
     @model_validator(mode="after")
@@ -163,21 +175,35 @@ class LauncherSettings(Settings):
 
     @property
     def ranks(self) -> int:
-        """Of this instance, each with a process, or a GPU, of its own."""
+        """Of one engine, each with a process, or a GPU, of its own."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def control_ports(self) -> range:
-        """Of this instance's ranks, in their order."""
+        """Of this instance's ranks, in their order; those of one engine are neighbours."""
         if not self.has_connector:
             return range(0)
         first = self._control[1] + self.instance_index * PORTS_PER_INSTANCE
-        return range(first, first + self.ranks)
+        return range(first, first + self.data_parallel.local * self.ranks)
 
     @property
     def _control(self) -> tuple[str, int]:
         mooncake = self.mooncake
         return addresses.split(mooncake.prefill_url if self.role == "prefill" else mooncake.decode_url)
+
+    @property
+    def extra_words(self) -> list[str]:
+        """More arguments of vLLM: those for all instances, then those of this role."""
+        return self._words_of(self.role)[0]
+
+    @property
+    def data_parallel(self) -> DataParallel:
+        return data_parallel_of(self.extra_words)
+
+    def _words_of(self, role: str) -> tuple[list[str], bool]:
+        """And whether some of them are that role's own."""
+        own = {"prefill": self.prefill_vllm_extra_args, "decode": self.decode_vllm_extra_args}.get(role, "")
+        return shlex.split(self.vllm_extra_args) + shlex.split(own), bool(own)
 
     @property
     def model_path(self) -> str:

@@ -88,7 +88,7 @@ def given_twice(ports: Iterable[Port]) -> Iterator[tuple[Port, Port]]:
 
 def _of(service: Service, hosts: Hosts, control_port: int, apart: int = 1) -> Iterator[Port]:
     yield from _of_http(service, hosts, apart)
-    yield from _of_control(service, hosts, control_port, apart)
+    yield from _of_instance(service, hosts, control_port, apart)
 
 
 def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
@@ -105,8 +105,9 @@ def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
         )
 
 
-def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -> Iterator[Port]:
-    """Of an instance's control channel, one for each of its ranks; none for a service that has no such channel."""
+def _of_instance(service: Service, hosts: Hosts, control_port: int, apart: int) -> Iterator[Port]:
+    """Of an instance's control channel, one for each of its ranks, and of its data-parallel engines; none for a service
+    that is no instance."""
     role = service.environment.get("VLLM_DISTRIBUTED_KV_ROLE")
     if role is None:
         return
@@ -114,7 +115,8 @@ def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -
     given = {"vllm_distributed_kv_role": role, "instance_index": 0}
     try:
         # Of one rank, at usual ports: an instance itself refuses ports beyond the last, and they are to be told here.
-        launcher = load(LauncherSettings, **{**STAND_INS, **given, "control_port": 0, "tensor_parallel_size": 1})
+        one_rank = {"control_port": 0, "tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+        launcher = load(LauncherSettings, **{**STAND_INS, **given, **one_rank})
         ranks = load(LauncherSettings, **{**STAND_INS, "control_port": 0, "mooncake_config_path": None})
     except ConfigError:  # reported through bad_settings
         return
@@ -123,8 +125,17 @@ def _of_control(service: Service, hosts: Hosts, control_port: int, apart: int) -
     file = launcher.mooncake_config_path
     first = control_port + offset if control_port and not file else launcher.control_ports.start
     variable = f"{launcher.role}_url of MOONCAKE_CONFIG_PATH" if file else "CONTROL_PORT"
+    engines = launcher.data_parallel
     for index in range(service.replicas):
-        for rank in range(ranks.tensor_parallel_size):
+        if engines.rpc and engines.first == 0:
+            yield Port(
+                engines.rpc[1],
+                f"{_name(service, index)}'s data-parallel ranks",
+                f"{service.name.upper()}_VLLM_EXTRA_ARGS",
+                replicas=_replicas(service),
+                hosts=(_address(engines.rpc[0]),),
+            )
+        for rank in range(engines.local * ranks.ranks):
             yield Port(
                 first + rank + index * apart * PORTS_PER_INSTANCE,
                 f"{_name(service, index)}'s control channel",

@@ -203,13 +203,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def metrics(instance_url: str) -> dict[str, float]:
-    """Prometheus counters and gauges of a vLLM instance, summed over their labels."""
+def metrics(instance_url: str, engine: int | None = None) -> dict[str, float]:
+    """Prometheus counters and gauges of a vLLM instance, or of one of its engines, summed over their labels."""
     with urllib.request.urlopen(instance_url + "/metrics", timeout=10) as response:
         text = response.read().decode()
     values: dict[str, float] = {}
     for line in text.splitlines():
-        if line and not line.startswith("#"):
+        if line and not line.startswith("#") and (engine is None or f'engine="{engine}"' in line):
             name, _, value = line.rpartition(" ")
             name = name.partition("{")[0]
             values[name] = values.get(name, 0.0) + float(value)

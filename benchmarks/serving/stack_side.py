@@ -131,7 +131,7 @@ def wait_for_instances(url: str, wanted: int, limit_s: float, check: Callable[[]
         check()
         try:
             with urllib.request.urlopen(f"{url}/instances", timeout=5) as answer:
-                known = len(json.load(answer)["instances"])
+                known = len({each["url"] for each in json.load(answer)["instances"]})
         except (urllib.error.URLError, TimeoutError):
             known = 0
         if known >= wanted:

@@ -79,9 +79,9 @@ def take(stack: RunningStack, proxy_url: str, instances: Mapping[str, str], at: 
 def instance_urls(stack: RunningStack, proxy_url: str) -> dict[str, str]:
     """Name to URL of all that the proxy knows. Raises: Unreachable."""
     known = json.loads(stack.read(f"{proxy_url}/instances"))["instances"]
-    by_role: dict[str, list[str]] = {}
-    for instance in known:
-        by_role.setdefault(instance["role"], []).append(instance["url"])
+    by_role: dict[str, set[str]] = {}
+    for instance in known:  # of one server each data-parallel engine is one
+        by_role.setdefault(instance["role"], set()).add(instance["url"])
     return {f"{role}-{index}": url for role, urls in by_role.items() for index, url in enumerate(sorted(urls))}
 
 

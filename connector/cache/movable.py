@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from vllm.platforms import current_platform
 from vllm.v1 import kv_cache_interface as kinds
 
 from connector.cache.layout import CacheGroup, Kind
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
 # Ways of spreading a model over processes that would leave a rank with other tokens or requests than ours know.
 UNSPLIT = (
-    "data_parallel_size",
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
 )
@@ -49,11 +49,12 @@ def refuse_unmovable(vllm_config: "VllmConfig", role: str | None) -> None:
         raise ValueError(
             f"pipeline_parallel_size={stages} together with speculative decoding: KV transfer supports only one of them"
         )
-    # Inside a data-parallel engine of a dense model vLLM sets the size back to 1; what is left is the engine's id
-    # (v1/engine/core.py, run_engine_core).
-    engine_id = vllm_config.kv_transfer_config.engine_id if vllm_config.kv_transfer_config else None
-    if (engine_id or "").endswith(f"_dp{parallel.data_parallel_index}"):
-        raise ValueError(f"data_parallel_size above 1 (engine {engine_id}): KV transfer supports only 1")
+    # Of a dense model's engines vLLM sets the size back to 1: they know nothing of each other.
+    if parallel.data_parallel_size > 1 and current_platform.is_cpu():
+        raise ValueError(
+            f"data_parallel_size={parallel.data_parallel_size}: vLLM cannot exchange experts' tokens between engines "
+            "on a CPU and would end with the first request; expected 1 for a model with experts"
+        )
 
 
 def groups_of(kv_cache_config: "KVCacheConfig", max_model_len: int) -> tuple[CacheGroup, ...]:

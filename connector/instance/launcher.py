@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def main() -> int:
     except OSError as error:
         print(f"MODEL={settings.model!r}: {error}", file=sys.stderr)
         return 2
-    if settings.has_connector and (clock := clock_in_template(settings.model_path, settings.vllm_extra_args)):
+    if settings.has_connector and (clock := clock_in_template(settings.model_path, shlex.join(settings.extra_words))):
         log.warning(
             "the chat template prints the time (strftime_now(%r)): where the two sides' prompts differ by it, "
             "nothing is moved and both compute the prompt",
@@ -233,19 +234,12 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
         tensor_parallel_size=settings.tensor_parallel_size,
         fingerprint=fingerprint(**pairing),
         pairing=pairing,
-        kv_transfer=_kv_transfer(settings, instance_id) if settings.has_connector else {},
+        kv_transfer=vllm_command.kv_transfer(settings, instance_id),
+        engines=vllm_command.engines(settings, instance_id),
         vllm_version=vllm_command.vllm_version(),
         connector_version=__version__,
         started_at=time.time(),
     )
-
-
-def _kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
-    return {
-        "engine_id": instance_id,
-        "control": vllm_command.control_addresses(settings),
-        "pipeline_parallel_size": settings.pipeline_parallel_size,
-    }
 
 
 if __name__ == "__main__":

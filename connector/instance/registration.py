@@ -92,7 +92,8 @@ class Registration:
     def _published_segments(self) -> dict[str, bytes]:
         return {
             item.key.decode(): value
-            for prefix in _segment_prefixes(self._instance.instance_id)
+            for engine in self._instance.by_engine()
+            for prefix in _segment_prefixes(engine.instance_id)
             for value, item in self._client.get_prefix(prefix)
         }
 

@@ -5,7 +5,6 @@ takes first tokens, and the order of prompts. So a comparison of the two compare
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,6 +16,7 @@ from connector.instance.identity.model import facts_of
 from stack import addresses, etcd
 from stack.direct_http import past_proxies
 from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
+from stack.instances import Engine, engine_id
 from stack.protobuf_choice import PROTOBUF_CHOICE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def pairing(settings: LauncherSettings) -> dict[str, str]:
     Not the parallelism: the connector moves heads and layers between any numbers of ranks and stages.
     Raises: OSError: a file of the model cannot be read.
     """
-    words = shlex.split(settings.vllm_extra_args)
+    words = settings.extra_words
     facts = facts_of(settings.model_path, words) | draft.facts_of(words)
     facts |= {"dtype": dtype(settings), "block size": str(settings.block_size)}
     if not on_gpu():
@@ -96,7 +96,7 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         words += ["--kv-cache-memory-bytes", str(settings.kv_cache_bytes), "--enforce-eager"]
         if settings.ranks == 1:
             words += ["--distributed-executor-backend", "uni"]
-    return words + shlex.split(settings.vllm_extra_args)
+    return words + settings.extra_words
 
 
 def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
@@ -111,6 +111,7 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
             "host": settings.host,
             "control_port": settings.control_ports.start,
             "pipeline_parallel_size": settings.pipeline_parallel_size,
+            "data_parallel": [settings.data_parallel.ranks.start, settings.data_parallel.ranks.stop],
             "metadata_server": mooncake.metadata_server,
             "transport": mooncake.protocol,
             "device_name": mooncake.device_name,
@@ -125,9 +126,41 @@ def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str
     }
 
 
-def control_addresses(settings: LauncherSettings) -> list[str]:
-    """Where each rank of this instance listens for control messages, by rank."""
-    return [f"tcp://{addresses.join(settings.host, port)}" for port in settings.control_ports]
+def control_addresses(settings: LauncherSettings, engine: int = 0) -> list[str]:
+    """Where each rank of one of this server's engines listens for control messages, by rank.
+
+    Args: engine: counted from the first one here.
+    """
+    ports = settings.control_ports[engine * settings.ranks : (engine + 1) * settings.ranks]
+    return [f"tcp://{addresses.join(settings.host, port)}" for port in ports]
+
+
+def kv_transfer(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
+    """Of the record of a server with one engine that vLLM gives no rank; empty where there is nothing to say."""
+    return {} if settings.data_parallel.ranks else _kv_transfer(settings, instance_id, 0)
+
+
+def engines(settings: LauncherSettings, instance_id: str) -> tuple[Engine, ...]:
+    """Of the record of a server with data parallelism."""
+    ranks = settings.data_parallel.ranks
+    return tuple(
+        Engine(
+            rank=rank,
+            pin=number if len(ranks) > 1 else None,
+            kv_transfer=_kv_transfer(settings, engine_id(instance_id, rank), number),
+        )
+        for number, rank in enumerate(ranks)
+    )
+
+
+def _kv_transfer(settings: LauncherSettings, name: str, engine: int) -> dict[str, object]:
+    if not settings.has_connector:
+        return {}
+    return {
+        "engine_id": name,
+        "control": control_addresses(settings, engine),
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+    }
 
 
 def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -151,11 +184,12 @@ def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dic
         # more ranks than the machine has NUMA nodes.
         variables.setdefault("OMP_NUM_THREADS", "1")
         variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        if settings.ranks == 1:
+        if settings.ranks == 1 and not settings.data_parallel.ranks:
             # One process less, so that nothing busy-polls between processes: 322 instead of 116 prompt tokens/s on two
             # cores with SmolLM2.
             variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if settings.ranks > 1:
+    engines = settings.data_parallel
+    if settings.ranks * engines.local > 1 and engines.rpc is None:
         # All ranks are on this host, but Gloo would listen at whatever the host's own name resolves to.
         variables.setdefault("GLOO_SOCKET_IFNAME", "lo")
     variables.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -93,7 +93,8 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         super().__init__(vllm_config, role, kv_cache_config)
         _log_as_vllm()
         refuse_options(vllm_config)
-        self._options = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
+        told = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
+        self._options = told.of_engine(vllm_config.parallel_config, self._kv_transfer_config.engine_id or "")
         self._produces = self._kv_transfer_config.kv_role == "kv_producer"
         refuse_unmovable(vllm_config, self._kv_transfer_config.kv_role)
         self._options.refuse_other_stages(vllm_config.parallel_config.pipeline_parallel_size)

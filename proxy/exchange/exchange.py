@@ -213,7 +213,7 @@ class Exchange:
         self._prompt = prompt = read_prompt(body, path, estimate.bytes_per_token(model))
         output = estimate.output_tokens(model, request.output_limit)
         splittable = request.unsplittable is None and self._endpoint.both_legs
-        demand = Demand(model, prompt, output, splittable)
+        demand = Demand(model, prompt, output, splittable, self._endpoint.takes_rank)
         job = Job(request, self._endpoint, prompt, legs_headers, self._deadlines, self._task)
         self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()
@@ -232,7 +232,8 @@ class Exchange:
                 return await attempt.answer()
             except LegFailed as error:
                 log.warning("leg failed", request_id=self.request_id, **self._facts.dispatch, error=str(error))
-                if isinstance(error, InstanceError):
+                # An engine that has died takes those beside it along, so their answers are one.
+                if isinstance(error, InstanceError) and not attempt.failed & gateway.fleet.engines_beside(avoid):
                     error.after(failure)
                 if self._facts.attempts == ATTEMPTS:
                     raise

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from proxy.errors import NoInstance, ProxyError, ShuttingDown
@@ -77,11 +77,12 @@ class Gateway:
     def route(self, demand: Demand, avoid: set[str]) -> Route:
         """Which instances take a request, without those whose circuit is open.
 
+        What has failed is avoided with all engines of its server, and where there is no other server, alone.
         Raises: ModelNotFound; NoInstance: says when the first open circuit is asked again; SloUnreachable.
         """
         blocked = self.breakers.blocked()
         try:
-            route = self.fleet.route(demand, avoid | blocked)
+            route = self._route_past(demand, avoid, blocked)
         except NoInstance as nobody:
             if blocked:
                 raise nobody.while_blocked(blocked, self.breakers.retry_after(blocked, self.loop.time())) from None
@@ -91,6 +92,13 @@ class Gateway:
             ahead = self.fleet.order(route.producer).ahead(route.prefill_tokens) if route.producer else None
             prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens, ahead)
         return route
+
+    def _route_past(self, demand: Demand, failed: set[str], blocked: set[str]) -> Route:
+        engines = self.fleet.engines_beside(failed) if failed else failed
+        if engines > failed:
+            with suppress(NoInstance):
+                return self.fleet.route(demand, engines | blocked)
+        return self.fleet.route(demand, failed | blocked)
 
     async def close(self) -> None:
         await self._checks.close()

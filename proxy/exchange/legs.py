@@ -13,7 +13,7 @@ import aiohttp
 
 from proxy.errors import AnswerStalled, AnswerUnfinished, DeadlinePassed, ProxyError
 from proxy.exchange import sse
-from proxy.instances.instance_session import open_session
+from proxy.instances.instance_session import open_session, pinned
 from proxy.request.endpoints import Endpoint
 from proxy.settings import ProxySettings
 from proxy.verdict import evidence
@@ -178,9 +178,9 @@ class Legs:
             raise evidence.lost(call.instance, error) from error
 
     def _post(self, call: Call) -> "aiohttp.client._RequestContextManager":
-        return self._session.post(
-            call.instance.url + call.endpoint.path, data=call.body, headers=call.headers, allow_redirects=False
-        )
+        headers = pinned(call.headers, call.instance)
+        url = call.instance.url + call.endpoint.path
+        return self._session.post(url, data=call.body, headers=headers, allow_redirects=False)
 
     async def _first_chunk(self, call: Call, response: aiohttp.ClientResponse) -> Answer:
         boundary = sse.EventBoundary()

@@ -140,7 +140,7 @@ class Discovery:
 
 
 def view_of(records: Mapping[str, bytes], revision: int) -> View:
-    """The view that these etcd keys and values amount to."""
+    """The view that these etcd keys and values amount to: of a server with several engines each is an instance."""
     instances: list[Instance] = []
     unreadable: dict[str, str] = {}
     for key, value in sorted(records.items()):
@@ -149,7 +149,7 @@ def view_of(records: Mapping[str, bytes], revision: int) -> View:
         except ValidationError as error:
             unreadable[key] = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         else:
-            instances.append(instance)
+            instances += instance.by_engine()
     return View(tuple(instances), _superseded(instances), unreadable, revision)
 
 
@@ -159,9 +159,9 @@ def _superseded(instances: list[Instance]) -> dict[str, str]:
     for instance in sorted(instances, key=lambda instance: instance.started_at):
         newest[instance.url] = instance
     return {
-        instance.instance_id: newest[instance.url].instance_id
+        instance.instance_id: newest[instance.url].server
         for instance in instances
-        if newest[instance.url] is not instance
+        if newest[instance.url].server != instance.server
     }
 
 

@@ -1,9 +1,14 @@
 """How the proxy speaks to instances: one session each for the legs and for its own questions."""
 
+from collections.abc import Mapping
+
 import aiohttp
 from aiohttp.connector import Connection
 
 from proxy.settings import ProxySettings
+from stack.instances import Instance
+
+RANK_HEADER = "X-data-parallel-rank"  # vLLM: which of a server's engines takes the request
 
 
 class InstanceResponse(aiohttp.ClientResponse):
@@ -38,3 +43,8 @@ def open_session(settings: ProxySettings, connector: aiohttp.TCPConnector) -> ai
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
+
+
+def pinned(headers: Mapping[str, str], instance: Instance) -> Mapping[str, str]:
+    """With the engine's rank where its server has several, of which vLLM would choose one by itself."""
+    return headers if instance.pin is None else {**headers, RANK_HEADER: str(instance.pin)}

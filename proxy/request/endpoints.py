@@ -33,6 +33,7 @@ class Endpoint:
     end: how the last event of a whole stream begins.
     sign_of_life: what a stream's client skips, for when nothing else is to be sent.
     takes_request_id: whether vLLM takes an id from the body's `request_id` where no header gives one.
+    takes_rank: whether vLLM sends it to the engine that X-data-parallel-rank names; else it chooses one by itself.
     error_body: turns an error of the proxy's own from OpenAI's form into the API's; error_event: its head in a stream.
     """
 
@@ -44,6 +45,7 @@ class Endpoint:
     end: bytes = b"data: [DONE]"
     sign_of_life: bytes = b": alive\n\n"
     takes_request_id: bool = False
+    takes_rank: bool = True
     error_body: Callable[[bytes], bytes] = _as_it_is
     error_event: bytes = b"data: "
 
@@ -101,6 +103,7 @@ RESPONSES = Endpoint(
     "/v1/responses",
     limits=("max_output_tokens",),
     takes_request_id=True,
+    takes_rank=False,
     output_only={"include": None, "top_logprobs": 0, "enable_response_messages": False},
     preamble=frozenset({b"response.created", b"response.in_progress"}),
     end=b"event: response.completed\n",

@@ -42,6 +42,7 @@ Reason = Literal[
     "prefix_on_consumer",
     "producer_busy",
     "parameters",
+    "rank_not_taken",
     "no_producer",
     "aggregated",
 ]
@@ -69,12 +70,17 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True)
 class Demand:
-    """What one request asks for. splittable: whether its parameters let two instances share it."""
+    """What one request asks for. splittable: whether its parameters let two instances share it.
+
+    takes_rank: whether vLLM sends it to the engine that it is told. Where it chooses among several by itself, no
+    consumer could be told which of them computes the prompt.
+    """
 
     model: str
     prompt: Prompt = EMPTY
     output_tokens: int = 0
     splittable: bool = True
+    takes_rank: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,9 @@ def choose(
     for consumer in consumers:
         producers = [each for each in of_role(usable, "prefill") if mismatch(each, consumer, demand.model) is None]
         pair: Route | None = None
-        if producers:
-            producer, missing = _first_to_prefill(producers, loads, caches, demand, policy)
+        known = [each for each in producers if demand.takes_rank or each.pin is None]
+        if known:
+            producer, missing = _first_to_prefill(known, loads, caches, demand, policy)
             pair = Route(consumer, producer, "disaggregated", missing, decode_tokens)
         tokens = _missing(demand.prompt, consumer, caches)
         if tokens < policy.local_prompt_tokens:
@@ -151,6 +158,8 @@ def choose(
             return alone if pair is None else _cheaper(alone, pair, tokens, loads, orders, policy)
         if pair is not None:
             return pair
+        if producers:
+            return Route(consumer, None, "rank_not_taken", 0, decode_tokens)
     if aggregated := of_role(usable, "aggregated"):
         chosen, missing = _first_to_prefill(aggregated, loads, caches, demand, policy)
         return Route(chosen, None, "aggregated", missing, demand.output_tokens)

@@ -82,6 +82,11 @@ class Fleet:
             raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
         return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid, self._orders)
 
+    def engines_beside(self, instance_ids: Collection[str]) -> set[str]:
+        """These, and the other engines of their servers."""
+        servers = {each.server for each in self.view.instances if each.instance_id in instance_ids}
+        return {*instance_ids, *(each.instance_id for each in self.view.instances if each.server in servers)}
+
     def model_left_out(self) -> str:
         """The model of a request that names none: the only one, whatever adapters it has, or none before there is any.
 

@@ -6,7 +6,7 @@ import aiohttp
 import orjson
 
 from proxy.errors import InstanceError, TooManyConnections
-from proxy.instances.instance_session import open_session
+from proxy.instances.instance_session import open_session, pinned
 from proxy.request.random_id import random_id
 from proxy.settings import ProxySettings
 from proxy.verdict import evidence
@@ -43,7 +43,7 @@ class Questions:
         if question == "health" or model is None:
             return "well"
         body = orjson.dumps({"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0})
-        headers = {"X-Request-Id": f"proxy-check-{random_id()}"}
+        headers = pinned({"X-Request-Id": f"proxy-check-{random_id()}"}, instance)
         url = instance.url + "/v1/completions"
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
             refused = evidence.refusal(instance, answer.status, await answer.read(), None)

@@ -68,10 +68,11 @@ class Server:
     def __init__(self, role: Role, size: Size, host: str, order: Order, pid: int) -> None:
         self.address = f"tcp://{host}:"  # its control addresses begin so
         self.url = f"http://{host}:{PORTS[role]}"
+        self.instance_id = order["instance_id"]
         # What a proxy would tell a consumer about it.
         self.record = {
-            "engine_id": order["instance_id"],
-            "control": [f"tcp://{host}:{CONTROL_PORT + rank}" for rank in range(size.ranks * size.stages)],
+            "engine_id": self.instance_id,
+            "control": [f"{self.address}{CONTROL_PORT + rank}" for rank in range(size.ranks * size.stages)],
             "pipeline_parallel_size": size.stages,
         }
         self._log = Path(order["log"])
@@ -98,6 +99,10 @@ class Server:
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
+
+    def processes(self) -> list[psutil.Process]:
+        """Of its engines and their ranks."""
+        return self._process.children(recursive=True)
 
     @property
     def has_ended(self) -> bool:

@@ -6,6 +6,7 @@ import { t } from "/console/words.js";
 const LABELLED = 4; // idle pairs up to which all lines are drawn; beyond, those on which something flows
 const SIGN = { width: 168, line: 17, gap: 8 };
 const NAME = 20; // characters of a pair's names in a sign
+const RANK = /_dp\d+$/; // of a data-parallel engine, at the end of its name
 
 export function mapView(root, app) {
   let told = null;
@@ -112,10 +113,15 @@ function said(flow, named) {
   const failed = flow.failed + flow.recomputed;
   const name = `${flow.producer} → ${flow.consumer}`;
   return [
-    named ? (name.length > NAME + 4 ? `${flow.producer.slice(0, NAME / 2)}… → ${flow.consumer.slice(0, NAME / 2)}…` : name) : null,
+    named ? (name.length > NAME + 4 ? `${short(flow.producer)} → ${short(flow.consumer)}` : name) : null,
     flow.bytes ? `${number(flow.bytes_per_s / 1e6)} MB/s · ${flow.transports.join(", ")}` : t("nothingMoved"),
     [flow.bytes ? t("earlyShare", share(flow.early_share)) : null, failed ? `${number(failed)} ✗` : null].filter(Boolean).join(" · ") || null,
   ].filter(Boolean);
+}
+
+function short(name) {
+  const rank = RANK.exec(name)?.[0] ?? "";
+  return `${name.slice(0, NAME / 2 - rank.length)}…${rank}`;
 }
 
 const height = (each) => each.texts.length * SIGN.line + 10;
@@ -161,6 +167,7 @@ function card(each) {
     ["circuit", circuit + (failed ? ` · ${number(failed)} ${t("failures")}` : "")],
     ["lastCheck", check ? t("ago", check.result, Math.round(check.age_s)) : null],
     ["version", `${each.vllm_version} · ${each.dtype} · TP ${each.tensor_parallel_size}`],
+    ["engine", each.data_parallel_rank === null ? null : t("rankOf", each.data_parallel_rank, each.server)],
   ];
   return el("article", { class: `card instance ${each.role}`, "data-instance": each.instance_id },
     el("h3", {}, each.instance_id, " ", el("span", { class: `pill ${kind}` }, words)),

@@ -43,11 +43,11 @@ IDLE_LIMIT_S = 30
             id="a pipeline that speculates",
         ),
         pytest.param(
-            tiny_models.grouped_query(1),
-            "--data-parallel-size 2",
+            tiny_models.latent(),
+            "--data-parallel-size 2 --attention-backend CPU_MLA --block-size 16",
             {},
-            "data_parallel_size above 1 (engine ",
-            id="data parallelism of a dense model",
+            "data_parallel_size=2: vLLM cannot exchange experts' tokens between engines on a CPU",
+            id="data parallelism of a model with experts",
         ),
     ],
 )

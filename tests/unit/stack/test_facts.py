@@ -56,6 +56,15 @@ def test_the_file_for_mooncake_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert line.startswith(f"MOONCAKE_CONFIG_PATH='{file}': metadata_server='P2PHANDSHAKE': expected etcd's host:port")
 
 
+def test_each_data_parallel_engine_needs_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-size 3")
+    settings = StackSettings(stack_dir=tmp_path, prefill_replicas=2, decode_replicas=2)
+    assert gather(settings, with_docker=False).instances == 2 + 2 * 3
+    monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-size three")
+    assert gather(settings, with_docker=False).instances == 2 + 2
+    assert [line.partition("=")[0] for line in bad_settings()] == ["DECODE_VLLM_EXTRA_ARGS"]
+
+
 @pytest.mark.parametrize(
     ("protocol", "compose_file", "wanted"),
     [

@@ -39,6 +39,28 @@ def test_as_many_replicas_and_ranks_as_there_may_be_keep_apart(monkeypatch: pyte
     assert twice(prefill_replicas=16, decode_replicas=16, control_port=20000) == []
 
 
+def test_data_parallel_engines_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own ranks' control channels."""
+    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "2")
+    monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-size 8")
+    assert twice(prefill_replicas=2, decode_replicas=16) == []
+    assert twice(decode_replicas=1, proxy_port=13518) == [
+        (13518, "decode's control channel (CONTROL_PORT=0)", "proxy (PROXY_PORT=13518)")
+    ]
+
+
+def test_two_servers_cannot_wait_for_others_ranks_at_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid = "-dp 4 --data-parallel-hybrid-lb --data-parallel-size-local 2"
+    monkeypatch.setenv("VLLM_EXTRA_ARGS", hybrid)
+    ((number, one, other),) = twice()
+    assert (number, one) == (29550, "prefill's data-parallel ranks (PREFILL_VLLM_EXTRA_ARGS=29550)")
+    assert other == "decode's data-parallel ranks (DECODE_VLLM_EXTRA_ARGS=29550)"
+    monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-rpc-port 29551")
+    assert twice() == []
+    monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-start-rank 2")  # it calls, and does not listen
+    assert twice() == []
+
+
 PREFILL, DECODE = "prefill (PREFILL_PORT=8100)", "decode (DECODE_PORT=8200)"
 
 

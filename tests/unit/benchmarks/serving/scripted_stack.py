@@ -40,7 +40,7 @@ class Instances(BaseHTTPRequestHandler):
             number -= 1
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"instances": [{}] * number}).encode())
+        self.wfile.write(json.dumps({"instances": [{"url": f"http://{i}"} for i in range(number)]}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

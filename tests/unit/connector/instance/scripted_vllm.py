@@ -43,7 +43,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
                     time.sleep(0.02)
                 self._answer(int(state["health"]), "")
             case "/metrics":
-                lines = [f'vllm:num_requests_{kind}{{engine="0"}} {state[kind]}.0' for kind in ("running", "waiting")]
+                lines = [f'vllm:num_requests_{kind}{{engine="1"}} {state[kind]}.0' for kind in ("running", "waiting")]
+                lines += [f'vllm:num_requests_{kind}{{engine="0"}} 0.0' for kind in ("running", "waiting")]
                 self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
             case "/v1/models":
                 names = [listed.partition(":") for listed in state["models"].split(",")]

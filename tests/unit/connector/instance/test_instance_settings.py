@@ -230,9 +230,51 @@ def test_the_last_port_that_exists(environment: pytest.MonkeyPatch) -> None:
     assert found.control_ports == range(65520, 65536)
 
 
-def test_more_ranks_than_control_ports(environment: pytest.MonkeyPatch) -> None:
-    (line,) = error_lines(environment, {"TENSOR_PARALLEL_SIZE": "4", "PIPELINE_PARALLEL_SIZE": "5"})
-    assert line == ("PIPELINE_PARALLEL_SIZE=5: with TENSOR_PARALLEL_SIZE 4 there are 20 ranks, expected 16 or fewer")
+def test_engines_have_ports_behind_one_another(environment: pytest.MonkeyPatch) -> None:
+    variables = {"CONTROL_PORT": "20000", "TENSOR_PARALLEL_SIZE": "2", "INSTANCE_INDEX": "1"}
+    found = settings(environment, variables | {"PREFILL_VLLM_EXTRA_ARGS": "--data-parallel-size 4"})
+    assert found.control_ports == range(20016, 20024)
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("producer", ["--seed", "1", "--data-parallel-size", "2"]),
+        ("consumer", ["--seed", "1", "--max-num-seqs", "4"]),
+        ("aggregated", ["--seed", "1"]),
+    ],
+)
+def test_a_roles_own_arguments_follow_those_of_all(
+    environment: pytest.MonkeyPatch, role: str, words: list[str]
+) -> None:
+    given = {"VLLM_EXTRA_ARGS": "--seed 1", "VLLM_DISTRIBUTED_KV_ROLE": role}
+    given |= {"PREFILL_VLLM_EXTRA_ARGS": "--data-parallel-size 2", "DECODE_VLLM_EXTRA_ARGS": "--max-num-seqs 4"}
+    assert settings(environment, given).extra_words == words
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        (
+            {"VLLM_EXTRA_ARGS": "-dp 4 --headless"},
+            "VLLM_EXTRA_ARGS='-dp 4 --headless': --headless: its engines would be in no record",
+        ),
+        ({"DECODE_VLLM_EXTRA_ARGS": "-dp 4 -dpl 2"}, "DECODE_VLLM_EXTRA_ARGS='-dp 4 -dpl 2': --data-pa"),
+        (
+            {"TENSOR_PARALLEL_SIZE": "4", "PIPELINE_PARALLEL_SIZE": "5"},
+            "TENSOR_PARALLEL_SIZE=4, PIPELINE_PARALLEL_SIZE=5: with 1 data-parallel engines here (VLLM_EXTRA_ARGS) "
+            "these are 20 ranks, expected 16 or fewer",
+        ),
+        (
+            {"VLLM_EXTRA_ARGS": "-dp 4", "TENSOR_PARALLEL_SIZE": "4", "PIPELINE_PARALLEL_SIZE": "2"},
+            "TENSOR_PARALLEL_SIZE=4, PIPELINE_PARALLEL_SIZE=2: with 4 data-parallel engines here (VLLM_EXTRA_ARGS) "
+            "these are 32 ranks, expected 16 or fewer",
+        ),
+    ],
+)
+def test_engines_that_cannot_be_served(environment: pytest.MonkeyPatch, variables: dict[str, str], text: str) -> None:
+    (line,) = error_lines(environment, variables)
+    assert line.startswith(text)
 
 
 def test_a_short_key_is_not_shown(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -162,6 +162,15 @@ def test_an_aggregated_server_registers_without_anything_of_a_transfer(launch: L
     assert PIPE_VARIABLE not in launcher.vllm().environ()
 
 
+def test_a_server_with_several_engines_has_one_record_that_lists_them(launch: Launch) -> None:
+    record = launch(VLLM_EXTRA_ARGS="--data-parallel-size 2").until_registered()
+    assert record.kv_transfer == {}
+    assert [engine.kv_transfer["engine_id"] for engine in record.engines] == [
+        f"{record.instance_id}_dp0",
+        f"{record.instance_id}_dp1",
+    ]
+
+
 def test_addresses_of_ipv6_stand_in_brackets_in_its_record(launch: Launch) -> None:
     """The scripted server listens on 127.0.0.1 alone."""
     launcher = launch(VLLM_HOST_IP="::1", LISTEN_HOST="127.0.0.1")

@@ -9,7 +9,7 @@ import pytest
 
 from connector.instance.registration import Registration, forget_old_segments
 from stack import etcd
-from stack.instances import Instance
+from stack.instances import Engine, Instance
 from tests.cuttable_link import CuttableLink
 from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import until
@@ -119,6 +119,23 @@ def test_it_lapses_and_comes_back(etcd_server: EtcdProcess, register: Register) 
     assert record(etcd_server) is None
     registration.keep()
     assert record(etcd_server) == RECORD
+
+
+def test_the_segments_of_all_its_engines_are_its_own(etcd_server: EtcdProcess) -> None:
+    """Of rank 1 and 10, whose names begin alike, those that it has; and of earlier processes all."""
+    engines = (Engine(rank=1, pin=0), Engine(rank=2, pin=1))
+    record = RECORD.model_copy(update={"engines": engines})
+    with etcd.connect(etcd_server.endpoint) as client:
+        for engine, transport in (("p0_dp1", "tcp"), ("p0_dp2", "rdma"), ("p0_dp10", "nvlink_intra")):
+            client.put(f"mooncake/ram/{engine}-0", segment(transport, MEMORY))
+        registration = Registration(etcd_server.endpoint, record, LONG_S)
+        registration.keep()
+        registration._client.close()
+        value, _ = client.get(record.key)
+        assert Instance.model_validate_json(value).transports == ("rdma", "tcp")
+        client.put("mooncake/ram/prefill-h-8100-0a_dp3-0", segment("tcp", MEMORY))
+        forget_old_segments(etcd_server.endpoint, "prefill-h-8100")
+        assert list(client.get_prefix("mooncake/ram/prefill-")) == []
 
 
 def test_an_etcd_that_lost_its_data_gets_the_record_again(

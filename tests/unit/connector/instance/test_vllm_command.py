@@ -11,6 +11,7 @@ from connector.instance import vllm_command
 from connector.vllm_hooks.options import ConnectorOptions
 from stack.environment import load
 from stack.instance_settings import LauncherSettings
+from stack.instances import Engine
 
 
 @pytest.fixture(params=["cpu", "gpu"])
@@ -187,6 +188,67 @@ def test_extra_arguments_come_last_and_so_win(environment: pytest.MonkeyPatch) -
 def test_each_rank_has_its_control_address(environment: pytest.MonkeyPatch) -> None:
     given = settings(environment, TENSOR_PARALLEL_SIZE="2", INSTANCE_INDEX="1")
     assert vllm_command.control_addresses(given) == ["tcp://10.0.0.1:13019", "tcp://10.0.0.1:13020"]
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_record_lists_data_parallel_engines(environment: pytest.MonkeyPatch) -> None:
+    """Each as vLLM names it, with its own ranks' addresses, and what a request says to reach it."""
+    given = settings(environment, TENSOR_PARALLEL_SIZE="2", VLLM_EXTRA_ARGS="--data-parallel-size 2")
+    assert vllm_command.kv_transfer(given, "i") == {}
+    assert vllm_command.engines(given, "i") == (
+        Engine(
+            rank=0,
+            pin=0,
+            kv_transfer={"engine_id": "i_dp0", "control": ["tcp://10.0.0.1:13003", "tcp://10.0.0.1:13004"]},
+        ),
+        Engine(
+            rank=1,
+            pin=1,
+            kv_transfer={"engine_id": "i_dp1", "control": ["tcp://10.0.0.1:13005", "tcp://10.0.0.1:13006"]},
+        ),
+    )
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("arguments", "engines"),
+    [
+        ("", []),
+        ("-dp 4 -dph -dpl 2 -dpr 2", [(2, 0, "i_dp2"), (3, 1, "i_dp3")]),  # vLLM counts from this server's first one
+        ("-dp 4 -dpn 3", [(3, None, "i_dp3")]),
+    ],
+)
+def test_engines_of_a_server_that_has_a_part_of_them(
+    environment: pytest.MonkeyPatch, arguments: str, engines: list[tuple[int, int | None, str]]
+) -> None:
+    found = vllm_command.engines(settings(environment, VLLM_EXTRA_ARGS=arguments), "i")
+    assert [(each.rank, each.pin, each.kv_transfer["engine_id"]) for each in found] == engines
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_an_aggregated_servers_engines_have_nothing_of_a_transfer(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, VLLM_DISTRIBUTED_KV_ROLE="aggregated", VLLM_EXTRA_ARGS="-dp 2")
+    assert vllm_command.engines(given, "i") == (Engine(rank=0, pin=0), Engine(rank=1, pin=1))
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("parallel", ["--data-parallel-size 2", "--enable-expert-parallel"])
+def test_how_a_model_is_spread_is_no_part_of_the_pairing(environment: pytest.MonkeyPatch, parallel: str) -> None:
+    alone = vllm_command.pairing(settings(environment))
+    assert vllm_command.pairing(settings(environment, VLLM_EXTRA_ARGS=parallel)) == alone
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("arguments", "in_one_process", "interface"),
+    [("", "0", None), ("-dp 2", None, "lo"), ("-dp 4 -dph -dpl 2 -dpr 2", None, None)],
+)
+def test_engines_are_processes_of_their_own(
+    environment: pytest.MonkeyPatch, arguments: str, in_one_process: str | None, interface: str | None
+) -> None:
+    """Those of several hosts cannot meet on loopback."""
+    found = vllm_command.environment(settings(environment, VLLM_EXTRA_ARGS=arguments), {})
+    assert (found.get("VLLM_ENABLE_V1_MULTIPROCESSING"), found.get("GLOO_SOCKET_IFNAME")) == (in_one_process, interface)
 
 
 @pytest.mark.usefixtures("hardware")

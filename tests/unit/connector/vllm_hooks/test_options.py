@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -58,3 +59,41 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     channel = options.open_channel(0)
     assert channel.address.startswith("tcp://127.0.0.1:")
     channel.close()
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """As much of vLLM's parallel configuration as is looked at."""
+
+    data_parallel_index: int = 0
+    world_size: int = 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "index", "engine_id", "port"),
+    [
+        ((0, 0), 0, "i", 13003),
+        ((0, 2), 0, "i_dp0", 13003),
+        ((0, 2), 1, "i_dp1", 13005),
+        ((2, 4), 3, "i_dp3", 13005),
+        ((3, 4), 3, "i_dp3", 13003),
+    ],
+)
+def test_each_engine_listens_behind_those_before_it(
+    ranks: tuple[int, int], index: int, engine_id: str, port: int
+) -> None:
+    told = ConnectorOptions.from_extra_config(GIVEN | {"data_parallel": list(ranks)})
+    assert told.of_engine(Parallel(index), engine_id).control_port == port
+
+
+@pytest.mark.parametrize(
+    ("ranks", "index", "engine_id"),
+    [((0, 0), 0, "i_dp0"), ((0, 2), 2, "i_dp2"), ((2, 4), 1, "i_dp1"), ((0, 2), 0, "i")],
+)
+def test_an_engine_of_which_the_launcher_does_not_know_is_refused(
+    ranks: tuple[int, int], index: int, engine_id: str
+) -> None:
+    """In etcd it would have no address, and its ports would be others'."""
+    told = ConnectorOptions.from_extra_config(GIVEN | {"data_parallel": list(ranks)})
+    with pytest.raises(ValueError, match=f"data-parallel engine {engine_id}: expected one of "):
+        told.of_engine(Parallel(index), engine_id)
