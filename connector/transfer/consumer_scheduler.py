@@ -13,6 +13,7 @@ from connector.cache.heads import sources
 from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
 from connector.first_token.expected import Expected, FirstTokens
+from connector.telling.timeline import text_of
 from connector.transfer.request_params import ConsumerParams, digest_of_prompt, params_of
 from connector.transfer.steps import ConsumerStep, Load, RankAddress, sum_of_shares
 
@@ -195,6 +196,7 @@ class ConsumerScheduler:
             prompt=asked.prompt,
             checksum=self._checksum,
             first_token_to=asked.first_token_to,
+            timeline=asked.params.timeline,
         )
 
     @property
@@ -233,7 +235,7 @@ class ConsumerScheduler:
                     token = next((token for token in tokens if token is not None), None)
                     self._first_tokens.load_over(registered.transfer_id, request_id, token, arrived is None)
                 nothing_usable = {"transfer_id": registered.transfer_id, "bytes": 0, "tokens": 0}
-                self._publish(arrived or nothing_usable)
+                self._publish(arrived | self._timeline_of(request_id) if arrived else nothing_usable)
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
@@ -260,6 +262,11 @@ class ConsumerScheduler:
         if self._left_out:  # neither moved nor held: who counts what was held must know
             tokens["left_out"] = self._left_out
         return {name: getattr(facts, name) for name in FACTS} | tokens
+
+    def _timeline_of(self, request_id: str) -> dict[str, str]:
+        """For the proxy, which asked, and not in the client's answer."""
+        told = sum_of_shares(self._facts[request_id]).timeline
+        return {} if told is None else {"timeline": text_of(told)}
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control in params.producer.control:
