@@ -1,13 +1,16 @@
-"""A receiver of OpenTelemetry's spans, OTLP over HTTP, as a collector has one: protobuf in, every span kept."""
+"""A receiver of OpenTelemetry's spans, OTLP over HTTP, as a collector has one: protobuf in, the last spans kept."""
 
 import gzip
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+MOST_SPANS = 5000  # a whole run of the tests is traced, and most of it is not looked at
 
 
 class Event(NamedTuple):
@@ -37,7 +40,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.url = ""
-        self._spans: list[Span] = []
+        self._spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._news = threading.Condition()
 
     def wait_for(self, trace: str, complete: Callable[[list[Span]], bool], limit_s: float) -> list[Span]:
@@ -59,7 +62,7 @@ class Receiver:
             for span in scope.spans
         ]
         with self._news:
-            self._spans += spans
+            self._spans.extend(spans)
             self._news.notify_all()
 
 

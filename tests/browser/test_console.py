@@ -120,6 +120,11 @@ def test_the_waterfall_adds_up_to_server_timing(page: ConsolePage, stack: Script
     assert (facts["producer"], facts["consumer"]) == ("prefill-0", "decode-0")
     assert facts["path"] == "disaggregated · disaggregated"
     page.wait_for_text(".row.whole-transfer .note", "9.44 MB, tcp, 67 % early")
+    page.wait_for_text(".row.writes .name", "its writes: 31")
+    page.wait_for_text(".row.writes .note", "1 after the prefill's end")
+    assert len(page.all(".row.writes .bar")) == 3
+    assert len(page.all(".row.chunks .bar")) == 2
+    assert page.texts("details.writes tbody tr:last-child td")[:3] == ["0–29", "1", "3.15 MB"]
     page.browser.save_screenshot(str(screenshots / "console-waterfall.png"))
     page.click(".waterfall button")
     _, _, _, end, width = page.bars(".detail")[-1]
