@@ -31,7 +31,7 @@ MOVED: dict[str, Any] = {
     "transport": "tcp",
     # Of two chunks; before and after the prefill's end.
     "timeline": "[[[0,14,3145728,-8000,3000,15],[15,29,3145728,-4500,3500,15],[0,29,3145728,500,3500,1]],"
-    "[[256,-30000,20000],[300,-10000,10000]]]",
+    "[[256,-11000,7500],[300,-3500,3500]]]",
 }
 WORDS = (" city", " of", " hills", " and", " fog", ".")
 STEP_S = 0.01  # of a prefill and of a token; a transfer lasts as long as MOVED says

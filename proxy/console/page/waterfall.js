@@ -81,11 +81,12 @@ export function waterfall(request) {
   function draw() {
     const scale = toFirst ? Math.max(first, 0.01) : whole;
     const place = (value) => `${Math.min(100, Math.max(0, (100 * value) / scale))}%`;
+    const width = ({ start, length }) => place(Math.min(start + length, scale) - Math.max(start, 0)); // what of it is seen
     bars.replaceChildren(...rows.map((row) => {
       const parts = row.parts ?? [row];
       const marks = parts.map((part, line) => el("span", {
         class: `bar ${row.kind} ${part.late ? "late" : ""}`, title: part.title,
-        style: { left: place(part.start), width: place(Math.min(part.length, scale - part.start)), ...(row.tall ? { top: `${line * LINE}px` } : {}) },
+        style: { left: place(part.start), width: width(part), ...(row.tall ? { top: `${line * LINE}px` } : {}) },
       }));
       return el("div", { class: `row ${row.kind}`, "data-phase": row.phase, "data-ms": row.length },
         el("span", { class: "name" }, row.name),
