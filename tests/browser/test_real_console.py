@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -153,12 +154,19 @@ def test_failed_requests_and_hostile_text(page: ConsolePage, stack: RealStack) -
     assert page.all("main img, main script") == []
 
 
-@pytest.mark.usefixtures("split")
+@pytest.fixture
+def run(stack: RealStack) -> Iterator[Path]:
+    """The folder of a load test that is over."""
+    folder = stack.folder / "runs" / "2026-01-01_00-00-00"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<title>a report</title>")
+    (folder / "run.json").write_text("{}")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("split", "run")
 def test_now_leads_to_locust(page: ConsolePage, stack: RealStack, screenshots: Path) -> None:
-    report = stack.folder / "runs" / "2026-01-01_00-00-00" / "report.html"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text("<title>a report</title>")
-    (report.parent / "run.json").write_text("{}")
     page.open("now")
     page.wait_for_text("#loadtests a", "2026-01-01_00-00-00")
     page.browser.save_screenshot(str(screenshots / "real-now.png"))
