@@ -93,31 +93,6 @@ class FirstToken(msgspec.Struct, frozen=True, tag="first_token"):
     token: Natural
 
 
-class Written(msgspec.Struct, frozen=True, array_like=True):
-    """One write, or `writes` neighbouring ones: which layers of the producer's rank, by their numbers there. Times in
-    microseconds: it began `at` after the end of the prefill, before which that is negative, and took `us`."""
-
-    first_layer: Natural
-    last_layer: Natural
-    bytes: Natural
-    at: int
-    us: Natural
-    writes: Natural
-
-
-class ComputedChunk(msgspec.Struct, frozen=True, array_like=True):
-    """One step of the prefill, or several: the prompt was computed up to token `end` then. Times as in `Written`."""
-
-    end: Natural
-    at: int
-    us: Natural
-
-
-class Timeline(msgspec.Struct, frozen=True, array_like=True):
-    writes: list[Written]
-    chunks: list[ComputedChunk]
-
-
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """Facts of a completed share: `seconds` from the first write to the last, `exposed_seconds` of them after the
     prefill had ended, `early_bytes` of `bytes` moved before that. `rank` is the producer's."""
@@ -132,7 +107,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     transport: str
     checksum: int | None = None
     first_token: Natural | None = None  # where the registration wanted it and the prefill has given one
-    timeline: Timeline | None = None  # where the registration wanted it
+    timeline: str = ""  # where the registration wanted it: telling/timeline.py
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

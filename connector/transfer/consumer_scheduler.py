@@ -13,7 +13,6 @@ from connector.cache.heads import sources
 from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
 from connector.first_token.expected import Expected, FirstTokens
-from connector.telling.timeline import text_of
 from connector.transfer.request_params import ConsumerParams, digest_of_prompt, params_of
 from connector.transfer.steps import ConsumerStep, Load, RankAddress, sum_of_shares
 
@@ -266,7 +265,7 @@ class ConsumerScheduler:
     def _timeline_of(self, request_id: str) -> dict[str, str]:
         """For the proxy, which asked, and not in the client's answer."""
         told = sum_of_shares(self._facts[request_id]).timeline
-        return {} if told is None else {"timeline": text_of(told)}
+        return {"timeline": told} if told else {}
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control in params.producer.control:

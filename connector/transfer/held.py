@@ -11,7 +11,7 @@ from connector.cache.pieces import BlockRun, Piece, block_runs, pieces_of_layer
 from connector.control.messages import Cancelled, Done, Failed, FirstToken, Outcome, Register
 from connector.mooncake.checksum import LayerChecksums
 from connector.mooncake.rank_cache import Memory
-from connector.telling.timeline import ChunkTimes, WriteTimes, timeline
+from connector.telling.timeline import ChunkTimes, WriteTimes, text_of
 from connector.transfer.prompt import Prompt
 from connector.transfer.share import End, Run, Share
 
@@ -105,7 +105,7 @@ class HeldShare:
             transport=self.transport,
             checksum=self.checksums.value() if self.checksums is not None else None,
             first_token=held.first_token if self.state.registration.first_token_to else None,
-            timeline=timeline(self.write_times, held.chunks, held.prefill_end) if self.write_times else None,
+            timeline=text_of(self.write_times, held.chunks, held.prefill_end) if self.write_times else "",
         )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from connector.cache.layout import KVLayout
-from connector.control.messages import Done, Register, Timeline
+from connector.control.messages import Done, Register
 from connector.first_token.sampled import FirstSampled
-from connector.telling.timeline import bounded
+from connector.telling.timeline import joined
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,5 @@ def sum_of_shares(shares: Sequence[Done]) -> Done:
         exposed_seconds=max(share.exposed_seconds for share in shares),
         transport=shares[0].transport,
         first_token=next((share.first_token for share in shares if share.first_token is not None), None),
-        timeline=_timeline_of(shares),
+        timeline=joined([share.timeline for share in shares]),
     )
-
-
-def _timeline_of(shares: Sequence[Done]) -> Timeline | None:
-    """Ranks compute the same chunks at the same time, and each writes its own."""
-    told = [share.timeline for share in shares if share.timeline is not None]
-    if not told:
-        return None
-    return bounded([write for each in told for write in each.writes], told[0].chunks)

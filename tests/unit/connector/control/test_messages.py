@@ -8,15 +8,12 @@ import pytest
 from connector.control.messages import (
     Cancel,
     Cancelled,
-    ComputedChunk,
     Done,
     Failed,
     GroupBlocks,
     LayerPlace,
     Message,
     Register,
-    Timeline,
-    Written,
     decode,
     encode,
 )
@@ -28,7 +25,7 @@ MESSAGES: list[Message] = [
     Register("", "", "", "", 1, 2, {}, "", 1, [], [], checksum=True, timeline=True),
     Cancel("t", "tcp://d:1"),
     Done("t", 0, 1 << 40, 0, 3, 0.5, 0.0, "tcp"),
-    Done("t", 0, 9, 0, 3, 0.5, 0.0, "tcp", timeline=Timeline([Written(0, 3, 9, -5, 7, 1)], [ComputedChunk(8, -9, 9)])),
+    Done("t", 0, 9, 0, 3, 0.5, 0.0, "tcp", timeline="[[[0,3,9,-5,7,1]],[[8,-9,9]]]"),
     Failed("t", 1, 2, "写 failed: x"),
     Cancelled("t", 1),
 ]

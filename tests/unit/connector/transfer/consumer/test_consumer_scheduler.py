@@ -7,13 +7,10 @@ import pytest
 
 from connector.control.messages import (
     Cancel,
-    ComputedChunk,
     Done,
     GroupBlocks,
     LayerPlace,
     Register,
-    Timeline,
-    Written,
 )
 from connector.transfer.request_params import digest_of_prompt
 from connector.transfer.steps import ConsumerStep, Load
@@ -244,7 +241,7 @@ def test_the_consumer_computes_requests_without_usable_parameters(params: dict[s
     consumer.assert_nothing_left()
 
 
-TIMELINE = Timeline([Written(0, 1, 96, -500, 400, 3)], [ComputedChunk(10, -900, 900)])
+TIMELINE = "[[[0,1,96,-500,400,3]],[[10,-900,900]]]"
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -255,7 +252,7 @@ def test_a_timeline_is_asked_for_and_told_to_the_proxy_alone(asked: bool) -> Non
     consumer.add(request)
     consumer.scheduler.blocks_allocated(request, [[20, 21, 22]], 10)
     assert {message.timeline for _, message in consumer.registers()} == {asked}
-    done = msgspec.structs.replace(DONE, timeline=TIMELINE if asked else None)
+    done = msgspec.structs.replace(DONE, timeline=TIMELINE if asked else "")
     consumer.scheduler.loaded({"r1"}, {"r1": [done, done]})
     told = "[[[0,1,96,-500,400,3],[0,1,96,-500,400,3]],[[10,-900,900]]]"
     (published,) = consumer.published
