@@ -72,6 +72,11 @@ def test_the_map(page: ConsolePage, screenshots: Path) -> None:
     assert cells[4:7] == ["tcp", "67 %", "28.3 MB"]
     assert cells[-1] == "1"
     assert "no served model in common with decode-0" in "".join(page.texts(".reasons li"))
+    page.wait_for_text(".column.prefill dt", "free blocks")
+    for role, held in (("prefill", "12, of ended prefills, for transfers"), ("decode", "12, awaiting their KV")):
+        found = page.facts(f".column.{role} .instance:first-of-type")
+        assert (found["free blocks"], found["blocks held"]) == ("1,200 of 1,600", held)
+        assert found["engine"] == "2 running, 3 waiting, cache 25 % used"
     page.browser.save_screenshot(str(screenshots / "console-map.png"))
 
 
