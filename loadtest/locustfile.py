@@ -55,7 +55,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if isinstance(kept, RunRecording):
         assert isinstance(environment.shape_class, TeamShape)
         environment.shape_class.team = Team(environment, kept.begin)
-        install_live_tab(environment, kept)
+        install_live_tab(environment, kept, settings.console_port)
         run_pages.install(environment, kept, settings.runs_dir)
         if environment.parsed_options and environment.parsed_options.headless:
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -33,6 +33,7 @@ class LoadTestSettings(Settings):
     listen_host: ListenHost | None = None  # containers set 0.0.0.0; unset: BIND_ADDRESS
     bind_address: ListenHost = "127.0.0.1"
     locust_port: Port = 8089
+    console_port: Port | None = None  # of the proxy's page, on the host at which Locust's is; unset: no link to it
 
     loadtest_workload: WorkloadName = "random"
     loadtest_model: str | None = None  # unset: the first model that the target lists

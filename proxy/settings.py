@@ -77,7 +77,14 @@ class ProxySettings(Settings):
     proxy_body_timeout_s: Seconds = 60.0
     proxy_max_prompts: int = Field(256, ge=1)
     otel_exporter_otlp_endpoint: str | None = None
+    # For the console's links: the load test's page is on the host at which the console is, its runs perhaps here.
+    locust_port: int = Field(8089, ge=1, le=65535)
+    stack_dir: Path = Path(".stack")
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.stack_dir / "runs"
 
     @cached_property
     def client_keys(self) -> ClientKeys:

@@ -64,6 +64,8 @@ class LauncherSettings(Settings):
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
+    otel_exporter_otlp_endpoint: str = ""
+
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
 

@@ -175,5 +175,6 @@ def _loadtest(settings: StackSettings) -> Service:
         environment={
             "LOADTEST_TARGET": os.environ.get("LOADTEST_TARGET") or settings.proxy_url,
             "LISTEN_HOST": settings.bind_address,
+            **({} if os.environ.get("LOADTEST_TARGET") else {"CONSOLE_PORT": str(settings.proxy_port)}),
         },
     )

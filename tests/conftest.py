@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from stack import etcd_rpc  # noqa: F401  before whatever imports protobuf for something else
+from tests.otlp_receiver import Receiver, receiver
 from tests.real_stack import PlainVllm, RealStack, running
 
 
@@ -21,7 +23,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory, stack: RealStack) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
-    """The processes-only stack."""
-    with running(RealStack(tmp_path_factory.mktemp("stack"))) as started:
+def collector() -> Iterator[Receiver]:
+    """Where the stack's spans go."""
+    with receiver() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[RealStack]:
+    """The processes-only stack, traced."""
+    made = RealStack(tmp_path_factory.mktemp("stack"))
+    made.variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "500"}  # ms
+    with running(made) as started:
         yield started

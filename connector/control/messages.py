@@ -66,6 +66,7 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
     prompt: str = ""  # what `request_params.digest_of_prompt` makes of its tokens
     checksum: bool = False  # the answer must prove the bytes
     first_token_to: str = ""  # control address of the consumer's scheduler, where it wants the token: Done waits for it
+    timeline: bool = False  # the answer shall tell when each write was
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -110,6 +111,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     checksum: int | None = None
     first_token: Natural | None = None  # where the registration wanted it and the prefill has given one
     filled: list[Natural] | None = None  # None: all
+    timeline: str = ""  # where the registration wanted it: telling/timeline.py
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

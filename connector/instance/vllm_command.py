@@ -90,6 +90,8 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
         words += ["--middleware", "connector.telling.transfer_facts.TransferFacts"]
     if settings.role == "decode" and settings.transfer_first_token:
         words += ["--scheduler-cls", "connector.first_token.scheduler.scheduler"]
+    if settings.otel_exporter_otlp_endpoint:
+        words += ["--otlp-traces-endpoint", settings.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces"]
     if on_gpu():
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     else:
@@ -177,6 +179,10 @@ def environment(settings: LauncherSettings, inherited: Mapping[str, str]) -> dic
     if settings.has_connector:
         variables["STACK_KEY"] = settings.secret
     variables["VLLM_HOST_IP"] = settings.host
+    if settings.otel_exporter_otlp_endpoint:
+        variables["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"  # as the proxy; vLLM's own choice is gRPC
+        variables.setdefault("OTEL_SERVICE_NAME", f"pd-{settings.role}")
+        variables.setdefault("OTEL_RESOURCE_ATTRIBUTES", f"service.instance.id={settings.host}:{settings.port}")
     if settings.openai_api_key:
         variables["VLLM_API_KEY"] = settings.openai_api_key
     if not on_gpu():

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
@@ -42,8 +43,11 @@ class FactsWriter:
         """Args: facts: with `transfer_id`; a line of less than PIPE_BUF bytes is written whole or not at all."""
         if self._pipe is None:
             return
+        line = _encoded(facts) + b"\n"
+        if len(line) > select.PIPE_BUF:  # in names that are very long
+            line = _encoded({name: value for name, value in facts.items() if name != "timeline"}) + b"\n"
         with contextlib.suppress(BlockingIOError):  # nobody reads: the engine has more urgent things to do
-            os.write(self._pipe, _encoded(facts) + b"\n")
+            os.write(self._pipe, line)
 
 
 class TransferFacts:

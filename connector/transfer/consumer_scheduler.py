@@ -208,6 +208,7 @@ class ConsumerScheduler:
             prompt=asked.prompt,
             checksum=self._checksum,
             first_token_to=asked.first_token_to,
+            timeline=asked.params.timeline,
         )
 
     @property
@@ -246,7 +247,7 @@ class ConsumerScheduler:
                     token = next((token for token in tokens if token is not None), None)
                     self._first_tokens.load_over(registered.transfer_id, request_id, token, arrived is None)
                 nothing_usable = {"transfer_id": registered.transfer_id, "bytes": 0, "tokens": 0}
-                self._publish(arrived or nothing_usable)
+                self._publish(arrived | self._timeline_of(request_id) if arrived else nothing_usable)
 
     def request_finished(self, request: "Request") -> dict[str, Any] | None:
         """Facts of the request's transfer for the client's answer. An aborted wait is passed on to the workers."""
@@ -273,6 +274,11 @@ class ConsumerScheduler:
         if self._left_out:  # neither moved nor held: who counts what was held must know
             tokens["left_out"] = self._left_out
         return {name: getattr(facts, name) for name in FACTS} | tokens
+
+    def _timeline_of(self, request_id: str) -> dict[str, str]:
+        """For the proxy, which asked, and not in the client's answer."""
+        told = sum_of_shares(self._facts[request_id]).timeline
+        return {"timeline": told} if told else {}
 
     def _cancel(self, params: ConsumerParams) -> None:
         for control in params.producer.control:

@@ -11,6 +11,7 @@ from connector.cache.pieces import BlockRun, Piece, block_runs, pieces_of_layer
 from connector.control.messages import Cancelled, Done, Failed, FirstToken, Outcome, Register
 from connector.mooncake.checksum import LayerChecksums
 from connector.mooncake.rank_cache import Memory
+from connector.telling.timeline import ChunkTimes, WriteTimes, text_of
 from connector.transfer.prompt import Prompt
 from connector.transfer.share import End, Run, Share
 
@@ -33,8 +34,11 @@ class HeldShare:
     answered: bool = False  # or its consumer has ended, and there is nobody to answer
     answer: Outcome | None = None
     checksums: LayerChecksums | None = None  # of what was written, when the consumer asked for it
+    write_times: WriteTimes | None = None  # likewise
 
     def __post_init__(self) -> None:
+        if self.state.registration.timeline:
+            self.write_times = WriteTimes()
         if self.state.registration.checksum:
             self.checksums = LayerChecksums(len(self.state.registration.layers))
 
@@ -81,7 +85,7 @@ class HeldShare:
             addresses = [first + block * ours.block_stride for block in block_ids[ours.group][run.start : run.stop]]
             self.checksums.add(run.place, memory, addresses, there.heads * ours.head_bytes)
 
-    def outcome(self, rank: int, prefill_end: float, first_token: int | None) -> Outcome:
+    def outcome(self, rank: int, held: "Held") -> Outcome:
         """What the consumer is told of the decided end."""
         assert self.state.ending is not None
         end, cause = self.state.ending
@@ -97,11 +101,12 @@ class HeldShare:
             early_bytes=self.early_bytes,
             pieces=self.pieces_written,
             seconds=self.ended_at - self.first_write,
-            exposed_seconds=self.ended_at - prefill_end if prefill_end else 0.0,
+            exposed_seconds=self.ended_at - held.prefill_end if held.prefill_end else 0.0,
             transport=self.transport,
             checksum=self.checksums.value() if self.checksums is not None else None,
-            first_token=first_token if self.state.registration.first_token_to else None,
+            first_token=held.first_token if self.state.registration.first_token_to else None,
             filled=self.state.places if len(self.state.places) < len(self.state.registration.layers) else None,
+            timeline=text_of(self.write_times, held.chunks, held.prefill_end) if self.write_times else "",
         )
 
 
@@ -115,6 +120,7 @@ class Held:
     request_id: str | None = None
     released: bool = False  # the scheduler has given the request up: report it as sent once settled
     prefill_end: float = 0.0
+    chunks: ChunkTimes = field(default_factory=ChunkTimes)
     first_token: int | None = None
     first_token_told: bool = False
     shares: dict[int, HeldShare] = field(default_factory=dict)  # by the consumer's rank

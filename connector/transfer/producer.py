@@ -91,6 +91,7 @@ class Producer:
 
     def begin_step(self, step: ProducerStep) -> None:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
+        began = time.monotonic()
         with self._lock:
             self._stepping = []
             self._hooked = []
@@ -107,7 +108,10 @@ class Producer:
                     continue
                 held.request_id = chunk.request_id
                 held.prompt.schedule(chunk.prompt_tokens, chunk.block_ids)
-                self._stepping.append((held, min(chunk.step_end, chunk.prompt_tokens)))
+                end = min(chunk.step_end, chunk.prompt_tokens)
+                if not held.prefill_end:
+                    held.chunks.begins(end, began)
+                self._stepping.append((held, end))
                 self._check(held)
             for sampled in step.sampled:
                 self._sampled(sampled.transfer_id, sampled.token)
@@ -146,14 +150,17 @@ class Producer:
             self._fences.after(partial(self._mark, self._stepping, range(len(self._layout.layers))))
 
     def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
+        now = time.monotonic()
         with self._lock:
             for held, end in stepped:
                 if self._transfers.get(held.transfer_id) is not held:
                     continue  # it was over before the GPU came so far
                 for layer in layers:
                     held.prompt.computed(layer, end)
+                if not held.prefill_end:
+                    held.chunks.computed(end, now)
                 if held.prompt.complete:  # perhaps once more, after a preemption
-                    held.prefill_end = held.prefill_end or time.monotonic()
+                    held.prefill_end = held.prefill_end or now
                     self._check(held)  # all that a share wants may have arrived before
                 self._senders.enqueue(held)
 
@@ -310,7 +317,7 @@ class Producer:
         for share in held.shares.values():
             if share.is_final and not share.answered and not held.awaits_first_token(share):
                 share.answered = True
-                share.answer = share.outcome(self._rank, held.prefill_end, held.first_token)
+                share.answer = share.outcome(self._rank, held)
                 if isinstance(share.answer, Done):
                     self._stats.delivered(share.answer)
                 self._wire.send(share.reply_to, share.answer)

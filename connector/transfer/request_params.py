@@ -37,6 +37,7 @@ class ConsumerParams(msgspec.Struct, frozen=True):
     transfer_id: str
     producer: PeerParams
     do_remote_prefill: bool = False
+    timeline: bool = False  # the facts shall have one
 
 
 def params_of(request: "Request", kind: type[Any], flag: str) -> Any:

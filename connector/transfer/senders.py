@@ -100,6 +100,8 @@ class Senders:
                     share.bytes += size
                     share.early_bytes += size if early else 0
                     share.pieces_written += len(pieces)
+                    if share.write_times is not None:
+                        share.write_times.add(runs[0].layer, runs[-1].layer, size, started, started + seconds)
                     self._stats.wrote(share.transport, size, len(pieces), seconds)
                     share.state.landed()
                 self.enqueue(held)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from connector.cache.layout import KVLayout
 from connector.control.messages import Done, LayerPlace, Register
 from connector.first_token.sampled import FirstSampled
+from connector.telling.timeline import joined
 
 
 @dataclass(frozen=True)
@@ -117,4 +118,5 @@ def sum_of_shares(shares: Sequence[Done]) -> Done:
         exposed_seconds=max(share.exposed_seconds for share in shares),
         transport=shares[0].transport,
         first_token=next((share.first_token for share in shares if share.first_token is not None), None),
+        timeline=joined([share.timeline for share in shares]),
     )

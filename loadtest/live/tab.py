@@ -22,8 +22,11 @@ _PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 _SCRIPT = f'<script defer src="./live/tab.js" data-title="{escape(TITLE)}" data-page="./live/page.html"></script>'
 
 
-def install_live_tab(environment: Environment, recording: RunRecording) -> None:
-    """Once, after Locust has made its page and before it serves it. Headless there is none."""
+def install_live_tab(environment: Environment, recording: RunRecording, console_port: int | None) -> None:
+    """Once, after Locust has made its page and before it serves it. Headless there is none.
+
+    Args: console_port: where the proxy's page is, on the host at which a browser has found this one.
+    """
     web_ui = environment.web_ui
     if web_ui is None or web_ui.app is None:
         return
@@ -34,7 +37,8 @@ def install_live_tab(environment: Environment, recording: RunRecording) -> None:
     @routes.get("/data")
     @web_ui.auth_required_if_enabled
     def data() -> Response:
-        return jsonify({"state": environment.runner.state if environment.runner else "", **feed.answer()})
+        state = environment.runner.state if environment.runner else ""
+        return jsonify({"state": state, "console_port": console_port, **feed.answer()})
 
     @routes.get("/plotly.min.js")
     @web_ui.auth_required_if_enabled

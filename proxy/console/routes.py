@@ -10,8 +10,12 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from proxy.console import told, totals
+from proxy.console.gauges import Gauges
+from proxy.console.loadtest_runs import newest_runs
+from proxy.console.minutes import LastMinutes
 from proxy.console.workers import Workers
 from proxy.exchange.gateway import Gateway
+from proxy.instances.instance_session import open_session
 from proxy.status import described
 from proxy.telemetry.history import MOST_REQUESTS
 
@@ -47,6 +51,8 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.is_file()}
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # the server makes it for its workers
     workers = Workers(Path(folder) if folder else None, lambda question: answer(gateway(), question))
+    minutes = LastMinutes()
+    gauges = Gauges(lambda connector: open_session(gateway().settings, connector))
 
     @routes.before_app_serving
     async def start() -> None:
@@ -54,6 +60,7 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.after_app_serving
     async def close() -> None:
+        await gauges.close()
         await workers.close()
 
     @routes.get("/")
@@ -83,25 +90,28 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.get(f"{DATA}now")
     async def now() -> Response:
-        answers = await workers.ask("counts", 0.0)
+        told, answers = await minutes.told(lambda since, until: workers.ask("counts", since, until), time.time())
         limits = gateway().settings
         return _json(
-            totals.now_of((slot for each in answers for slot in each["slots"]), time.time())
+            told
             | {
                 "workers": [each["worker"] for each in answers],
                 "running": sum(each["running"] for each in answers),
                 "queued": sum(each["queued"] for each in answers),
                 "most_queued": limits.proxy_max_queued_requests * len(answers),
                 "local_prompt_tokens": limits.proxy_local_prompt_tokens,
+                "loadtest": {"port": limits.locust_port, "runs": newest_runs(limits.runs_dir)},
             }
         )
 
     @routes.get(f"{DATA}map")
     async def fleet() -> Response:
         # No slot more than it shows: to tell fifteen busy minutes stops everything else for some 30 ms.
-        answers = await workers.ask("counts", totals.late_since(time.time()))
+        answers = await workers.ask("counts", totals.late_since(time.time()), float("inf"))
         shown = described(gateway(), time.time())
+        own = gauges.known(gateway().fleet.view.instances)
         for instance in shown["instances"]:
+            instance["gauges"] = own.get(instance["instance_id"])
             hands = [each["in_hand"].get(instance["instance_id"], (0, 0)) for each in answers]
             instance["outstanding"] = sum(requests for requests, _ in hands)
             instance["outstanding_tokens"] = sum(tokens for _, tokens in hands)
@@ -121,7 +131,7 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
             own, _, key = name.partition("-")
             past = (history.of_key(key) if own == str(worker) else None) or history.of_id(name)
             return None if past is None else told.whole(past, worker)
-        case ["counts", since]:
+        case ["counts", since, until]:
             fleet = gateway.fleet
             return {
                 "worker": worker,
@@ -132,7 +142,9 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
                     for each in fleet.view.instances
                 },
                 "slots": [
-                    (slot.start, [[*names, value] for names, value in slot.told()]) for slot in history.slots(since)
+                    (slot.start, [[*names, value] for names, value in slot.told()])
+                    for slot in history.slots(since)
+                    if slot.start < until
                 ],
             }
     raise ValueError(f"{question!r}: expected requests, request or counts")

@@ -3,7 +3,8 @@
 from typing import Any
 
 from proxy.telemetry.history import PastRequest, itl_s
-from proxy.telemetry.request_facts import AttemptFacts
+from proxy.telemetry.request_facts import AttemptFacts, RequestFacts
+from proxy.telemetry.timeline import Chunk, Written, timeline_of
 
 Json = dict[str, Any]
 
@@ -43,10 +44,22 @@ def whole(past: PastRequest, worker: int) -> Json:
     tries = [*facts.earlier, *((facts.attempt,) if facts.attempt else ())]
     return row(past, worker) | {
         "first_ms": _ms(facts.ttft_s),
-        "transfer": dict(facts.transfer),
+        "transfer": {name: value for name, value in facts.transfer.items() if name != "timeline"},
+        **_timeline(facts),
         "headers": {"X-Request-Id": past.asked.request_id, **facts.headers()},
         "tries": [_told_try(each, facts.arrived_at) for each in tries],
     }
+
+
+def _timeline(facts: RequestFacts) -> Json:
+    """`at_ms` is after the end of the prefill."""
+    writes, chunks = timeline_of(facts.transfer)
+    return {"writes": [_in_ms(write) for write in writes], "chunks": [_in_ms(chunk) for chunk in chunks]}
+
+
+def _in_ms(row: Written | Chunk) -> Json:
+    other = {name: value for name, value in row._asdict().items() if name not in ("at", "seconds")}
+    return other | {"at_ms": _ms(row.at), "ms": _ms(row.seconds)}
 
 
 def _told_try(attempt: AttemptFacts, arrived_at: float) -> Json:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.telemetry.history import SLOT_S, SLOTS, seconds_of
+from proxy.telemetry.history import SLOT_S, seconds_of
 
 POINT_S = 15  # of the charts
 LATE_S = 60  # what the map calls now
@@ -25,18 +25,9 @@ def add_up(slots: Iterable[ToldSlot]) -> Summed:
     return total
 
 
-def now_of(slots: Iterable[ToldSlot], now: float) -> Json:
-    """The last fifteen minutes: totals, and a point for each POINT_S; times in ms, rates per second."""
-    slots = list(slots)
-    by_point: dict[int, list[ToldSlot]] = defaultdict(list)
-    for slot in slots:
-        by_point[slot[0] // POINT_S].append(slot)
-    last = int(now) // POINT_S
-    first = last - SLOT_S * SLOTS // POINT_S + 1
-    total = add_up(slots)
+def whole(total: Summed) -> Json:
+    """Of all the time that is shown; times in ms."""
     return {
-        "points": [_point(number * POINT_S, add_up(by_point[number])) for number in range(first, last + 1)],
-        "point_s": POINT_S,
         "requests": _requests(total),
         "ttft_ms": quantiles(total, "ttft"),
         "itl_ms": quantiles(total, "itl"),
@@ -96,7 +87,8 @@ def _quantile(classes: list[tuple[float, float]], part: float) -> float | None:
     return None
 
 
-def _point(start: int, counts: Summed) -> Json:
+def point(start: int, counts: Summed) -> Json:
+    """Of the POINT_S that begin then; times in ms, rates per second."""
     refused = sum(value for names, value in counts.items() if names == ("status", "429"))
     failed = sum(value for names, value in counts.items() if names[0] == "status" and names[1] >= "500")
     return {

@@ -20,6 +20,7 @@ from proxy.request.random_id import random_id
 from proxy.routing.dispatch import Route
 from proxy.routing.prefill_order import PRIORITY_HEADER
 from proxy.telemetry.request_facts import AttemptFacts
+from proxy.telemetry.tracing import RequestSpan
 from proxy.verdict.breakers import Leg
 from stack.instances import Instance
 
@@ -35,7 +36,8 @@ class Deadlines(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What every try at one request has in common; `headers` go to both legs, `task` waits for the answer."""
+    """What every try at one request has in common; `headers` go to both legs, `task` waits for the answer, `span` is
+    the legs' parent."""
 
     request: CompletionRequest
     endpoint: Endpoint
@@ -43,6 +45,7 @@ class Job(NamedTuple):
     headers: Mapping[str, str]
     deadlines: Deadlines
     task: "asyncio.Task[Any]"
+    span: RequestSpan
 
 
 class Attempt:
@@ -68,6 +71,7 @@ class Attempt:
         self._late: DeadlinePassed | None = None  # why the prefill leg was cancelled
         self._prefill = self._send_prefill()
         self._consumer_vote = self._begin(route.consumer, self._in_hand)
+        self._consumer_span = job.span.leg(route.consumer, self.facts.transfer_id)
         self._consumer_busy = True
         self._awaits_cache = self._prefill is not None
         if self._awaits_cache:
@@ -98,6 +102,7 @@ class Attempt:
             raise self._interruption from None
         except BaseException as error:
             self._note_failure(consumer, error, self._consumer_vote)
+            self._consumer_span.end(error)
             raise
         finally:
             self._waiting = False
@@ -141,6 +146,7 @@ class Attempt:
 
     def broken(self, error: BaseException) -> None:
         """The answer failed after its first chunk."""
+        self._consumer_span.end(error)
         self._gateway.metrics.leg_failed(self._route.consumer.role, error)
         # A stream that is cut at the end of the whole request was not silent.
         if isinstance(error, LegFailed):
@@ -156,7 +162,8 @@ class Attempt:
         place = order.enter(tokens, prefills.tokens_per_s())
         prefills.begin(tokens, self.facts.dispatched_at)
         self._gateway.fleet.holds(producer, job.prompt)
-        headers = {**job.headers, PRIORITY_HEADER: str(place.number)}
+        span = job.span.leg(producer, transfer_id)
+        headers = {**job.headers, **span.headers, PRIORITY_HEADER: str(place.number)}
         call = Call(producer, job.endpoint, job.request.prefill_body(transfer_id), headers, vote.signs)
 
         async def prefill() -> None:
@@ -170,6 +177,7 @@ class Attempt:
             # The consumer's answer too says that it was computed: its first token was sampled behind the prompt.
             computed = (self.facts.prefilled_at or self.facts.answered_at) is not None
             (order.leave if computed else order.withdraw)(place)
+            span.end(error)
             if self.facts.prefilled_at is not None and error is None:
                 vote.succeeded(self.facts.prefilled_at)
                 prefills.end(tokens, tokens, self.facts.prefilled_at)
@@ -188,10 +196,11 @@ class Attempt:
     def _decode_call(self) -> Call:
         consumer, producer, transfer_id = self._route.consumer, self._route.producer, self.facts.transfer_id
         job, signs = self._job, self._consumer_vote.signs
+        headers = {**job.headers, **self._consumer_span.headers}
         if producer is None or transfer_id is None:
-            return Call(consumer, job.endpoint, job.request.local_body(), job.headers, signs)
+            return Call(consumer, job.endpoint, job.request.local_body(), headers, signs)
         body = job.request.decode_body(transfer_id, producer)
-        return Call(consumer, job.endpoint, body, {**job.headers, "X-PD-Transfer-Id": transfer_id}, signs)
+        return Call(consumer, job.endpoint, body, {**headers, "X-PD-Transfer-Id": transfer_id}, signs)
 
     def _next_deadline(self) -> Deadline:
         deadlines = self._job.deadlines
@@ -248,6 +257,7 @@ class Attempt:
         self._cache_came()
         if self._consumer_busy:
             self._consumer_busy = False
+            self._consumer_span.end()
             self._gateway.fleet.end(self._route.consumer, self._in_hand)
 
     def _begin(self, instance: Instance, tokens: int) -> Leg:

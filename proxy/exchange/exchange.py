@@ -34,6 +34,7 @@ from proxy.request.prompt import Prompt, read_prompt
 from proxy.request.request_id import fits
 from proxy.routing.admission import Ticket
 from proxy.routing.dispatch import Demand
+from proxy.telemetry import tracing
 from proxy.telemetry.history import Asked, Ended
 from proxy.telemetry.request_facts import RequestFacts
 
@@ -214,7 +215,9 @@ class Exchange:
         output = estimate.output_tokens(model, request.output_limit)
         splittable = request.unsplittable is None and self._endpoint.both_legs
         demand = Demand(model, prompt, output, splittable, self._endpoint.takes_rank)
-        job = Job(request, self._endpoint, prompt, legs_headers, self._deadlines, self._task)
+        if self._endpoint.both_legs:
+            self._span.asks(tracing.Asked(path, model, request.stream, request.output_limit))
+        job = Job(request, self._endpoint, prompt, legs_headers, self._deadlines, self._task, self._span)
         self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()
         failure: LegFailed | None = None
@@ -245,7 +248,8 @@ class Exchange:
 
         An id that cannot be in a header is in none: vLLM finds it in the body, and no header would win over it.
         """
-        named, headers = request.request_id, dict(self._span.headers)
+        named: str | None = request.request_id
+        headers: dict[str, str] = {}
         if named is not None and self._headers.get("x-request-id") != self.request_id:
             if not fits(named):
                 return headers

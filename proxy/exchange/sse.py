@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import orjson
+
 _TRANSFER = b": pd-transfer "
 
 
@@ -30,7 +32,7 @@ class TransferFacts:
     the proxy alone (connector/telling/transfer_facts.py)."""
 
     def __init__(self, header: str | None) -> None:
-        self.known: dict[str, Any] = json.loads(header) if header else {}
+        self.known: dict[str, Any] = orjson.loads(header) if header else {}
 
     @property
     def complete(self) -> bool:
@@ -44,7 +46,7 @@ class TransferFacts:
         kept = []
         for event in events.split(b"\n\n"):
             if event.startswith(_TRANSFER):
-                self.known = json.loads(event.removeprefix(_TRANSFER))
+                self.known = orjson.loads(event.removeprefix(_TRANSFER))
             else:
                 kept.append(event)
         return b"\n\n".join(kept)

@@ -57,7 +57,12 @@ class CompletionRequest:
         return self._with(members)
 
     def decode_body(self, transfer_id: str, producer: Instance) -> bytes:
-        transfer = {"do_remote_prefill": True, "transfer_id": transfer_id, "producer": producer.kv_transfer}
+        transfer = {
+            "do_remote_prefill": True,
+            "transfer_id": transfer_id,
+            "producer": producer.kv_transfer,
+            "timeline": True,
+        }
         return self._with({"kv_transfer_params": transfer})
 
     def local_body(self) -> bytes:

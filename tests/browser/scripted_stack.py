@@ -31,7 +31,17 @@ MOVED: dict[str, Any] = {
     "transport": "tcp",
     "first_token": "consumer",
     "first_token_cause": "seed",
+    # Of two chunks; before and after the prefill's end.
+    "timeline": "[[[0,14,3145728,-8000,3000,15],[15,29,3145728,-4500,3500,15],[0,29,3145728,500,3500,1]],"
+    "[[256,-11000,7500],[300,-3500,3500]]]",
 }
+METRICS = b"""pd_kv_free_blocks{engine="0",model_name="m"} 1200.0
+pd_kv_blocks_held{engine="0",model_name="m"} 12.0
+vllm:num_requests_running{engine="0"} 2.0
+vllm:num_requests_waiting{engine="0"} 3.0
+vllm:kv_cache_usage_perc{engine="0"} 0.25
+vllm:cache_config_info{block_size="32",engine="0",num_gpu_blocks="1600"} 1.0
+"""
 WORDS = (" city", " of", " hills", " and", " fog", ".")
 STEP_S = 0.01  # of a prefill and of a token; a transfer lasts as long as MOVED says
 
@@ -99,6 +109,7 @@ async def _serve(
                     ScriptedServer("prefill", producer, _prefill),
                     ScriptedServer("decode", consumer, script),
                 ):
+                    server.metrics = METRICS
                     await server.start()
                     stack.push_async_callback(server.stop)
                     records.append(server.record.model_copy(update={"transports": ("tcp",)}))

@@ -72,6 +72,11 @@ def test_the_map(page: ConsolePage, screenshots: Path) -> None:
     assert cells[4:7] == ["tcp", "67 %", "28.3 MB"]
     assert cells[-1] == "1"
     assert "no served model in common with decode-0" in "".join(page.texts(".reasons li"))
+    page.wait_for_text(".column.prefill dt", "free blocks")
+    for role, held in (("prefill", "12, of ended prefills, for transfers"), ("decode", "12, awaiting their KV")):
+        found = page.facts(f".column.{role} .instance:first-of-type")
+        assert (found["free blocks"], found["blocks held"]) == ("1,200 of 1,600", held)
+        assert found["engine"] == "2 running, 3 waiting, cache 25 % used"
     page.browser.save_screenshot(str(screenshots / "console-map.png"))
 
 
@@ -120,8 +125,13 @@ def test_the_waterfall_adds_up_to_server_timing(page: ConsolePage, stack: Script
     assert (facts["producer"], facts["consumer"]) == ("prefill-0", "decode-0")
     assert facts["path"] == "disaggregated · disaggregated"
     assert facts["first token by"] == "consumer · seed"
-    assert "to the second token" in page.texts(".detail .row.tokens .name")
+    assert "to the second token" in page.texts(".detail .row.second .name")
     page.wait_for_text(".row.whole-transfer .note", "9.44 MB, tcp, 67 % early")
+    page.wait_for_text(".row.writes .name", "its writes: 31")
+    page.wait_for_text(".row.writes .note", "1 after the prefill's end")
+    assert len(page.all(".row.writes .bar")) == 3
+    assert len(page.all(".row.chunks .bar")) == 2
+    assert page.texts("details.writes tbody tr:last-child td")[:3] == ["0–29", "1", "3.15 MB"]
     page.browser.save_screenshot(str(screenshots / "console-waterfall.png"))
     page.click(".waterfall button")
     _, _, _, end, width = page.bars(".detail")[-1]

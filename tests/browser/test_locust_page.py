@@ -55,6 +55,8 @@ def test_start_numbers_stop(stack: RealStack, browser: WebDriver, screenshots: P
         page.wait(expect.element_to_be_clickable((By.LINK_TEXT, "report.html")), "the report")
         page.wait(lambda _: live.completed == answered, f"{answered} completed requests")
         said = live.warnings
+        console = browser.find_element(By.LINK_TEXT, "console").get_attribute("href")
+        assert console == stack.api_url + "/"
         with page.opened_by("run.json"):
             told = json.loads(browser.find_element(By.TAG_NAME, "body").text)
     summary = told["summary"]

@@ -171,10 +171,16 @@ function link(text, href) {
   return elementWith("a", text, { href, target: "_blank" });
 }
 
+function elsewhere(data) {
+  const console = `${location.protocol}//${location.hostname}:${data.console_port}/`;
+  return [link("all runs", "../runs/"), ...(data.console_port ? [link("console", console)] : [])];
+}
+
 function draw(data) {
   document.documentElement.classList.toggle("dark", isDark());
   if (!data.run) {
     element("facts").textContent = "No test has begun yet.";
+    show("files", elsewhere(data));
     return;
   }
   element("facts").textContent = facts(data);
@@ -184,7 +190,7 @@ function draw(data) {
   );
   show("files", [
     ...data.files.map((name) => link(name, `../runs/${encodeURIComponent(data.run)}/${name}`)),
-    link("all runs", "../runs/"),
+    ...elsewhere(data),
   ]);
   show(
     "totals",

@@ -5,6 +5,7 @@ import { t } from "/console/words.js";
 
 const LABELLED = 4; // idle pairs up to which all lines are drawn; beyond, those on which something flows
 const SIGN = { width: 168, line: 17, gap: 8 };
+const OLD_S = 15; // a reading is given with its age beyond
 const NAME = 20; // characters of a pair's names in a sign
 const RANK = /_dp\d+$/; // of a data-parallel engine, at the end of its name
 
@@ -19,7 +20,7 @@ export function mapView(root, app) {
 
   function paint() {
     if (told === null) return;
-    const now = JSON.stringify({ ...told, instances: told.instances.map((each) => ({ ...each, age_s: 0 })) });
+    const now = JSON.stringify({ ...told, instances: told.instances.map((each) => ({ ...each, age_s: 0, gauges: { ...each.gauges, age_s: Math.max(OLD_S, each.gauges?.age_s ?? 0) } })) });
     if (now === drawn) return;
     drawn = now;
     const of = (role) => told.instances.filter((each) => each.role === role);
@@ -156,14 +157,23 @@ function standing(each) {
   return each.verdict.in_doubt ? ["warn", t("inDoubt")] : ["good", t("inUse")];
 }
 
+function blocks(own) {
+  const old = own.age_s > OLD_S ? ` · ${t("agoOnly", Math.round(own.age_s))}` : "";
+  return `${own.blocks ? t("ofBlocks", number(own.free_blocks), number(own.blocks)) : number(own.free_blocks)}${old}`;
+}
+
 function card(each) {
   const [kind, words] = standing(each);
   const { last_check: check, circuit, failures: failed } = each.verdict;
+  const own = each.gauges;
   const facts = [
     ["model", each.served_models.join(", ")],
     ["transports", each.transports.join(", ") || "–"],
     ["inHand", t("requestsTokens", number(each.outstanding), number(each.outstanding_tokens))],
     ["pairsWith", each.role === "aggregated" ? null : each.pairs_with.join(", ") || "–"],
+    ["freeBlocks", own?.free_blocks === undefined ? null : blocks(own)],
+    ["held", own?.blocks_held === undefined ? null : t(each.role === "prefill" ? "heldByProducer" : "heldByConsumer", number(own.blocks_held))],
+    ["inEngine", own ? t("engine", number(own.running), number(own.waiting), share(own.cache_usage)) : null],
     ["circuit", circuit + (failed ? ` · ${number(failed)} ${t("failures")}` : "")],
     ["lastCheck", check ? t("ago", check.result, Math.round(check.age_s)) : null],
     ["version", `${each.vllm_version} · ${each.dtype} · TP ${each.tensor_parallel_size}`],

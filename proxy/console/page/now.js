@@ -31,7 +31,18 @@ export function nowView(root, app) {
         rates("perSecond", "requests_per_s"), rates("eventsPerSecond", "events_per_s")),
       el("div", { class: "charts" }, el("div", { class: "card", id: "shares" }, el("h3", {}, t("shares")), shares()),
         el("div", { class: "card", id: "causes" }, el("h3", {}, t("byCause")), causes("ofRequests", told.outcomes), causes("ofLegs", told.legs)),
-        el("div", { class: "card" }, el("h3", {}, t("statuses")), counts(t("statuses"), t("status"), told.statuses))));
+        el("div", { class: "card" }, el("h3", {}, t("statuses")), counts(t("statuses"), t("status"), told.statuses)),
+        loadtests()));
+  }
+
+  /** Its page is another origin, on the host of this one: links, and nothing is read from there. */
+  function loadtests() {
+    const at = `${location.protocol}//${location.hostname}:${told.loadtest.port}`;
+    const link = (path, text) => el("a", { href: at + path, target: "_blank", rel: "noopener" }, text);
+    const runs = told.loadtest.runs.map((run) => el("li", {}, link(`/runs/${run.report.split("/").map(encodeURIComponent).join("/")}`, run.name)));
+    return el("div", { class: "card", id: "loadtests" }, el("h3", {}, t("loadtests")),
+      el("p", {}, link("/", t("locust")), " · ", link("/runs/", t("allRuns"))),
+      runs.length ? el("ul", {}, runs) : null);
   }
 
   const ends = () => [t("minutesAgo"), t("nowLabel")];

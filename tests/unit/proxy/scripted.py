@@ -61,6 +61,7 @@ class ScriptedServer:
     script: Script
     record: Instance = field(init=False)
     health: Script = field(default_factory=lambda: replies(200, b""))
+    metrics: bytes = b""
     received: list[Received] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +71,7 @@ class ScriptedServer:
     async def start(self) -> "ScriptedServer":
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/health", self._answer_health)
+        app.router.add_get("/metrics", self._answer_metrics)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
         await self._runner.setup()
@@ -86,6 +88,9 @@ class ScriptedServer:
             0.01
         )  # what was accepted a moment ago is a connection by then, and is closed with the others
         await self._runner.cleanup()
+
+    async def _answer_metrics(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self.metrics)
 
     async def _answer_health(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)

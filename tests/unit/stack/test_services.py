@@ -81,7 +81,11 @@ def test_urls_of_ipv6_have_brackets() -> None:
 
     assert chosen["proxy"].health_url(0) == "http://[::1]:8000/health"
     assert chosen["decode"].url(0) == "http://[2001:db8::7]:8200"
-    assert chosen["loadtest"].environment == {"LOADTEST_TARGET": "http://[::1]:8000", "LISTEN_HOST": "::1"}
+    assert chosen["loadtest"].environment == {
+        "LOADTEST_TARGET": "http://[::1]:8000",
+        "LISTEN_HOST": "::1",
+        "CONSOLE_PORT": "8000",
+    }
 
 
 def test_control_ports_of_both_roles_keep_apart() -> None:
@@ -120,9 +124,15 @@ def test_the_baseline_turns_both_into_aggregated_servers_on_the_same_ports_and_g
 
 def test_locust_aims_at_the_proxy_and_listens_where_env_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOADTEST_TARGET", raising=False)
-    loadtest = by_name(StackSettings(bind_address="10.0.0.5", proxy_port=9000))["loadtest"]
+    settings = StackSettings(bind_address="10.0.0.5", proxy_port=9000)
+    here = {"LISTEN_HOST": "10.0.0.5"}
 
-    assert loadtest.environment == {"LOADTEST_TARGET": "http://10.0.0.5:9000", "LISTEN_HOST": "10.0.0.5"}
+    assert by_name(settings)["loadtest"].environment == here | {
+        "LOADTEST_TARGET": "http://10.0.0.5:9000",
+        "CONSOLE_PORT": "9000",
+    }
+    monkeypatch.setenv("LOADTEST_TARGET", "http://other:8000")  # whose console is not this stack's
+    assert by_name(settings)["loadtest"].environment == here | {"LOADTEST_TARGET": "http://other:8000"}
 
 
 def test_every_service_gets_absolute_folders_and_one_etcd(tmp_path: Path) -> None:

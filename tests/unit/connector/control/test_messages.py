@@ -22,9 +22,10 @@ GROUPS = [GroupBlocks(0, [1, 2]), GroupBlocks(7, [])]
 LAYERS = [LayerPlace("model.layers.0", 0, 64, 0, 2), LayerPlace("model.layers.1", (1 << 64) - 1, 20, 3, 1)]
 MESSAGES: list[Message] = [
     Register("t", "p", "f", "tcp://d:1", 0, 1, {"tcp": "s"}, "h", 10, GROUPS, LAYERS, "digest"),
-    Register("", "", "", "", 1, 2, {}, "", 1, [], [], checksum=True),
+    Register("", "", "", "", 1, 2, {}, "", 1, [], [], checksum=True, timeline=True),
     Cancel("t", "tcp://d:1"),
     Done("t", 0, 1 << 40, 0, 3, 0.5, 0.0, "tcp"),
+    Done("t", 0, 9, 0, 3, 0.5, 0.0, "tcp", timeline="[[[0,3,9,-5,7,1]],[[8,-9,9]]]"),
     Failed("t", 1, 2, "写 failed: x"),
     Cancelled("t", 1),
 ]

@@ -387,3 +387,19 @@ def test_vllm_finds_the_connector_and_nothing_of_it_as_a_package_of_its_own(envi
     first = vllm_command.environment(load(LauncherSettings), os.environ)["PYTHONPATH"].split(":")[0]
     assert (Path(first) / "connector" / "vllm_hooks" / "kv_connector.py").is_file()
     assert not (Path(first) / "mooncake").exists()
+
+
+@pytest.mark.usefixtures("hardware")
+@pytest.mark.parametrize("endpoint", ["", "http://collector:4318", "http://collector:4318/"])
+def test_vllm_traces_to_where_the_proxy_does(environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    environment.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    given = settings(environment, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    words = options(vllm_command.command(given, "i"))
+    assert words.get("--otlp-traces-endpoint") == ("http://collector:4318/v1/traces" if endpoint else None)
+    variables = vllm_command.environment(given, os.environ)
+    if endpoint:
+        assert variables["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+        assert variables["OTEL_SERVICE_NAME"] == f"pd-{given.role}"
+        assert variables["OTEL_RESOURCE_ATTRIBUTES"].endswith(f":{given.port}")
+    environment.setenv("OTEL_SERVICE_NAME", "mine")
+    assert vllm_command.environment(given, os.environ)["OTEL_SERVICE_NAME"] == "mine"

@@ -30,7 +30,7 @@ def locust(target: str, folder: Path, options: Sequence[str] = (), base_path: st
         port = found.getsockname()[1]
     process = subprocess.Popen(
         [*COMMAND, *options],
-        env=environment(LOADTEST_TARGET=target, LOCUST_PORT=str(port), STACK_DIR=str(folder)),
+        env=environment(LOADTEST_TARGET=target, LOCUST_PORT=str(port), CONSOLE_PORT="8123", STACK_DIR=str(folder)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def test_a_run_and_the_next_one(tmp_path: Path) -> None:
         assert template_arguments(page)["extended_tabs"] == [{"key": "live", "title": "Latency & goodput"}]
         assert page.count('src="./live/tab.js" data-title="Latency &amp; goodput"') == 1
         assert [status(f"{url}/live/{name}") for name in PAGES] == [200] * len(PAGES)
-        assert data(url) == {"state": "ready"}
+        assert data(url) == {"state": "ready", "console_port": 8123}
 
         def is_over() -> bool:
             return "report.html" in data(url).get("files", ())

@@ -98,6 +98,19 @@ def test_every_reason_has_its_words_in_both_languages(reason: str) -> None:
     assert (routes.PAGE / "words.js").read_text().count(f"  why_{reason}: ") == 2
 
 
+async def test_the_timeline_is_told_in_ms_after_the_prefill(start_stack: StartStack) -> None:
+    facts = FACTS | {"timeline": "[[[0,3,4000,-1500,500,2],[4,5,96,100,400,1]],[[4,-3000,3000]]]"}
+    stack = await start_stack([prefilled()], [told(streams(), facts)])
+    await stack.proxy.status("/v1/completions", json=STREAM, headers={"X-Request-Id": "mine"})
+    found = await get(stack, API + "requests/mine")
+    assert found["transfer"] == FACTS
+    assert found["writes"] == [
+        {"first_layer": 0, "last_layer": 3, "bytes": 4000, "writes": 2, "at_ms": -1.5, "ms": 0.5},
+        {"first_layer": 4, "last_layer": 5, "bytes": 96, "writes": 1, "at_ms": 0.1, "ms": 0.4},
+    ]
+    assert found["chunks"] == [{"end": 4, "at_ms": -3.0, "ms": 3.0}]
+
+
 async def test_only_what_is_new_is_asked_for(start_stack: StartStack) -> None:
     stack = await start_pair(start_stack)
     for name in ("first", "second"):
@@ -126,6 +139,7 @@ async def test_the_map_has_flows_and_failures(start_stack: StartStack) -> None:
     assert (now["paths"], now["statuses"]) == ([["disaggregated", "disaggregated", 4]], [["200", 4]])
     assert sum(point["requests_per_s"] for point in now["points"]) * totals.POINT_S == pytest.approx(4)
     assert len(now["points"]) == 60
+    assert now["loadtest"] == {"port": 8089, "runs": []}
 
 
 async def test_running_and_waiting_requests_are_counted(start_stack: StartStack) -> None:

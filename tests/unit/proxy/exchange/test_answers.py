@@ -41,6 +41,7 @@ async def test_both_legs_get_their_part_of_one_transfer(start_stack: StartStack)
         "do_remote_prefill": True,
         "transfer_id": transfer_id,
         "producer": {"control": "tcp://p0:1"},
+        "timeline": True,
     }
     assert prefill.body == {
         "model": MODEL,

@@ -83,7 +83,12 @@ def test_every_leg_gets_the_clients_own_bytes(raw: bytes) -> None:
     prefill, decode = asked.prefill_body("t"), asked.decode_body("t", PRODUCER)
     assert prefill.startswith(raw.rstrip()[:-1] + b', "stream":false')
     assert decode.startswith(raw.rstrip()[:-1] + b', "kv_transfer_params"')
-    parameters = {"do_remote_prefill": True, "transfer_id": "t", "producer": {"control": "tcp://p0:1"}}
+    parameters = {
+        "do_remote_prefill": True,
+        "transfer_id": "t",
+        "producer": {"control": "tcp://p0:1"},
+        "timeline": True,
+    }
     assert json.loads(decode) == json.loads(raw) | {"kv_transfer_params": parameters}
     assert asked.local_body() == raw.rstrip()
 

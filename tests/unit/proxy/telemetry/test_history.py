@@ -10,11 +10,14 @@ from proxy.telemetry.history import MOST_REQUESTS, SLOT_S, SLOTS, Asked, Ended, 
 from proxy.telemetry.request_facts import AttemptFacts, RequestFacts
 from tests.unit.proxy.scripted import instance
 
-MOST_BYTES = 8_000_000  # of what `fill` makes of a history: names as long as they may be, 64 pairs in every slot
+MOST_BYTES = 12_000_000  # of what `fill` makes of a history: names as long as they may be, 64 pairs in every slot
 PAIRS = 64
 PRODUCERS = [instance("prefill", f"p{number}") for number in range(8)]
 CONSUMERS = [instance("decode", f"d{number}") for number in range(8)]
 MOVED = {"bytes": 4096, "early_bytes": 1024, "tokens": 4, "seconds": 0.2, "exposed_seconds": 0.05, "transport": "tcp"}
+
+
+TIMELINE = json.dumps([[[99, 99, 10**10, -(10**7), 10**6, 9]] * 64, [[10**5, -(10**7), 10**6]] * 16])
 
 
 class Clock:
@@ -32,10 +35,10 @@ def tried(facts: RequestFacts, number: int = 0, answered: float | None = 0.5) ->
     facts.tried(attempt)
 
 
-def split(number: int = 0) -> RequestFacts:
+def split(number: int = 0, timeline: str = "") -> RequestFacts:
     facts = RequestFacts(0.0, stream=True)
     tried(facts, number)
-    facts.moved(json.loads(json.dumps(MOVED)))
+    facts.moved(json.loads(json.dumps(MOVED | ({"timeline": timeline} if timeline else {}))))
     return facts
 
 
@@ -140,7 +143,9 @@ def fill(history: History, clock: Clock) -> None:
         if number % PAIRS == 0:
             clock.now += SLOT_S
         asked = Asked(f"{number:0128d}", "k" * 64, "/v1/completions", f"{number}" + "m" * 10_000)
-        history.ended(asked, Ended(500 + number % 9, "failed", f"{number}" + "f" * 10_000, 9, 9), split(number), 1.0)
+        history.ended(
+            asked, Ended(500 + number % 9, "failed", f"{number}" + "f" * 10_000, 9, 9), split(number, TIMELINE), 1.0
+        )
 
 
 def test_memory_is_bounded() -> None:

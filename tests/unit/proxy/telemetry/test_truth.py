@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually, without_comment
 from tests.unit.proxy.scripted import DONE, MODEL, Script, error, prefilled, replies, streams, token
@@ -183,44 +182,3 @@ async def test_beyond_its_bounds_the_proxy_is_busy(start_stack: StartStack) -> N
         assert int(answer.headers["Retry-After"]) >= 1
     release.set()
     assert (await first, await second) == (200, 200)
-
-
-class Collector:
-    """An OTLP collector over HTTP."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-
-    async def receive(self, request: web.Request) -> web.Response:
-        exported = ExportTraceServiceRequest.FromString(await request.read())
-        self.spans += [s for r in exported.resource_spans for scope in r.scope_spans for s in scope.spans]
-        return web.Response(body=b"", content_type="application/x-protobuf")
-
-
-async def test_spans_go_to_the_collector_and_on_to_the_legs(
-    start_stack: StartStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.receive)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    try:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
-        stack: Stack = await start_pair(start_stack, otel_exporter_otlp_endpoint=f"http://{host}:{port}")
-        trace = "0af7651916cd43dd8448eb211c80319c"
-        headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
-        assert await stack.proxy.status("/v1/completions", json=STREAM, headers=headers) == 200
-        await stack.proxy.gateway.tracing.close()
-    finally:
-        await runner.cleanup()
-    assert {span.trace_id.hex() for span in collector.spans} == {trace}
-    by_name = {span.name: span for span in collector.spans}
-    root = by_name.pop("POST /v1/completions")
-    assert root.parent_span_id.hex() == "b7ad6b7169203331"
-    assert set(by_name) == {"queue", "prefill", "transfer", "first_step"}
-    assert {span.parent_span_id for span in by_name.values()} == {root.span_id}
-    for leg in (stack.producers[0], stack.consumers[0]):
-        assert leg.received[0].headers["traceparent"] == f"00-{trace}-{root.span_id.hex()}-01"

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Register
+from connector.control.messages import (
+    Cancel,
+    Done,
+    GroupBlocks,
+    LayerPlace,
+    Register,
+)
 from connector.transfer.request_params import digest_of_prompt
 from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.transfer.consumer.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
@@ -232,3 +239,23 @@ def test_the_consumer_computes_requests_without_usable_parameters(params: dict[s
     assert consumer.scheduler.request_finished(one) is None
     assert consumer.outbox.sent == []
     consumer.assert_nothing_left()
+
+
+TIMELINE = "[[[0,1,96,-500,400,3]],[[10,-900,900]]]"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_timeline_is_asked_for_and_told_to_the_proxy_alone(asked: bool) -> None:
+    consumer = Consumer()
+    request = decode(1)
+    request.kv_transfer_params["timeline"] = asked
+    consumer.add(request)
+    consumer.scheduler.blocks_allocated(request, [[20, 21, 22]], 10)
+    assert {message.timeline for _, message in consumer.registers()} == {asked}
+    done = msgspec.structs.replace(DONE, timeline=TIMELINE if asked else "")
+    consumer.scheduler.loaded({"r1"}, {"r1": [done, done]})
+    told = "[[[0,1,96,-500,400,3],[0,1,96,-500,400,3]],[[10,-900,900]]]"
+    (published,) = consumer.published
+    answer = consumer.scheduler.request_finished(request)
+    assert answer is not None
+    assert published == answer | ({"timeline": told} if asked else {})

@@ -1,0 +1,95 @@
+"""What only the instances know of themselves: free blocks, blocks that wait for a transfer, requests that wait.
+
+They are asked for their `/metrics`, and only while somebody looks at the map. The map never waits for it: it shows what
+was known last, and how old that is. An instance that computes may not answer for seconds.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import aiohttp
+
+from stack.instances import Instance
+
+AGAIN_S = 5.0  # after the last question
+LIMIT_S = 4.0
+AT_ONCE = 8  # instances
+MOST_BYTES = 4 * 1024 * 1024
+GAUGES = {
+    "pd_kv_free_blocks": "free_blocks",
+    "pd_kv_blocks_held": "blocks_held",
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "cache_usage",
+}
+_LINE = re.compile(rf"^({'|'.join(GAUGES)})(?:{{[^}}\n]*}})? (\S+)$".encode(), re.MULTILINE)
+_BLOCKS = re.compile(rb'^vllm:cache_config_info{[^}\n]*num_gpu_blocks="(\d+)"', re.MULTILINE)
+
+Json = dict[str, Any]
+
+
+class Gauges:
+    """Args: open_session: to instances, with the key that they want."""
+
+    def __init__(self, open_session: Callable[[aiohttp.TCPConnector], aiohttp.ClientSession]) -> None:
+        self._open_session = open_session
+        self._known: dict[str, tuple[float, Json]] = {}  # by instance id, with when that was
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    def known(self, instances: Iterable[Instance]) -> dict[str, Json]:
+        """By instance id, without those that have never answered. Begins to ask again where that is due."""
+        now = time.monotonic()
+        there = list(instances)
+        if (self._asking is None or self._asking.done()) and now - self._asked_at >= AGAIN_S:
+            self._asked_at = now
+            self._known = {each.instance_id: self._known[each.instance_id] for each in there if self._has(each)}
+            self._asking = asyncio.get_running_loop().create_task(self._ask(there))
+        return {
+            each.instance_id: found | {"age_s": round(now - at, 1)}
+            for each in there
+            if self._has(each)
+            for at, found in [self._known[each.instance_id]]
+        }
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._asking
+
+    def _has(self, instance: Instance) -> bool:
+        return instance.instance_id in self._known
+
+    async def _ask(self, instances: list[Instance]) -> None:
+        async with self._open_session(aiohttp.TCPConnector(limit=AT_ONCE)) as session:
+            await asyncio.gather(*(self._read(session, each) for each in instances))
+
+    async def _read(self, session: aiohttp.ClientSession, instance: Instance) -> None:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):  # it is shown as it was
+            async with (
+                asyncio.timeout(LIMIT_S),
+                session.get(instance.url + "/metrics", allow_redirects=False) as answer,
+            ):
+                if answer.status == 200:
+                    text = bytearray()
+                    async for chunk in answer.content.iter_any():
+                        text += chunk
+                        if len(text) > MOST_BYTES:
+                            return
+                    self._known[instance.instance_id] = time.monotonic(), read(bytes(text))
+
+
+def read(metrics: bytes) -> Json:
+    """Of Prometheus' text: sums over the engines of one server, the cache's use as their mean."""
+    found: dict[str, list[float]] = {}
+    for name, value in _LINE.findall(metrics):
+        found.setdefault(GAUGES[name.decode()], []).append(float(value))
+    told = {name: sum(values) / (len(values) if name == "cache_usage" else 1) for name, values in found.items()}
+    if blocks := [int(each) for each in _BLOCKS.findall(metrics)]:
+        told["blocks"] = sum(blocks)
+    return told
