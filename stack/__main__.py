@@ -18,7 +18,7 @@ from stack.environment import load_or_exit
 from stack.one_at_a_time import one_at_a_time
 from stack.processes import Processes, StartError
 from stack.services import services
-from stack.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
+from stack.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, StackSettings
 
 READY = """\
 
@@ -91,7 +91,7 @@ def _up_with_docker(settings: StackSettings) -> int:
 
 def _up_as_processes(settings: StackSettings, processes: Processes) -> int:
     try:
-        system_libraries.install(system_libraries.FOR_PROCESSES)
+        system_libraries.install(system_libraries.for_processes(settings))
         install.install(environments.needed_by(settings.stack_services, settings), settings)
         processes.prepare()
         processes.up()
@@ -165,7 +165,7 @@ def clean(settings: StackSettings) -> int:
     state = settings.stack_dir
     made = [settings.venvs / name for name in (*environments.NAMES, ".lock", "tools.lock")]
     made += [settings.models / EMBEDDED_MODEL, settings.models / f".{EMBEDDED_MODEL}.lock"]
-    made += [settings.key_file, state / "logs", state / "up.lock"]
+    made += [settings.key_file, state / "logs", state / "prometheus", state / "up.lock"]
     for path in made:
         if path.is_dir():
             print(f"removing {path}", flush=True)
@@ -201,7 +201,7 @@ def _arguments() -> argparse.Namespace:
         commands.add_parser(name)
     log = commands.add_parser("logs")
     log.add_argument("--follow", dest="mode", action="store_const", const="follow", default="last")
-    log.add_argument("services", nargs="*", choices=[*SERVICES, []], default=[])
+    log.add_argument("services", nargs="*", choices=[*SERVICES, *OBSERVABILITY, []], default=[])
     commands.add_parser("load")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command != "load":
