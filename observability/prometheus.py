@@ -1,9 +1,10 @@
-"""Prometheus in the processes-only way: the same configuration, with this machine's addresses; becomes the program itself.
+"""Prometheus in the processes-only way: the same configuration with this machine's addresses. Becomes the program.
 
 Usage: python -m observability.prometheus     (supervisord starts it where COMPOSE_FILE has compose.observability.yaml)
 The program is Debian's package `prometheus`. Its data stay in STACK_DIR/prometheus.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ def configuration(settings: StackSettings) -> str:
     text = text.replace("proxy:8000", urlsplit(settings.proxy_url).netloc).replace("etcd:2379", settings.etcd)
     text = text.replace("rules/", f"{FOLDER}/rules/")
     key = settings.prometheus_key_file
-    authorization = f"authorization: {{credentials_file: {str(key)!r}}}" if key else ""
+    authorization = f"authorization: {{credentials_file: {json.dumps(str(key))}}}" if key else ""
     return re.sub(r"authorization: \{.*\}", lambda _: authorization, text)
 
 

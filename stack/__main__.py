@@ -66,6 +66,8 @@ def up(settings: StackSettings) -> int:
         status = _up_with_docker(settings) if with_docker else _up_as_processes(settings, processes)
     if status == 0:
         print(farewell(settings, time.monotonic() - started))
+        for line in observers(settings, with_docker=with_docker):
+            print(line)
     return status
 
 
@@ -79,6 +81,14 @@ def farewell(settings: StackSettings, elapsed_s: float) -> str:
     return READY.format(
         elapsed=elapsed_s, api=api, completions=completions, locust=locust, model=settings.model_name, split=split
     )
+
+
+def observers(settings: StackSettings, *, with_docker: bool) -> list[str]:
+    """Where a person finds what compose.observability.yaml adds; on loopback, so only from this machine."""
+    if not settings.is_observed:
+        return []
+    lines = [f"Prometheus: http://localhost:{settings.prometheus_port} (alerts, queries)"]
+    return [f"Grafana: http://localhost:{settings.grafana_port} (dashboards, traces)", *lines] if with_docker else lines
 
 
 def _up_with_docker(settings: StackSettings) -> int:
