@@ -42,7 +42,7 @@ class Service:
 
 
 def services(settings: StackSettings) -> tuple[Service, ...]:
-    """Those of STACK_SERVICES with at least one replica, in the order they are to be started; last what observes them."""
+    """Those of STACK_SERVICES with at least one replica, in the order they are started; last what observes them."""
     everything = (
         _etcd(settings),
         *instances(settings),

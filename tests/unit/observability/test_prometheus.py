@@ -1,5 +1,6 @@
 """Prometheus' files as Prometheus' own tool reads them, and the same configuration without Docker."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_the_program_takes_this_processs_place(monkeypatch: pytest.MonkeyPatch, 
     became: list[list[str]] = []
     monkeypatch.setenv("STACK_ENV_FILE", "/dev/null")
     monkeypatch.setenv("STACK_DIR", str(tmp_path))
-    monkeypatch.setattr(prometheus.os, "execvp", lambda name, words: became.append(words))
+    monkeypatch.setattr(os, "execvp", lambda name, words: became.append(words))
     prometheus.main()
     (words,) = became
     file = tmp_path / "prometheus" / "prometheus.yml"

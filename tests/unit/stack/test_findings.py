@@ -141,8 +141,8 @@ CASES = {
     ),
     "observability over rdma": (
         replace(WELL_WITH_DOCKER, overlays=("compose.yaml", "compose.rdma.yaml", "compose.observability.yaml")),
-        "error: COMPOSE_FILE: found compose.observability.yaml and compose.rdma.yaml; needed one: on the host's network "
-        "its containers find nobody; fix: leave compose.observability.yaml out, and start a Prometheus of your own: "
+        "error: COMPOSE_FILE: found compose.observability.yaml and compose.rdma.yaml; needed one: on the host's "
+        "network nobody is found; fix: leave compose.observability.yaml out, and start a Prometheus of your own: "
         "docs/observability.md",
     ),
     "no gpu": (

@@ -57,7 +57,7 @@ def test_no_service_is_started_by_being_installed(
 
     monkeypatch.setattr(system_libraries, "POLICY", policy)
     monkeypatch.setattr(system_libraries, "apt_may_install", lambda: True)
-    monkeypatch.setattr(system_libraries.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     install(ABSENT)
 
     assert while_installing == [own or system_libraries.NO_SERVICE] * 2
