@@ -65,15 +65,14 @@ class GenAiMetrics:
             buckets=DURATION_S,
             registry=registry,
         )
-        self._streams = Counter(
+        streams = Counter(
             "pd_proxy_streams",
             "Streams that have ended, by whether TTFT and TPOT were within PROXY_GOODPUT_TTFT_S and _TPOT_S",
             ("ttft", "tpot"),
             registry=registry,
         )
-        for ttft in MET.values():  # Prometheus' `increase` does not see the first value of a new series
-            for tpot in MET.values():
-                self._streams.labels(ttft, tpot)
+        # All at once: Prometheus' `increase` does not see the first value of a new series.
+        self._streams = {(ttft, tpot): streams.labels(MET[ttft], MET[tpot]) for ttft in MET for tpot in MET}
 
     def ended(self, past: PastRequest) -> None:
         """A request of a path that generates."""
@@ -90,12 +89,9 @@ class GenAiMetrics:
             self._histogram(self._tpot, *names).observe(tpot)
         if ended.outcome == "ok":
             assert ttft is not None
-            self._count(ttft <= self._bounds.ttft_s, tpot is None or tpot <= self._bounds.tpot_s)
+            self._streams[ttft <= self._bounds.ttft_s, tpot is None or tpot <= self._bounds.tpot_s].inc()
         elif ended.outcome != "client_left" and (ended.status not in range(400, 500) or _is_busy(ended.status)):
-            self._count(ttft is not None and ttft <= self._bounds.ttft_s, False)
-
-    def _count(self, ttft_met: bool, tpot_met: bool) -> None:
-        self._streams.labels(MET[ttft_met], MET[tpot_met]).inc()
+            self._streams[ttft is not None and ttft <= self._bounds.ttft_s, False].inc()
 
 
 def _is_busy(status: int) -> bool:
