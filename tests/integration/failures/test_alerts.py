@@ -77,6 +77,17 @@ async def load(stack: FailureStack, prompts: list[Tokens]) -> AsyncIterator[None
             await task
 
 
+async def calm(watch: Watch, *expected: str) -> float:
+    """Wait until none of these fires any more for what was before. Returns: the time, in Unix seconds."""
+
+    def none_does() -> bool:
+        firing = {each["metric"]["alertname"] for each in watch.query("ALERTS{alertstate='firing'}")}
+        return not firing & set(expected)
+
+    await until(none_does, f"{', '.join(expected)} do not fire")
+    return time.time()
+
+
 async def fire(watch: Watch, since: float, *expected: str) -> None:
     """Wait until all of these were firing."""
     seen: set[str] = set()
@@ -112,7 +123,7 @@ async def test_the_stack_s_own_prometheus_finds_them_too(stack: FailureStack) ->
 
 
 async def test_writes_that_are_lost(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since = time.time()
+    since = await calm(watch, "PdTransfersFailing", "PdTransfersRecomputed")
     stack.drop_writes.touch()
     try:
         # New prompts: what a consumer has in its prefix cache it asks nobody for.
@@ -123,14 +134,14 @@ async def test_writes_that_are_lost(stack: FailureStack, watch: Watch, prompts: 
 
 
 async def test_blocks_that_nobody_comes_for(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since = time.time()
+    since = await calm(watch, "PdKvBlocksHeld")
     (prompt,) = prompts(100)
     await Transfer(prompt).prefill(stack.producer)
     await fire(watch, since, "PdKvBlocksHeld")
 
 
 async def test_a_producer_that_stands_still(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since = time.time()
+    since = await calm(watch, "PdTtftSloBurning")
     waiting = []
     with stack.producer.frozen():
         waiting += [asyncio.create_task(ask(stack, prompt)) for prompt in prompts(64, 80)]
@@ -141,14 +152,14 @@ async def test_a_producer_that_stands_still(stack: FailureStack, watch: Watch, p
 
 
 async def test_more_requests_than_it_can_take(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since = time.time()
+    since = await calm(watch, "PdQueueing")
     many = [asyncio.create_task(ask(stack, prompt)) for prompt in prompts(*range(300, 320))]
     await fire(watch, since, "PdQueueing")
     await asyncio.gather(*many)
 
 
 async def test_an_instance_that_cannot_be_reached(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since = time.time()
+    since = await calm(watch, "PdCircuitOpen")
     (closed,) = free_ports(1)
     dead = stack.consumer.record.model_copy(
         update={"instance_id": "decode-unreachable", "url": f"http://127.0.0.1:{closed}", "started_at": time.time()}
@@ -162,15 +173,16 @@ async def test_an_instance_that_cannot_be_reached(stack: FailureStack, watch: Wa
 
 
 async def test_a_producer_that_is_killed(stack: FailureStack, watch: Watch, prompts: Prompts) -> None:
-    since, engine = time.time(), stack.producer.transfer_record()["engine_id"]
+    expected = ("PdInstanceLost", "PdRequestsRefused", "PdTtftSloBurning")
+    since, engine = await calm(watch, *expected), stack.producer.transfer_record()["engine_id"]
     async with load(stack, prompts(64, 80)):
         stack.producer.kill()
-        await fire(watch, since, "PdInstanceLost", "PdRequestsRefused", "PdTtftSloBurning")
+        await fire(watch, since, *expected)
     await asyncio.to_thread(stack.producer.wait_for_successor, engine)
 
 
 async def test_a_proxy_that_stands_still(stack: FailureStack, watch: Watch) -> None:
-    since = time.time()
+    since = await calm(watch, "PdProxyDown")
     proxy = psutil.Process(stack.pids["proxy"])
     proxy.suspend()
     try:
