@@ -62,6 +62,10 @@ class ProxySettings(Settings):
     proxy_max_queued_requests: int = Field(1024, ge=0)
     proxy_max_queued_tokens: int | None = Field(4_000_000, ge=1)
     proxy_ttft_slo_s: Seconds | None = None
+    # What a stream has to keep to count as good in `pd_proxy_streams_total`; nothing is refused for them. MLPerf
+    # Inference's for a 70B chat server, as LOADTEST_SLO_TTFT_S and LOADTEST_SLO_TPOT_S.
+    proxy_goodput_ttft_s: Seconds = 2.0
+    proxy_goodput_tpot_s: Seconds = 0.2
 
     # Clients that are served or wait, and some that keep a connection. The rest of 512 MB is for bodies: Python needs a
     # few times their size while it reads them.

@@ -1,8 +1,10 @@
-"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /metrics, /v1/models."""
+"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /instances/targets, /metrics,
+/v1/models."""
 
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, jsonify
@@ -38,6 +40,10 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     async def instances() -> Response:
         return jsonify(described(gateway(), time.time()))
 
+    @routes.get("/instances/targets")
+    async def targets() -> Response:
+        return jsonify(scrape_targets(gateway().fleet.view))
+
     @routes.get("/metrics")
     async def metrics() -> Response:
         return Response(gateway().metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
@@ -55,6 +61,20 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         return Response(refusal.body, refusal.status, mimetype="application/json")
 
     return routes
+
+
+def scrape_targets(view: View) -> list[dict[str, Any]]:
+    """The usable instances as Prometheus' HTTP service discovery wants them, `instance` named as in our own metrics.
+
+    https://prometheus.io/docs/prometheus/latest/http_sd/
+    """
+    return [
+        {
+            "targets": [urlsplit(instance.url).netloc],
+            "labels": {"role": instance.role, "instance": instance.instance_id, "model": instance.model},
+        }
+        for instance in view.usable
+    ]
 
 
 def described(gateway: Gateway, now: float) -> dict[str, Any]:

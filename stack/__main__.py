@@ -18,7 +18,7 @@ from stack.environment import load_or_exit
 from stack.one_at_a_time import one_at_a_time
 from stack.processes import Processes, StartError
 from stack.services import services
-from stack.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
+from stack.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, StackSettings
 
 READY = """\
 
@@ -66,6 +66,8 @@ def up(settings: StackSettings) -> int:
         status = _up_with_docker(settings) if with_docker else _up_as_processes(settings, processes)
     if status == 0:
         print(farewell(settings, time.monotonic() - started))
+        for line in observers(settings, with_docker=with_docker):
+            print(line)
     return status
 
 
@@ -81,6 +83,14 @@ def farewell(settings: StackSettings, elapsed_s: float) -> str:
     )
 
 
+def observers(settings: StackSettings, *, with_docker: bool) -> list[str]:
+    """Where a person finds what compose.observability.yaml adds; on loopback, so only from this machine."""
+    if not settings.is_observed:
+        return []
+    lines = [f"Prometheus: http://localhost:{settings.prometheus_port} (alerts, queries)"]
+    return [f"Grafana: http://localhost:{settings.grafana_port} (dashboards, traces)", *lines] if with_docker else lines
+
+
 def _up_with_docker(settings: StackSettings) -> int:
     try:
         return Compose(settings).up()
@@ -91,7 +101,7 @@ def _up_with_docker(settings: StackSettings) -> int:
 
 def _up_as_processes(settings: StackSettings, processes: Processes) -> int:
     try:
-        system_libraries.install(system_libraries.FOR_PROCESSES)
+        system_libraries.install(system_libraries.for_processes(settings))
         install.install(environments.needed_by(settings.stack_services, settings), settings)
         processes.prepare()
         processes.up()
@@ -165,7 +175,7 @@ def clean(settings: StackSettings) -> int:
     state = settings.stack_dir
     made = [settings.venvs / name for name in (*environments.NAMES, ".lock", "tools.lock")]
     made += [settings.models / EMBEDDED_MODEL, settings.models / f".{EMBEDDED_MODEL}.lock"]
-    made += [settings.key_file, state / "logs", state / "up.lock"]
+    made += [settings.key_file, state / "logs", state / "prometheus", state / "up.lock"]
     for path in made:
         if path.is_dir():
             print(f"removing {path}", flush=True)
@@ -201,7 +211,7 @@ def _arguments() -> argparse.Namespace:
         commands.add_parser(name)
     log = commands.add_parser("logs")
     log.add_argument("--follow", dest="mode", action="store_const", const="follow", default="last")
-    log.add_argument("services", nargs="*", choices=[*SERVICES, []], default=[])
+    log.add_argument("services", nargs="*", choices=[*SERVICES, *OBSERVABILITY, []], default=[])
     commands.add_parser("load")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command != "load":

@@ -90,7 +90,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         instances=0 if running else _engines(settings),
         embedded_model=settings.model == EMBEDDED_MODEL,
         ports=() if running else ports.to_be_used(settings, with_docker=with_docker),
-        missing_packages=() if with_docker else system_libraries.missing(system_libraries.FOR_PROCESSES),
+        missing_packages=() if with_docker else system_libraries.missing(system_libraries.for_processes(settings)),
         apt_may_install=system_libraries.apt_may_install(),
         engine=compose.engine_version() if with_docker else None,
         compose=compose.compose_version() if with_docker else None,

@@ -122,6 +122,10 @@ def overlays(facts: Facts) -> Iterator[Finding]:
         fix = "take one of them out of COMPOSE_FILE"
         found, needed = "compose.baseline.yaml and compose.rdma.yaml", "one: aggregated servers transfer nothing"
         yield Finding("error", "COMPOSE_FILE", found, needed, fix)
+    if facts.with_docker and {"compose.observability.yaml", "compose.rdma.yaml"} <= set(facts.overlays):
+        fix = "leave compose.observability.yaml out, and start a Prometheus of your own: docs/observability.md"
+        found = "compose.observability.yaml and compose.rdma.yaml"
+        yield Finding("error", "COMPOSE_FILE", found, "one: on the host's network nobody is found", fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def main() -> int:
             system_libraries.install(system_libraries.FOR_TESTS)
             install([*needed_by(SERVICES, settings), TESTS], settings)
         else:
-            system_libraries.install(system_libraries.FOR_PROCESSES)
+            system_libraries.install(system_libraries.for_processes(settings))
             install(needed_by(settings.stack_services, settings), settings)
     except (InstallError, system_libraries.MissingLibraryError) as error:
         print(error, file=sys.stderr)

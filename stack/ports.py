@@ -20,6 +20,7 @@ LOCUST_MASTER_PORT = 5557  # of compose.rdma.yaml's loadtest, on loopback
 Hosts = Mapping[str, tuple[str, ...]]
 CONTROL = "control"
 EVERYWHERE = ("0.0.0.0", "::", "")
+LOOPBACK: Hosts = {"prometheus": ("127.0.0.1",)}
 # Stand-ins for what is known only later: the role of an instance, and the key that the prepare step makes.
 STAND_INS = {"vllm_distributed_kv_role": "producer", "stack_key": "made by the prepare step"}
 
@@ -64,8 +65,10 @@ def to_be_used(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...
             found.append(Port(LOCUST_MASTER_PORT, "the load test's workers", ""))
     elif with_docker:
         hosts = _hosts_of_containers(settings)
-        published = [service for service in chosen if service.name in ("proxy", "loadtest")]
+        published = [service for service in chosen if service.name in ("proxy", "loadtest", "prometheus")]
         found = [port for service in published for port in _of_http(service, hosts)]
+        if settings.is_observed:
+            found.append(Port(settings.grafana_port, "grafana", "GRAFANA_PORT"))
     else:
         hosts = _hosts_of_processes(settings)
         found = [port for service in chosen for port in _of(service, hosts, settings.control_port)]
@@ -163,13 +166,15 @@ def _hosts_of_processes(settings: StackSettings) -> Hosts:
         CONTROL: (_address(settings.host_ip),),
         "proxy": (_address(os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address),),
         "loadtest": (_address(settings.bind_address),),
+        **LOOPBACK,
     }
 
 
 def _hosts_of_containers(settings: StackSettings) -> Hosts:
     """Where their ports are published, or where they listen on the host's network."""
     inside, outside = (_address(settings.host_ip),), (_address(settings.bind_address),)
-    return {**dict.fromkeys(("etcd", "prefill", "decode", CONTROL), inside), "proxy": outside, "loadtest": outside}
+    ours = dict.fromkeys(("etcd", "prefill", "decode", CONTROL), inside)
+    return {**ours, "proxy": outside, "loadtest": outside, **LOOPBACK}
 
 
 def _address(host: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,14 +42,15 @@ class Service:
 
 
 def services(settings: StackSettings) -> tuple[Service, ...]:
-    """Those of STACK_SERVICES that have at least one replica, in the order they are to be started."""
+    """Those of STACK_SERVICES with at least one replica, in the order they are started; last what observes them."""
     everything = (
         _etcd(settings),
         *instances(settings),
         _proxy(settings),
         _loadtest(settings),
     )
-    return tuple(service for service in everything if service.name in settings.stack_services and service.replicas)
+    chosen = tuple(each for each in everything if each.name in settings.stack_services and each.replicas)
+    return (*chosen, _prometheus(settings)) if settings.is_observed else chosen
 
 
 def instances(settings: StackSettings) -> tuple[Service, Service]:
@@ -178,3 +180,8 @@ def _loadtest(settings: StackSettings) -> Service:
             **({} if os.environ.get("LOADTEST_TARGET") else {"CONSOLE_PORT": str(settings.proxy_port)}),
         },
     )
+
+
+def _prometheus(settings: StackSettings) -> Service:
+    command = (sys.executable, "-m", "observability.prometheus")
+    return Service("prometheus", command, (settings.prometheus_port,), "PROMETHEUS_PORT", "/-/ready")

@@ -15,6 +15,8 @@ from stack.environment import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SERVICES = ("etcd", "prefill", "decode", "proxy", "loadtest")
+# What compose.observability.yaml adds, as processes only the first.
+OBSERVABILITY = ("prometheus", "grafana", "tempo", "collector")
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 # A Unix socket's path has 107 usable bytes; supervisord binds `run/supervisor.sock.<pid>` first.
 LONGEST_STACK_DIR = 107 - len("/run/supervisor.sock.1234567")
@@ -52,6 +54,9 @@ class StackSettings(Settings):
     bind_address: ListenHost = "127.0.0.1"
     proxy_port: Port = 8000
     locust_port: Port = 8089
+    prometheus_port: Port = 9090
+    grafana_port: Port = 3000
+    prometheus_key_file: RepositoryPath | None = None
     etcd_port: Port = 2379
     prefill_port: Port = 8100
     decode_port: Port = 8200
@@ -123,6 +128,11 @@ class StackSettings(Settings):
     def is_baseline(self) -> bool:
         """Whether both instance services run aggregated servers."""
         return "compose.baseline.yaml" in self.overlays
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether Prometheus runs beside the proxy."""
+        return "compose.observability.yaml" in self.overlays and "proxy" in self.stack_services
 
     @property
     def client_host(self) -> str:

@@ -7,9 +7,17 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from stack.settings import StackSettings
+
+# Debian's packages start their services when they are installed, unless this says no: invoke-rc.d(8).
+POLICY = Path("/usr/sbin/policy-rc.d")
+NO_SERVICE = "#!/bin/sh\nexit 101\n"
 
 
 class MissingLibraryError(RuntimeError):
@@ -41,11 +49,18 @@ FOR_PROCESSES = (
     SystemPackage("libcurl4", "library", "libcurl.so.4", "Mooncake's engine"),
     SystemPackage("util-linux", "program", "setpriv", "ends a service when its supervisor dies"),
 )
+PROMETHEUS = SystemPackage("prometheus", "program", "prometheus", "compose.observability.yaml without Docker")
 FOR_TESTS = (
     *FOR_PROCESSES,
+    PROMETHEUS,
     SystemPackage("chromium", "program", "chromium", "the browser tests"),
     SystemPackage("chromium-driver", "program", "chromedriver", "the browser tests"),
 )
+
+
+def for_processes(settings: StackSettings) -> tuple[SystemPackage, ...]:
+    """What the services of these settings need."""
+    return (*FOR_PROCESSES, PROMETHEUS) if settings.is_observed else FOR_PROCESSES
 
 
 def missing(packages: Sequence[SystemPackage]) -> tuple[SystemPackage, ...]:
@@ -75,6 +90,21 @@ def install(packages: Sequence[SystemPackage]) -> None:
     print(f"installing system packages: {' '.join(names)}", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"]
-    for command in ([*apt, "update"], [*apt, "install", "-y", "--no-install-recommends", *names]):
-        if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-            raise MissingLibraryError(f"`{' '.join(command)}` failed; install by hand: {install_line(absent)}")
+    with _no_service_starts():
+        for command in ([*apt, "update"], [*apt, "install", "-y", "--no-install-recommends", *names]):
+            if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode != 0:
+                raise MissingLibraryError(f"`{' '.join(command)}` failed; install by hand: {install_line(absent)}")
+
+
+@contextmanager
+def _no_service_starts() -> Iterator[None]:
+    """A machine's own policy stays as it is."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text(NO_SERVICE)
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()

@@ -16,6 +16,10 @@ def under(url: str, prefix: str) -> dict[str, str]:
     return {_decoded(item["key"]): _decoded(item["value"]) for item in items}
 
 
+def delete(url: str, key: str) -> None:
+    post(url + "/v3/kv/deleterange", {"key": _encoded(key)})
+
+
 def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 

@@ -7,8 +7,10 @@ vLLM collects each rank's `StepStats` and the scheduler's at every step, aggrega
 from collections import Counter as Counts
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+
+from connector.telling.processes import show_processes
 
 TRANSPORT = ("transport",)
 COUNTERS = {
@@ -36,6 +38,7 @@ HISTOGRAMS = {
 }
 GAUGES = {
     "blocks_held": "Blocks kept only for transfers: of ended prefills, or allocated and awaiting their KV",
+    "oldest_hold_timestamp_seconds": "When the oldest of them began to be kept, in Unix seconds; 0 without any",
     "free_blocks": "Free blocks of the KV cache, cached ones without a user among them",
 }
 
@@ -86,6 +89,7 @@ class TransferMetrics(KVConnectorPromMetrics):
             self._families[name] = metric_types[Gauge](
                 name=f"pd_kv_{name}", documentation=text, labelnames=labelnames, multiprocess_mode="mostrecent"
             )
+        show_processes(REGISTRY)
         self._start_at_zero(vllm_config.kv_transfer_config.kv_connector_extra_config["transport"], engines)
 
     def _start_at_zero(self, transport: str, engines: Any) -> None:

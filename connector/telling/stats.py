@@ -75,8 +75,10 @@ class TransferStats:
 
     # --- the scheduler's side, which counts a block once, however many ranks have a slice of it ---
 
-    def blocks_held(self, blocks: int) -> None:
+    def blocks_held(self, blocks: int, since: float) -> None:
+        """Args: since: when the oldest hold began, in Unix seconds, 0 without one: an age would need steps to grow."""
         self._set("blocks_held", blocks)
+        self._set("oldest_hold_timestamp_seconds", since)
 
     def free_blocks(self, blocks: int) -> None:
         self._set("free_blocks", blocks)

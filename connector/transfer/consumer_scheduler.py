@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from connector.cache.heads import sources
+from connector.cache.held_blocks import HeldBlocks
 from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
 from connector.cache.stages import over_stages
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
@@ -88,7 +89,7 @@ class ConsumerScheduler:
         self._abandoned: set[str] = set()  # those of them whose request was aborted
         self._facts: dict[str, list[Done]] = {}  # request id -> one for each rank whose part has arrived whole
         self._tokens: dict[str, int] = {}  # request id -> tokens that came, or shall come, from the producer
-        self._held: dict[str, int] = {}  # request id -> blocks that await their KV
+        self.held = HeldBlocks()  # those that are allocated and await their KV
         self._loads: list[Load] = []
         self._aborted: list[str] = []
         self._back: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -164,7 +165,7 @@ class ConsumerScheduler:
             self._send(address, registration)
         self._registered[request.request_id] = load
         self._tokens[request.request_id] = external_tokens
-        self._held[request.request_id] = sum(map(len, blocks))
+        self.held.add(request.request_id, sum(map(len, blocks)))
         self._loads.append(load)
 
     def peer_back(self, address: str) -> None:
@@ -211,11 +212,6 @@ class ConsumerScheduler:
             timeline=asked.params.timeline,
         )
 
-    @property
-    def blocks_held(self) -> int:
-        """Blocks that are allocated and await their KV."""
-        return sum(self._held.values())
-
     def build_step(self, output: "SchedulerOutput") -> ConsumerStep:
         while not self._back.empty():  # steps go on while a transfer is awaited
             self._register_again_with(self._back.get())
@@ -236,7 +232,7 @@ class ConsumerScheduler:
             self._facts.setdefault(request_id, []).extend(parts)
         for request_id in request_ids:
             registered = self._registered.pop(request_id, None)
-            self._held.pop(request_id, None)
+            self.held.remove(request_id)
             if request_id in self._abandoned:  # nobody will ask for its facts any more
                 self._abandoned.remove(request_id)
                 self._facts.pop(request_id, None)

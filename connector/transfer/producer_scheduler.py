@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+from connector.cache.held_blocks import HeldBlocks
 from connector.cache.layout import NULL_BLOCK, Kind, left_out_tokens
 from connector.first_token.sampled import SampledTokens
 from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
@@ -25,7 +26,7 @@ class ProducerScheduler:
         self._kept_back = kept_back
         self._first_tokens = None if left_out or kept_back else first_tokens
         self._transfers: dict[str, tuple[Request, str]] = {}  # request id -> request, transfer id
-        self._held: dict[str, int] = {}  # ended request id -> blocks that its transfer still needs
+        self.held = HeldBlocks()  # of ended requests
         self._released: list[Released] = []
         self._queued: list[Queued] = []
 
@@ -79,15 +80,10 @@ class ProducerScheduler:
             self._first_tokens.ended(request.request_id)
         complete = request.num_computed_tokens >= request.num_prompt_tokens
         self._released.append(Released(transfer_id, request.request_id, complete))
-        self._held[request.request_id] = sum(block != NULL_BLOCK for table in block_ids for block in table)
+        self.held.add(request.request_id, sum(block != NULL_BLOCK for table in block_ids for block in table))
         return True
 
     def sent(self, request_ids: set[str]) -> None:
         """The workers' word on which ended requests' blocks are free."""
         for request_id in request_ids:
-            self._held.pop(request_id, None)
-
-    @property
-    def blocks_held(self) -> int:
-        """Blocks of ended requests that are kept only for their transfers."""
-        return sum(self._held.values())
+            self.held.remove(request_id)

@@ -256,7 +256,7 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
     def get_kv_connector_stats(self) -> StepStats | None:
         if self._scheduler is not None and self._block_pool is not None:
             self._stats.free_blocks(self._block_pool.get_num_free_blocks())
-            self._stats.blocks_held(self._scheduler.blocks_held)
+            self._stats.blocks_held(self._scheduler.held.blocks, self._scheduler.held.since)
         data = self._stats.take()
         return StepStats(data=data) if data is not None else None
 

@@ -188,7 +188,9 @@ class Exchange:
         metrics.ended(self._endpoint.path, status, outcome, self._client, duration_s)
         asked = Asked(self.request_id, self._client, self._endpoint.path, self._model)
         ended = Ended(status, outcome, str(failure) if failure else None, self._events, self._bytes)
-        metrics.history.ended(asked, ended, self._facts, duration_s)
+        past = metrics.history.ended(asked, ended, self._facts, duration_s)
+        if self._endpoint.both_legs:
+            metrics.gen_ai.ended(past)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self.request_id)
         self._log(status, outcome, failure)
 

@@ -14,6 +14,7 @@ from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.settings import ProxySettings
+from proxy.telemetry.gen_ai import Bounds
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import Tracing
 from proxy.verdict.breakers import Breakers
@@ -53,7 +54,8 @@ class Gateway:
         )
         self.estimate = TokenEstimate()
         self.legs = Legs(settings)
-        self.metrics = Metrics(self.fleet, self.breakers, self.admission)
+        bounds = Bounds(settings.proxy_goodput_ttft_s, settings.proxy_goodput_tpot_s)
+        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds)
         self.tracing = Tracing(settings)
         self.being_served: set[BeingServed] = set()
         self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)

@@ -44,6 +44,11 @@ class View:
         return tuple(instance for instance in self.instances if instance.instance_id not in self.superseded)
 
     @cached_property
+    def served_names(self) -> frozenset[str]:
+        """Of all models and adapters."""
+        return frozenset(name for instance in self.usable for name in instance.served_models)
+
+    @cached_property
     def base_models(self) -> tuple[str, ...]:
         """What a request without a model gets, from each of the instances: vLLM's first name that is not an adapter."""
         return tuple(sorted({name for instance in self.usable if (name := _base_model(instance)) is not None}))

@@ -98,7 +98,7 @@ class History:
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
         self._key = 0
 
-    def ended(self, asked: Asked, ended: Ended, facts: RequestFacts, duration_s: float) -> None:
+    def ended(self, asked: Asked, ended: Ended, facts: RequestFacts, duration_s: float) -> PastRequest:
         """Once a request, at its end: nothing waits for it any more."""
         self._key += 1
         now = self._clock()
@@ -109,6 +109,7 @@ class History:
         past = PastRequest(self._key, now, duration_s, asked, ended, facts)
         self._requests.append(past)
         _count(past, self._slot(now))
+        return past
 
     def leg_failed(self, cause: str) -> None:
         """Also of a request that another instance then answered."""

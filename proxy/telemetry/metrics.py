@@ -26,6 +26,7 @@ from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.routing.admission import Admission
 from proxy.routing.dispatch import of_role
 from proxy.routing.fleet import Fleet
+from proxy.telemetry.gen_ai import Bounds, GenAiMetrics
 from proxy.telemetry.history import History
 from proxy.telemetry.request_facts import RequestFacts
 from proxy.verdict.breakers import Breakers
@@ -37,13 +38,14 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 
 class Metrics:
-    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
+    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission, bounds: Bounds) -> None:
         self.history = History()
         self._registry = registry = CollectorRegistry()
         self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
         registry.register(_FleetCollector(fleet, breakers, admission))
         registry.register(REFUSED)
+        self.gen_ai = GenAiMetrics(registry, bounds, lambda: fleet.view.served_names)
         self.in_flight = Gauge(
             "pd_proxy_requests_in_flight",
             "Client requests being served or waiting",
@@ -101,6 +103,8 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        for result in ("moved", "recomputed", "unknown"):
+            self.transfers.labels(result)  # at 0: `increase` does not see the first value of a new series
         self.retries = Counter(
             "pd_proxy_retries", "Second tries on other instances, by the role that failed", ("role",), registry=registry
         )

@@ -14,6 +14,7 @@ CDI = "compose.cdi.yaml"
 NVLINK = "compose.nvlink.yaml"
 RDMA = "compose.rdma.yaml"
 BASELINE = "compose.baseline.yaml"
+OBSERVABILITY = "compose.observability.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
 
 
@@ -117,3 +118,17 @@ def test_rdma_gets_devices_locked_memory_and_the_hosts_network(overlays: tuple[s
         assert "networks" not in services[name]
         assert "ports" not in services[name]
     assert services["proxy"]["environment"]["PROXY_LISTEN_HOST"] == "192.0.2.8"
+
+
+@pytest.mark.parametrize("hardware", [(), (GPU,), (BASELINE,), (GPU, CDI, NVLINK)], ids="+".join)
+def test_observability_comes_on_top_of_all_that_is_not_on_the_hosts_network(hardware: tuple[str, ...]) -> None:
+    services, usual = merged(*hardware, OBSERVABILITY), merged(*hardware)
+    assert set(services) - set(usual) == {"prometheus", "grafana", "tempo", "collector"}
+    for name in usual:
+        more = (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"} if name in ("prefill", "decode", "proxy") else {}
+        )
+        environment = (usual[name].get("environment") or {}) | more
+        assert services[name] == usual[name] | ({"environment": environment} if environment else {})
+    for port in services["prometheus"]["ports"] + services["grafana"]["ports"]:
+        assert port["host_ip"] == "127.0.0.1"

@@ -161,6 +161,8 @@ class FailureStack(RealStack):
             "STACK_SERVICES": "etcd,prefill,decode,proxy",
             "DECODE_PORT": str(decode),
             "DECODE_REPLICAS": "2",
+            "COMPOSE_FILE": "compose.yaml:compose.observability.yaml",
+            "PROMETHEUS_PORT": str(decode + 5),
             "VLLM_EXTRA_ARGS": f"--max-num-seqs {MAX_NUM_SEQS}",
             "MAX_NUM_BATCHED_TOKENS": str(CHUNK_TOKENS),
             "KV_CACHE_BYTES": str(KV_CACHE_BYTES),
@@ -169,6 +171,7 @@ class FailureStack(RealStack):
             "TRANSFER_CANCEL_TIMEOUT_S": str(CANCEL_TIMEOUT_S),
             "TRANSFER_CHECKSUM": "true",
         }
+        self.prometheus_url = f"http://127.0.0.1:{decode + 5}"
         self.producer = Server(self, "prefill-0", self.prefill_url)
         self.consumer = Server(self, "decode-0", f"http://127.0.0.1:{decode}")
         self.other_consumer = Server(self, "decode-1", f"http://127.0.0.1:{decode + 1}")

@@ -14,6 +14,7 @@ from stack.instance_settings import LauncherSettings
 from stack.settings import REPOSITORY
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline")
+OBSERVABILITY = "compose.observability.yaml"  # its own services: test_observability.py
 FILES = ("compose.yaml", *(f"compose.{overlay}.yaml" for overlay in OVERLAYS))
 SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest", "loadtest-worker")
 LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
@@ -50,6 +51,12 @@ def test_the_services_are_those_of_the_readme() -> None:
 def test_overlays_only_change_services_of_the_stack(file: str) -> None:
     added = {ON_GPUS} if file == "compose.gpu.yaml" else set()
     assert set(load(file)["services"]) - set(SERVICES) == added
+
+
+def test_observability_changes_where_spans_go_and_nothing_else_of_the_stack() -> None:
+    traced = {"environment": {"OTEL_EXPORTER_OTLP_ENDPOINT": "${OTEL_EXPORTER_OTLP_ENDPOINT:-http://collector:4318}"}}
+    changed = {name: found for name, found in load(OBSERVABILITY)["services"].items() if name in SERVICES}
+    assert changed == dict.fromkeys(("prefill", "decode", "proxy"), traced)
 
 
 @pytest.mark.parametrize("name", [*SERVICES, ON_GPUS])

@@ -2,7 +2,7 @@
 
 from proxy.instances.discovery import view_of
 from proxy.routing.fleet import Fleet, View
-from proxy.status import describe, readiness, served_models
+from proxy.status import describe, readiness, scrape_targets, served_models
 from stack.instances import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.scripted import MODEL, instance, prefilled
@@ -126,3 +126,22 @@ async def test_the_paths_over_a_socket(start_stack: StartStack) -> None:
     assert shown["/v1/models"]["data"] == [shown[f"/v1/models/{MODEL}"]]
     assert await stack.proxy.metric('pd_proxy_instances{role="prefill"}') == 1
     assert await stack.proxy.metric("pd_proxy_discovery_stale") == 0
+
+
+def test_prometheus_is_told_of_every_usable_instance() -> None:
+    restarted = instance("decode", "d2", "http://[::1]:8200", started_at=2000.0)
+    old = instance("decode", "d0", "http://[::1]:8200")
+    assert scrape_targets(view(P0, old, restarted)) == [
+        {"targets": ["[::1]:8200"], "labels": {"role": "decode", "instance": "d2", "model": MODEL}},
+        {"targets": ["a:1"], "labels": {"role": "prefill", "instance": "p0", "model": MODEL}},
+    ]
+
+
+async def test_the_targets_are_asked_for_with_a_key_where_keys_are_set(start_stack: StartStack) -> None:
+    proxy = (await start_stack([prefilled()], [], proxy_api_keys="prometheus:secret")).proxy
+    async with proxy.client.get(proxy.url + "/instances/targets") as answer:
+        assert answer.status == 401
+    headers = {"Authorization": "Bearer secret"}
+    async with proxy.client.get(proxy.url + "/instances/targets", headers=headers) as answer:
+        assert answer.content_type == "application/json"
+        assert [each["labels"]["instance"] for each in await answer.json()] == ["p0"]

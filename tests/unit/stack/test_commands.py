@@ -206,3 +206,14 @@ def test_compose_reads_the_env_file_that_is_there(monkeypatch: pytest.MonkeyPatc
     assert compose.command("ps") == ["docker", "compose", "--project-directory", str(REPOSITORY), "ps"]
     file.touch()
     assert compose.command("ps")[4:] == ["--env-file", str(file), "ps"]
+
+
+def test_a_person_is_told_where_to_look_at_what_is_observed() -> None:
+    observed = StackSettings(compose_file="compose.yaml:compose.observability.yaml", prometheus_port=9999)
+    prometheus = "Prometheus: http://localhost:9999 (alerts, queries)"
+    assert commands.observers(observed, with_docker=False) == [prometheus]
+    assert commands.observers(observed, with_docker=True) == [
+        "Grafana: http://localhost:3000 (dashboards, traces)",
+        prometheus,
+    ]
+    assert commands.observers(StackSettings(), with_docker=True) == []

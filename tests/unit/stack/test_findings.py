@@ -150,6 +150,12 @@ CASES = {
         "error: COMPOSE_FILE: found compose.baseline.yaml and compose.rdma.yaml; needed one: aggregated servers "
         "transfer nothing; fix: take one of them out of COMPOSE_FILE",
     ),
+    "observability over rdma": (
+        replace(WELL_WITH_DOCKER, overlays=("compose.yaml", "compose.rdma.yaml", "compose.observability.yaml")),
+        "error: COMPOSE_FILE: found compose.observability.yaml and compose.rdma.yaml; needed one: on the host's "
+        "network nobody is found; fix: leave compose.observability.yaml out, and start a Prometheus of your own: "
+        "docs/observability.md",
+    ),
     "no gpu": (
         replace(WELL, wants_gpu=True),
         "error: GPU: found none that nvidia-smi lists; needed one for compose.gpu.yaml; "

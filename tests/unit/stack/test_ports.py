@@ -202,3 +202,17 @@ def test_replicas_may_count_beyond_the_last_port() -> None:
     ports = to_be_used(StackSettings(decode_port=65535, decode_replicas=2), with_docker=False)
 
     assert Port(65536, "decode-1", "DECODE_PORT", None, 65535, "DECODE_REPLICAS") in ports
+
+
+def test_what_observes_has_its_ports_on_loopback() -> None:
+    settings = StackSettings(compose_file="compose.yaml:compose.observability.yaml", bind_address="0.0.0.0")
+    observers = {
+        with_docker: {
+            port.number: (port.variable, port.hosts)
+            for port in to_be_used(settings, with_docker=with_docker)
+            if port.service in ("prometheus", "grafana")
+        }
+        for with_docker in (True, False)
+    }
+    prometheus = {9090: ("PROMETHEUS_PORT", ("127.0.0.1",))}
+    assert observers == {True: prometheus | {3000: ("GRAFANA_PORT", ("127.0.0.1",))}, False: prometheus}

@@ -142,3 +142,13 @@ def test_every_service_gets_absolute_folders_and_one_etcd(tmp_path: Path) -> Non
     assert shared["MODEL_DIR"] == str(tmp_path / "models")
     assert shared["STACK_KEY_FILE"] == str(tmp_path / "stack.key")
     assert shared["ETCD_ENDPOINT"] == "127.0.0.1:4000"
+
+
+def test_prometheus_comes_with_its_overlay_and_only_beside_the_proxy() -> None:
+    observed = StackSettings(compose_file="compose.yaml:compose.observability.yaml", prometheus_port=9999)
+    found = by_name(observed)
+    assert [*found][-1] == "prometheus"
+    assert found["prometheus"].health_url(0) == "http://127.0.0.1:9999/-/ready"
+    assert found["prometheus"].command[1:] == ("-m", "observability.prometheus")
+    assert "prometheus" not in by_name(StackSettings())
+    assert [*by_name(observed.model_copy(update={"stack_services": ("decode",)}))] == ["decode"]

@@ -269,7 +269,7 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
         assert not self.producer._transfers.all()
         assert self.vllm.all_let_go
         assert sorted(self.vllm.free) == list(range(1, self.num_blocks))
-        assert self.vllm.scheduler.blocks_held == 0
+        assert self.vllm.scheduler.held.blocks == 0
         delivered = 0
         for share in self.shares.values():
             assert share.answers or share.gone

@@ -116,11 +116,12 @@ def test_each_share_is_observed_once(metrics: ModuleType) -> None:
 def test_a_gauge_is_the_last_step_s(metrics: ModuleType) -> None:
     page, rank, scheduler = Page(metrics), TransferStats(), TransferStats()
     assert page.value("free_blocks") is None, "nobody has counted them yet"
-    for held, free in ((4, 50), (9, 40), (0, 63)):
+    for held, since, free in ((4, 1000.5, 50), (9, 1000.5, 40), (0, 0.0, 63)):
         rank.wrote("tcp", 1, 1, 0.0)
-        scheduler.blocks_held(held)
+        scheduler.blocks_held(held, since)
         scheduler.free_blocks(free)
         page.step(rank, scheduler)
+        assert page.value("oldest_hold_timestamp_seconds") == since
     page.step(rank)
     assert page.value("blocks_held") == 0
     assert page.value("free_blocks") == 63

@@ -102,10 +102,14 @@ def test_failures_count_by_kind_and_transport() -> None:
 
 def test_a_gauge_has_its_last_value() -> None:
     stats = TransferStats()
-    stats.blocks_held(3)
+    stats.blocks_held(3, 1000.5)
     stats.free_blocks(60)
-    stats.blocks_held(0)
-    assert taken_of(stats)["gauges"] == [["blocks_held", 0], ["free_blocks", 60]]
+    stats.blocks_held(0, 0.0)
+    assert taken_of(stats)["gauges"] == [
+        ["blocks_held", 0],
+        ["oldest_hold_timestamp_seconds", 0.0],
+        ["free_blocks", 60],
+    ]
 
 
 def test_what_was_taken_does_not_change_any_more() -> None:

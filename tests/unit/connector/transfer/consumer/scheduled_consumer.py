@@ -60,5 +60,5 @@ class Consumer:
         assert not scheduler._registered
         assert not scheduler._facts
         assert not scheduler._abandoned
-        assert scheduler.blocks_held == 0
+        assert scheduler.held.blocks == 0
         assert scheduler.build_step(output()) == ConsumerStep(True)

@@ -69,7 +69,7 @@ def test_every_rank_registers_the_blocks_that_it_awaits(
         )
         for number, (there, rank) in enumerate(zip(CONTROL, RANKS, strict=True))
     ]
-    assert consumer.scheduler.blocks_held == len(wanted)
+    assert consumer.scheduler.held.blocks == len(wanted)
     asked = [{rank: message} for rank, (_, message) in enumerate(consumer.registers())]
     load = Load("t1", "r1", external, (wanted,), CONTROL, asked)
     assert consumer.scheduler.build_step(output({"r9": 1})) == ConsumerStep(False, [load])

@@ -110,7 +110,7 @@ def test_every_group_registers_what_it_lacks() -> None:
     assert asked.tokens == 29
     assert asked.groups == [GroupBlocks(0, full), GroupBlocks(2, [31, 32]), GroupBlocks(1, [41]), GroupBlocks(1, [])]
     assert asked.prompt == digest_of_prompt(decode(prompt=30)), "of the whole prompt, as the producer's"
-    assert consumer.scheduler.blocks_held == 8 + 2 + 1
+    assert consumer.scheduler.held.blocks == 8 + 2 + 1
     (load,) = consumer.scheduler._loads
     assert (load.tokens, load.block_ids) == (29, (full, [31, 32], [41], []))
 

@@ -97,11 +97,11 @@ def test_blocks_that_are_held_are_counted_in_every_group_without_the_null_ones()
         scheduler.on_new_request(each)
     scheduler.request_finished(one, ([5, 6, 7], [0, 0, 8], [0, 9]))
     scheduler.request_finished(other, ([3],))
-    assert scheduler.blocks_held == 6
+    assert scheduler.held.blocks == 6
     scheduler.sent({"r1", "r7"})
-    assert scheduler.blocks_held == 1
+    assert scheduler.held.blocks == 1
     scheduler.sent({"r2"})
-    assert scheduler.blocks_held == 0
+    assert scheduler.held.blocks == 0
 
 
 def test_the_last_token_is_left_out_and_the_digest_is_of_the_whole_prompt() -> None:
