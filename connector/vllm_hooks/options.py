@@ -17,8 +17,8 @@ class ConnectorOptions(msgspec.Struct, frozen=True):
     """Times in seconds. The stack's key is not among them, because vLLM logs its configuration: it is STACK_KEY."""
 
     host: str  # address that peers reach this instance at
-    # Of rank 0 of the first engine; rank n listens on control_port + n, those of a pipeline's first stage first, and the
-    # next engine's behind them.
+    # Of rank 0 of the first engine; rank n listens on control_port + n, those of a pipeline's first stage first, and
+    # the next engine's behind them.
     control_port: int
     metadata_server: str  # host:port of etcd
     transport: str  # one of TRANSPORTS, or auto

@@ -70,7 +70,7 @@ class Server:
         self.url = f"http://{host}:{PORTS[role]}"
         self.instance_id = order["instance_id"]
         # What a proxy would tell a consumer about it.
-        self.record = {
+        self.record: dict[str, Any] = {
             "engine_id": self.instance_id,
             "control": [f"{self.address}{CONTROL_PORT + rank}" for rank in range(size.ranks * size.stages)],
             "pipeline_parallel_size": size.stages,
