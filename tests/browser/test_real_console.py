@@ -139,7 +139,7 @@ def test_failed_requests_and_hostile_text(page: ConsolePage, stack: RealStack) -
     ask(stack, HOSTILE, HOSTILE, model=HOSTILE)
     page.open("requests", "too-long")
     page.wait_for_text(".detail dd", "400")
-    assert "max_tokens" in page.facts(".detail .beside > div:first-child")["failure"]
+    assert page.facts(".detail .beside > div:first-child")["failure"] == "rejected with 400"
     page.open("requests")
     page.click("#filter-failed")
     page.wait(lambda _: {"too-long", HOSTILE} <= set(page.ids()), "both")

@@ -4,7 +4,7 @@ import { clock, svg } from "/console/dom.js";
 
 const WIDTH = 520;
 const HEIGHT = 170;
-const LEFT = 52;
+const LEFT = 58;
 const BOTTOM = 20;
 const TOP = 8;
 
