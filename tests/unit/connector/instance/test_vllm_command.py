@@ -195,17 +195,17 @@ def test_a_record_lists_data_parallel_engines(environment: pytest.MonkeyPatch) -
     """Each as vLLM names it, with its own ranks' addresses, and what a request says to reach it."""
     given = settings(environment, TENSOR_PARALLEL_SIZE="2", VLLM_EXTRA_ARGS="--data-parallel-size 2")
     assert vllm_command.kv_transfer(given, "i") == {}
-    assert vllm_command.engines(given, "i") == (
+    assert vllm_command.engines(given, "i") == tuple(
         Engine(
-            rank=0,
-            pin=0,
-            kv_transfer={"engine_id": "i_dp0", "control": ["tcp://10.0.0.1:13003", "tcp://10.0.0.1:13004"]},
-        ),
-        Engine(
-            rank=1,
-            pin=1,
-            kv_transfer={"engine_id": "i_dp1", "control": ["tcp://10.0.0.1:13005", "tcp://10.0.0.1:13006"]},
-        ),
+            rank=rank,
+            pin=rank,
+            kv_transfer={
+                "engine_id": f"i_dp{rank}",
+                "control": [f"tcp://10.0.0.1:{port}", f"tcp://10.0.0.1:{port + 1}"],
+                "pipeline_parallel_size": 1,
+            },
+        )
+        for rank, port in ((0, 13003), (1, 13005))
     )
 
 
