@@ -123,6 +123,7 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "block_size": instance.block_size,
                 "dtype": instance.dtype,
                 "tensor_parallel_size": instance.tensor_parallel_size,
+                "pipeline_parallel_size": instance.pipeline_parallel_size,
                 "vllm_version": instance.vllm_version,
                 "connector_version": instance.connector_version,
                 "transports": instance.transports,

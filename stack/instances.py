@@ -61,6 +61,7 @@ class Instance(BaseModel):
     block_size: int
     dtype: str
     tensor_parallel_size: int
+    pipeline_parallel_size: int = 1
     fingerprint: str  # hash over `pairing`; instances pair only when theirs are equal
     pairing: dict[str, str] = {}  # facts of model, weights, type and blocks by their names, to say what differs
     kv_transfer: dict[str, Any]  # empty for an aggregated instance, and where the engines have theirs

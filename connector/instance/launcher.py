@@ -232,6 +232,7 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
         block_size=settings.block_size,
         dtype=vllm_command.dtype(settings),
         tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
         fingerprint=fingerprint(**pairing),
         pairing=pairing,
         kv_transfer=vllm_command.kv_transfer(settings, instance_id),

@@ -176,7 +176,7 @@ function card(each) {
     ["inEngine", own ? t("engine", number(own.running), number(own.waiting), share(own.cache_usage)) : null],
     ["circuit", circuit + (failed ? ` · ${number(failed)} ${t("failures")}` : "")],
     ["lastCheck", check ? t("ago", check.result, Math.round(check.age_s)) : null],
-    ["version", `${each.vllm_version} · ${each.dtype} · TP ${each.tensor_parallel_size}`],
+    ["version", `${each.vllm_version} · ${each.dtype} · TP ${each.tensor_parallel_size}${each.pipeline_parallel_size > 1 ? ` · PP ${each.pipeline_parallel_size}` : ""}`],
     ["engine", each.data_parallel_rank === null ? null : t("rankOf", each.data_parallel_rank, each.server)],
   ];
   return el("article", { class: `card instance ${each.role}`, "data-instance": each.instance_id },

@@ -7,7 +7,7 @@ from stack.instances import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.scripted import MODEL, instance, prefilled
 
-P0 = instance("prefill", "p0", "http://a:1", transports=("rdma", "tcp"))
+P0 = instance("prefill", "p0", "http://a:1", transports=("rdma", "tcp"), pipeline_parallel_size=2)
 D0 = instance("decode", "d0", "http://b:1")
 OTHER_D = instance("decode", "d1", "http://c:1", fingerprint="x", block_size=16, max_model_len=2048, started_at=900.5)
 
@@ -43,6 +43,7 @@ def test_why_an_instance_is_not_paired() -> None:
     shown = {each["instance_id"]: each for each in describe(fleet, now=1010.0)["instances"]}
     assert (shown["p0"]["vllm_version"], shown["p0"]["connector_version"]) == ("0.32.0", "0.1.0")
     assert (shown["p0"]["transports"], shown["d0"]["transports"]) == (("rdma", "tcp"), ())
+    assert (shown["p0"]["pipeline_parallel_size"], shown["d0"]["pipeline_parallel_size"]) == (2, 1)
     assert shown["p0"]["pairs_with"] == ["d0"]
     assert shown["p0"]["not_paired"] == ["different block_size 32 and 16 (p0, d1)"]
     assert shown["d1"]["pairs_with"] == []
