@@ -34,7 +34,6 @@ from proxy.request.prompt import Prompt, read_prompt
 from proxy.request.request_id import fits
 from proxy.routing.admission import Ticket
 from proxy.routing.dispatch import Demand
-from proxy.telemetry import tracing
 from proxy.telemetry.history import Asked, Ended
 from proxy.telemetry.request_facts import RequestFacts
 
@@ -193,6 +192,7 @@ class Exchange:
             metrics.gen_ai.ended(past)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self.request_id)
         self._log(status, outcome, failure)
+        self._facts.told()
 
     def abort(self, error: ProxyError) -> None:
         """The client is told `error` at the next possible moment."""
@@ -218,7 +218,7 @@ class Exchange:
         splittable = request.unsplittable is None and self._endpoint.both_legs
         demand = Demand(model, prompt, output, splittable, self._endpoint.takes_rank)
         if self._endpoint.both_legs:
-            self._span.asks(tracing.Asked(path, model, request.stream, request.output_limit))
+            self._span.asks(path, model, request.stream, request.output_limit)
         job = Job(request, self._endpoint, prompt, legs_headers, self._deadlines, self._task, self._span)
         self._ticket = await self._admitted(prompt.tokens + output, job.deadlines.first_token)
         avoid: set[str] = set()

@@ -98,7 +98,7 @@ class Policy:
     busy_miss_weight: int = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """consumer: the instance whose answer is the client's; an aggregated one is its own producer.
 

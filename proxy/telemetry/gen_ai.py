@@ -10,7 +10,7 @@ Beside them goodput's count: streams by whether their TTFT and their TPOT were w
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -36,13 +36,37 @@ class Bounds:
     tpot_s: float
 
 
+class _Series:
+    """Of one endpoint and model, each made with its first value: to look one up costs as much as to count in it."""
+
+    def __init__(self, names: tuple[str, str, str], ttft: Histogram, tpot: Histogram, duration: Histogram) -> None:
+        self._names = names
+        self._of_all = ttft, tpot, duration
+        self._durations: dict[str, Histogram] = {}  # by outcome
+
+    @cached_property
+    def ttft(self) -> Histogram:
+        return self._of_all[0].labels(*self._names)
+
+    @cached_property
+    def tpot(self) -> Histogram:
+        return self._of_all[1].labels(*self._names)
+
+    def duration(self, outcome: str) -> Histogram:
+        known = self._durations.get(outcome)
+        if known is None:
+            error_type = "" if outcome == "ok" else outcome
+            known = self._durations[outcome] = self._of_all[2].labels(*self._names, error_type)
+        return known
+
+
 class GenAiMetrics:
     """Args: served: the names of the models that are served now."""
 
     def __init__(self, registry: CollectorRegistry, bounds: Bounds, served: Callable[[], Collection[str]]) -> None:
         self._bounds = bounds
         self._served = served
-        self._histogram: Callable[..., Histogram] = cache(lambda metric, *labels: metric.labels(*labels))
+        self._known: dict[tuple[str, str], _Series] = {}  # by endpoint and model
         names = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
         self._ttft = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
@@ -78,15 +102,18 @@ class GenAiMetrics:
         """A request of a path that generates."""
         asked, ended, facts = past.asked, past.ended, past.facts
         model = asked.model if asked.model in self._served() else ""
-        names = (OPERATIONS.get(asked.endpoint, CHAT), PROVIDER, model)
-        self._histogram(self._duration, *names, "" if ended.outcome == "ok" else ended.outcome).observe(past.duration_s)
+        series = self._known.get((asked.endpoint, model))
+        if series is None:
+            names = (OPERATIONS.get(asked.endpoint, CHAT), PROVIDER, model)
+            series = self._known[asked.endpoint, model] = _Series(names, self._ttft, self._tpot, self._duration)
+        series.duration(ended.outcome).observe(past.duration_s)
         if not facts.stream:
             return
         ttft, tpot = facts.ttft_s, itl_s(past)
         if ttft is not None:
-            self._histogram(self._ttft, *names).observe(ttft)
+            series.ttft.observe(ttft)
         if tpot is not None:
-            self._histogram(self._tpot, *names).observe(tpot)
+            series.tpot.observe(tpot)
         if ended.outcome == "ok":
             assert ttft is not None
             self._streams[ttft <= self._bounds.ttft_s, tpot is None or tpot <= self._bounds.tpot_s].inc()

@@ -67,22 +67,43 @@ class Flow:
     seconds: float = 0.0
 
 
+_Ending = tuple[int, str, str | None, str]  # status, outcome, path and the reason for it
 _FLOW = tuple(each.name for each in fields(Flow))
 
 
 class Slot:
-    """`start` in Unix seconds. Adding up costs each request more than anything else here: few and flat names."""
+    """`start` in Unix seconds. Adding up costs each request more than anything else here: one name for all that is
+    counted together, and numbers for classes; `told` takes it apart when somebody looks.
+    """
 
-    __slots__ = ("counts", "flows", "start")
+    __slots__ = ("endings", "events", "flows", "itl", "legs", "start", "ttft")
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
+        self.endings: defaultdict[_Ending, int] = defaultdict(int)
+        self.events = 0  # of streams
+        self.ttft: defaultdict[int, int] = defaultdict(int)  # by class
+        self.itl: defaultdict[int, int] = defaultdict(int)
+        self.legs: defaultdict[str, int] = defaultdict(int)  # that failed, by cause
         self.flows: defaultdict[tuple[str, str, str], Flow] = defaultdict(Flow)  # producer, consumer, transport
 
     def told(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """("status", "200"), 1 and ("flow", producer, consumer, transport, "bytes"), 4096 and so on."""
-        yield from self.counts.items()
+        counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
+        for (status, outcome, path, reason), number in self.endings.items():
+            counts["status", str(status)] += number
+            if outcome != "ok":
+                counts["outcome", outcome] += number
+            if path is not None:
+                counts["path", path, reason] += number
+        yield from counts.items()
+        if self.events:
+            yield ("events",), self.events
+        for name, classes in (("ttft", self.ttft), ("itl", self.itl)):
+            for number, count in classes.items():
+                yield (name, str(number)), count
+        for cause, count in self.legs.items():
+            yield ("leg", cause), count
         for names, flow in self.flows.items():
             for what in _FLOW:
                 if value := getattr(flow, what):
@@ -113,7 +134,7 @@ class History:
 
     def leg_failed(self, cause: str) -> None:
         """Also of a request that another instance then answered."""
-        self._slot(self._clock()).counts["leg", cause] += 1
+        self._slot(self._clock()).legs[cause] += 1
 
     def since(self, at: float) -> list[PastRequest]:
         """Those that ended at this time or later, the last one first."""
@@ -145,31 +166,28 @@ class History:
         return self._slots[-1]
 
 
-def class_of(seconds: float) -> str:
-    return str(round(math.log(seconds / SHORTEST_S) * _PER_CLASS)) if seconds > SHORTEST_S else "0"
+def class_of(seconds: float) -> int:
+    return round(math.log(seconds / SHORTEST_S) * _PER_CLASS) if seconds > SHORTEST_S else 0
 
 
-def seconds_of(name: str) -> float:
-    """The middle of a class."""
+def seconds_of(name: str | int) -> float:
+    """The middle of a class, whose number may come as text from another process."""
     return float(SHORTEST_S * CLASS_RATIO ** int(name))
 
 
 def _count(past: PastRequest, slot: Slot) -> None:
-    facts, ended, counts = past.facts, past.ended, slot.counts
-    counts["status", str(ended.status)] += 1
-    if ended.outcome != "ok":
-        counts["outcome", ended.outcome] += 1
-    if facts.attempt is None:
+    facts, ended = past.facts, past.ended
+    path = facts.path
+    slot.endings[ended.status, ended.outcome, path, facts.reason] += 1
+    if path is None:
         return
-    producer = facts.attempt.route.producer
-    counts["path", "disaggregated" if producer else "local", facts.reason] += 1
     if facts.stream:
-        counts["events",] += ended.events
+        slot.events += ended.events
         if (ttft := facts.ttft_s) is not None:
-            counts["ttft", class_of(ttft)] += 1
+            slot.ttft[class_of(ttft)] += 1
             if (itl := itl_s(past)) is not None:
-                counts["itl", class_of(itl)] += 1
-    if producer or facts.earlier:
+                slot.itl[class_of(itl)] += 1
+    if path == "disaggregated" or facts.earlier:
         _count_flows(past, slot.flows)
 
 

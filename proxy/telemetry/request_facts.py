@@ -43,7 +43,7 @@ class AttemptFacts:
     answered_at: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestFacts:
     """Filled in while the request goes on; times are of `time.monotonic`, sizes in bytes and tokens.
 
@@ -74,6 +74,14 @@ class RequestFacts:
         """What the consumer's connector says of the transfer; empty when it says nothing."""
         self.transfer = transfer
         self._dispatch = None
+
+    def told(self) -> None:
+        """Headers, comment and log line are out: what was put together for them is not kept, only what it is made of.
+
+        The console keeps a thousand of these, and each object that lives that long has left the CPU's caches when it
+        goes: 0.1 to 0.2 microseconds apiece.
+        """
+        self._dispatch = self._phases_ms = None
 
     def second_token(self) -> None:
         if self.attempt is not None and self.attempt.answered_at is not None:

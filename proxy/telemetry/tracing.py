@@ -70,7 +70,8 @@ class LegSpan(Protocol):
 
 
 class RequestSpan(Protocol):
-    def asks(self, asked: Asked) -> None: ...
+    def asks(self, path: str, model: str | None, stream: bool, output_limit: int | None) -> None:
+        """As in `Asked`, which is only made where spans are."""
 
     def leg(self, instance: Instance, transfer_id: str | None) -> LegSpan: ...
 
@@ -106,7 +107,7 @@ class _Unrecorded:
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.headers = headers
 
-    def asks(self, asked: Asked) -> None:
+    def asks(self, path: str, model: str | None, stream: bool, output_limit: int | None) -> None:
         pass
 
     def leg(self, instance: Instance, transfer_id: str | None) -> LegSpan:
@@ -126,8 +127,8 @@ class _Recorded:
         self._context = trace.set_span_in_context(self._span)
         self._asked: Asked | None = None
 
-    def asks(self, asked: Asked) -> None:
-        self._asked = asked
+    def asks(self, path: str, model: str | None, stream: bool, output_limit: int | None) -> None:
+        self._asked = asked = Asked(path, model, stream, output_limit)
         self._span.set_attributes(asked.attributes())
 
     def leg(self, instance: Instance, transfer_id: str | None) -> LegSpan:
