@@ -25,6 +25,7 @@ from stack.instances import Instance
 IDLE_CONNECTION_S = 3.0
 EVENT_STREAM = "text/event-stream"
 ERROR_EVENT = b'data: {"error"'  # after it vLLM ends a stream as a whole one
+ENDING = 4  # events, from the end: it and the end's own, and comments between them
 
 
 class Deadline(NamedTuple):
@@ -95,7 +96,10 @@ class Answer:
     @property
     def reported_error(self) -> bool:
         """Whether a stream that is over has told of one, which is then its last event or the one before its end."""
-        return self.is_stream and ERROR_EVENT in self._earlier + self._last
+        if not self.is_stream:
+            return False
+        ending = sse.last_events(self._last, ENDING)
+        return ERROR_EVENT in (self._earlier + self._last if ending is None else ending)
 
     @property
     def waiting_since(self) -> float | None:

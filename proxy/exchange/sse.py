@@ -52,6 +52,16 @@ class TransferFacts:
         return b"\n\n".join(kept)
 
 
+def last_events(events: bytes, number: int) -> bytes | None:
+    """The last ones of some whole events; None where there are no more than so many."""
+    begin = len(events)
+    for _ in range(number):
+        begin = events.rfind(b"\n\n", 0, begin - 2) + 2
+        if begin < 2:
+            return None
+    return events[begin:]
+
+
 def error_in(data: bytes) -> dict[str, Any] | None:
     """The `error` object of an event with which vLLM reports a failure after it has already sent status 200."""
     if b'"error"' not in data:  # nearly always, and to parse it costs more than all else that is done with an event

@@ -39,8 +39,11 @@ def of_prefill(answer: bytes) -> PromptCache | None:
 
 
 def counts_cached(answer: bytes) -> bool:
-    """Whether a whole answer, or some events of one, may hold such a count: not if this is False."""
-    start = answer.find(_USAGE)
+    """Whether the last `usage` of a whole answer, or of some events of one, may hold such a count: not if this is False.
+
+    From the end: events of tokens have a `usage` too, and it is null.
+    """
+    start = answer.rfind(_USAGE)
     return start >= 0 and (
         answer.find(b'"cached_tokens"', start) >= 0 or answer.find(b'"cache_read_input_tokens"', start) >= 0
     )

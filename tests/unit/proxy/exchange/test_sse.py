@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.exchange.sse import EventBoundary, error_in
+from proxy.exchange.sse import EventBoundary, error_in, last_events
 
 STREAM = b'data: {"a": 1}\n\n: ping\n\ndata: {"b": 2}\n\ndata: [DONE]\n\n'
 
@@ -15,6 +15,12 @@ def test_only_whole_events_pass_and_none_is_lost(size: int) -> None:
     passed = [boundary.whole_events(STREAM[at : at + size]) for at in range(0, len(STREAM), size)]
     assert b"".join(passed) == STREAM
     assert all(events.endswith(b"\n\n") for events in passed if events)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, 40), (2, 24), (3, 16), (4, None)], ids=str)
+def test_the_last_events(number: int, expected: int | None) -> None:
+    assert last_events(STREAM, number) == (None if expected is None else STREAM[expected:])
+    assert last_events(b"", number) is None
 
 
 def test_half_an_event_is_held_back() -> None:

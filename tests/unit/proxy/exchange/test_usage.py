@@ -143,6 +143,14 @@ def test_what_the_producer_says(answer: bytes, expected: PromptCache | None) -> 
     assert usage.of_prefill(answer) == expected
 
 
+def test_only_the_last_usage_of_some_events_counts() -> None:
+    token = b'data: {"choices":[],"usage":null}\n\n'
+    counted = b'data: {"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}}\n\n'
+    assert usage.counts_cached(token + counted + b"data: [DONE]\n\n")
+    assert usage.corrected(counted + token, PromptCache(0), moved=4) == counted + token
+    assert not usage.counts_cached(counted + token)
+
+
 def test_events_without_counts_are_told_apart_cheaply() -> None:
     token: dict[str, Any] = {"choices": [{"text": '"cached_tokens"'}], "usage": {"prompt_tokens": 5}}
     assert not usage.counts_cached(b"data: " + json.dumps(token).encode() + b"\n\n")
