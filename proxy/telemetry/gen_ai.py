@@ -101,7 +101,7 @@ class GenAiMetrics:
     def ended(self, past: PastRequest) -> None:
         """A request of a path that generates."""
         asked, ended, facts = past.asked, past.ended, past.facts
-        model = asked.model if asked.model in self._served() else ""
+        model = asked.model if asked.model is not None and asked.model in self._served() else ""
         series = self._known.get((asked.endpoint, model))
         if series is None:
             names = (OPERATIONS.get(asked.endpoint, CHAT), PROVIDER, model)

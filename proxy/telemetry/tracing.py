@@ -92,7 +92,7 @@ class Tracing:
     def start(self, name: str, headers: Mapping[str, str]) -> RequestSpan:
         given = {name: value for name in PASSED_ON if (value := headers.get(name))}
         if self._provider is None:
-            return _Unrecorded(given)
+            return _Unrecorded(given) if given else _NOTHING
         return _Recorded(self._tracer, name, given)
 
     async def close(self) -> None:
@@ -115,6 +115,9 @@ class _Unrecorded:
 
     def end(self, *facts: Any, **attributes: Any) -> None:
         pass
+
+
+_NOTHING = _Unrecorded({})
 
 
 class _Recorded:
