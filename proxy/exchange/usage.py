@@ -39,7 +39,7 @@ def of_prefill(answer: bytes) -> PromptCache | None:
 
 
 def counts_cached(answer: bytes) -> bool:
-    """Whether the last `usage` of a whole answer, or of some events of one, may hold such a count: not if this is False.
+    """Whether the last `usage` of a whole answer, or of some events of one, may hold such a count: not if it is False.
 
     From the end: events of tokens have a `usage` too, and it is null.
     """
