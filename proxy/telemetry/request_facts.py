@@ -78,8 +78,8 @@ class RequestFacts:
     def told(self) -> None:
         """Headers, comment and log line are out: what was put together for them is not kept, only what it is made of.
 
-        The console keeps a thousand of these, and each object that lives that long has left the CPU's caches when it
-        goes: 0.1 to 0.2 microseconds apiece.
+        The console keeps a thousand of these, and what lives that long has to be fetched into the CPU's caches again
+        when it goes.
         """
         self._dispatch = self._phases_ms = None
 
