@@ -90,6 +90,14 @@ def test_a_cache_that_did_not_arrive_is_no_flow() -> None:
     assert flow == {("requests",): 1, ("recomputed",): 1}
 
 
+def test_what_was_put_together_for_a_request_is_made_again_the_same() -> None:
+    facts = split()
+    facts.comment()
+    before = dict(facts.dispatch), facts.headers(), facts.phases_ms()
+    facts.told()
+    assert (facts.dispatch, facts.headers(), facts.phases_ms()) == before
+
+
 def test_what_was_refused_before_a_route_is_kept_too() -> None:
     history = History(Clock())
     history.ended(ASKED._replace(model=None), ended(429, "too_busy", 0), RequestFacts(0.0), 0.001)
