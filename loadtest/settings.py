@@ -9,11 +9,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, model_validator
 
 from loadtest import lengths, stages
-from loadtest.slo import Slo
-from stack import addresses
-from stack.addresses import ListenHost
-from stack.environment import Settings
-from stack.settings import REPOSITORY, RepositoryPath
+from loadtest.figures.slo import Slo
+from stack.configuration.environment import Settings
+from stack.configuration.settings import REPOSITORY, RepositoryPath
+from stack.network import addresses
+from stack.network.addresses import ListenHost
 
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "trace"]
 WorkloadName = Literal["curl", "random", "chat", "trace", "prompts"]

@@ -11,8 +11,8 @@ from proxy.request.access import ClientKeys, read_client_keys
 from proxy.routing.dispatch import NoProducer
 from proxy.routing.prefill_order import Order
 from stack import etcd
-from stack.addresses import ListenHost
-from stack.environment import Settings
+from stack.configuration.environment import Settings
+from stack.network.addresses import ListenHost
 
 
 def _cors_origins(value: str) -> str:

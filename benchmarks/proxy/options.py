@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.option_types import Tuple, count, counts, one_of, variables
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 MEASUREMENTS = ("latency", "throughput", "chunks", "memory", "profile")
 PEERS = ("ours", "ours-2-workers", "bare", "vllm-router", "seed", "toy", "mooncake-example")

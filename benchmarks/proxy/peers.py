@@ -13,7 +13,7 @@ from benchmarks.processes import Launch
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.options import Options
 from benchmarks.proxy.upstream import LOOPBACK, Upstream
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 VERSIONS = (
     "import sys; from importlib.metadata import version; print(', '.join(f'{n} {version(n)}' for n in sys.argv[1:]))"

@@ -19,8 +19,8 @@ from benchmarks.proxy.run import Run
 from benchmarks.proxy.summary import DIRECT
 from benchmarks.proxy.upstream import LOOPBACK, Upstream
 from stack import etcd
-from stack.instances import PREFIX, Instance, Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import PREFIX, Instance, Role
 
 POLL_S = 0.1
 START_LIMIT_S = 45.0

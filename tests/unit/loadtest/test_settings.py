@@ -1,7 +1,7 @@
 import pytest
 
 from loadtest.settings import LoadTestSettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 
 
 @pytest.fixture(autouse=True)

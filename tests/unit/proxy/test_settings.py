@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from stack import __main__ as commands
-from stack.compose import Compose
-from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+from stack.running.compose import Compose
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -103,7 +103,7 @@ def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path, monkeypatc
     [("auto", True, True), ("auto", False, False), ("docker", False, True), ("processes", True, False)],
 )
 def test_which_way(monkeypatch: pytest.MonkeyPatch, mode: str, engine_answers: bool, docker: bool) -> None:
-    monkeypatch.setattr("stack.compose.is_available", lambda: engine_answers)
+    monkeypatch.setattr("stack.running.compose.is_available", lambda: engine_answers)
 
     assert commands._uses_docker(StackSettings.model_validate({"stack_mode": mode})) is docker
 
