@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stack import addresses, etcd
-from stack.addresses import ListenHost, OwnHost
+from stack.addresses import CollectorUrl, ListenHost, OwnHost
 from stack.data_parallel import DataParallel, data_parallel_of
 from stack.environment import Settings
 from stack.instances import Role
@@ -64,7 +64,7 @@ class LauncherSettings(Settings):
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
-    otel_exporter_otlp_endpoint: str = ""
+    otel_exporter_otlp_endpoint: CollectorUrl = ""
 
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
@@ -112,7 +112,8 @@ class LauncherSettings(Settings):
             try:
                 engines = data_parallel_of(words)
             except ValueError as error:
-                raise ValueError(f"{variable}={shlex.join(words)!r}: {error}") from error
+                shown = addresses.without_password(shlex.join(words))
+                raise ValueError(f"{variable}={shown!r}: {error}") from error
             if (ranks := engines.local * self.ranks) > PORTS_PER_INSTANCE:
                 raise ValueError(
                     f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}, "
