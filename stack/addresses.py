@@ -48,8 +48,8 @@ def without_password(value: str) -> str:
 
 
 def without_passwords(sentence: str) -> str:
-    """The same for each word of a sentence, which may quote such a value."""
-    return re.sub(r"\S+", lambda word: without_password(word[0]), sentence)
+    """The same for a sentence, which may quote such values, also as `name='value'`."""
+    return re.sub(r"(?<!\S)(\w+=)?(['\"])?([A-Za-z][\w+.-]*://)?\S*@", r"\1\2\3***@", sentence)
 
 
 def base_url(url: str, instead: str) -> HttpUrl:

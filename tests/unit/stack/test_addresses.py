@@ -58,6 +58,19 @@ def test_what_is_shown_of_a_value_has_no_password(value: str, shown: str) -> Non
     assert addresses.without_password(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("404 for url: http://me:hunter2@host/path (gone)", "404 for url: http://***@host/path (gone)"),
+        ("url='etcd://me:hunter2@host:1': no; 'me:hunter2@i'", "url='etcd://***@host:1': no; '***@i'"),
+        ('found "http://me:hun\'ter2@host"', 'found "http://***@host"'),
+        ("expected host:port, e.g. http://[::1]:2379", "expected host:port, e.g. http://[::1]:2379"),
+    ],
+)
+def test_what_is_shown_of_a_sentence_has_no_password(sentence: str, shown: str) -> None:
+    assert addresses.without_passwords(sentence) == shown
+
+
 def test_a_base_url_has_no_password() -> None:
     assert addresses.base_url("https://host/v1", "").host == "host"
     for url in ("http://me:hunter2@host", "http://me@host", "http://:hunter2@host"):
