@@ -54,11 +54,11 @@ class Manifest(BaseModel):
 def manifest(settings: LoadTestSettings) -> Manifest:
     """As the run begins, before the target was asked."""
     return Manifest(
-        target=_without_password(settings.target),
+        target=settings.target,
         models=[settings.loadtest_model] if settings.loadtest_model else [],
         seed=settings.loadtest_seed,
         warmup_s=settings.loadtest_warmup_s,
-        command=_without_password(shlex.join(["python", "-m", "loadtest", *_options(sys.argv[1:])])),
+        command=shlex.join(["python", "-m", "loadtest", *_options(sys.argv[1:])]),
         versions=_versions(),
         hardware=machine.hardware(),
         started_at=now(),
@@ -108,9 +108,7 @@ def _objects(answer: dict[str, Any] | None, member: str) -> list[dict[str, Any]]
 
 
 def _plain(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return Path(value).name if name.endswith("_file") else _without_password(value)
+    return Path(value).name if isinstance(value, str) and name.endswith("_file") else value
 
 
 def now() -> str:
@@ -127,7 +125,3 @@ def _answer(settings: LoadTestSettings, path: str) -> dict[str, Any] | None:
     except (URLError, OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"(https?://)[^/@\s]+@", r"\1", text)

@@ -41,8 +41,11 @@ class Entry(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The name, as the value may be a secret; the text where there is no name."""
-        return self.name if self.name is not None else repr(self.text)
+        """The name, as the value may be a secret; where there is no name, what stands in its place."""
+        if self.name is not None:
+            return self.name
+        before, equals, _ = self.text.partition("=")
+        return f"{before + equals + '...'!r}" if equals else "a line without ="
 
 
 class _Unreadable(ValueError):

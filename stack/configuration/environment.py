@@ -10,6 +10,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from stack.network.addresses import without_password, without_passwords
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -55,4 +57,6 @@ def _line(problem: dict[str, object]) -> str:
         return message
     if problem["type"] == "missing":  # its input is all the other variables, secrets among them
         return f"{name.upper()} is unset and has no default"
-    return f"{name.upper()}={problem['input']!r}: {message}"
+    value = problem["input"]
+    shown = without_password(value) if isinstance(value, str) else value
+    return f"{name.upper()}={shown!r}: {without_passwords(message)}"

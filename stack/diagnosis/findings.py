@@ -150,12 +150,11 @@ def rdma(facts: Facts) -> Iterator[Finding]:
 def env_lines(facts: Facts) -> Iterator[Finding]:
     yield from bad_lines(facts.env_entries, facts.env_path)
     for entry in facts.env_entries:
-        for name in entry.unset:
-            fix = f"write $${name} for a dollar sign and these letters, or put the value in single quotes"
-            found, needed = (
-                f"${name} in {facts.env_path}:{entry.line}",
-                f"a variable that is set: {name} becomes nothing",
-            )
+        if entry.unset:
+            # What was meant as a dollar sign is mostly one of a password, and what follows it a part of that.
+            found = f"a $ in {facts.env_path}:{entry.line} with a name behind it that is not set"
+            needed = "a variable that is set: this one becomes nothing"
+            fix = "write $$ for a dollar sign, or put the value in single quotes"
             yield Finding("warning", str(entry.name), found, needed, fix)
 
 

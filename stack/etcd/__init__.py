@@ -34,6 +34,8 @@ def address(endpoint: str) -> tuple[str, int]:
     expected = f"expected one plain-text endpoint, host:port, e.g. 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
     scheme, separator, rest = endpoint.rpartition("://")
     scheme = scheme.lower()  # RFC 3986: of either case
+    if "@" in endpoint:
+        raise ValueError(f"{expected}; {addresses.NO_PASSWORD}: etcd is spoken to without")
     if len(listed := [part for part in re.split("[,;]", endpoint) if part.strip()]) > 1:
         raise ValueError(f"{expected}; found {len(listed)}, of which `etcd gateway` makes one")
     if scheme == "https":

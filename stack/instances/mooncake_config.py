@@ -81,5 +81,8 @@ def _problem(problem: dict[str, Any]) -> str:
     if not problem["loc"]:
         return "is not a JSON object"
     message = problem["msg"].removeprefix("Value error, ")
-    value = "" if problem["type"] == "missing" else f"={problem['input']!r}"  # of a missing key: the whole file
-    return f"{problem['loc'][0]}{value}: {message}"
+    if problem["type"] == "missing":  # its input is the whole file
+        return f"{problem['loc'][0]}: {message}"
+    value = problem["input"]
+    shown = addresses.without_password(value) if isinstance(value, str) else value
+    return f"{problem['loc'][0]}={shown!r}: {message}"

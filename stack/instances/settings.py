@@ -13,7 +13,7 @@ from stack.instances.data_parallel import DataParallel, data_parallel_of
 from stack.instances.mooncake_config import MooncakeConfig, Protocol, load_mooncake_config
 from stack.instances.record import Role
 from stack.network import addresses
-from stack.network.addresses import ListenHost, OwnHost
+from stack.network.addresses import CollectorUrl, ListenHost, OwnHost
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 PORTS_PER_INSTANCE = 16  # control ports of neighbouring instances on one host: room for 16 ranks each
@@ -65,7 +65,7 @@ class LauncherSettings(Settings):
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
-    otel_exporter_otlp_endpoint: str = ""
+    otel_exporter_otlp_endpoint: CollectorUrl = ""
 
     lease_ttl_s: int = Field(default=5, ge=2)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
@@ -113,7 +113,8 @@ class LauncherSettings(Settings):
             try:
                 engines = data_parallel_of(words)
             except ValueError as error:
-                raise ValueError(f"{variable}={shlex.join(words)!r}: {error}") from error
+                shown = addresses.without_password(shlex.join(words))
+                raise ValueError(f"{variable}={shown!r}: {error}") from error
             if (ranks := engines.local * self.ranks) > PORTS_PER_INSTANCE:
                 raise ValueError(
                     f"TENSOR_PARALLEL_SIZE={self.tensor_parallel_size}, "

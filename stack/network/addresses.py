@@ -11,10 +11,12 @@ import re
 import socket
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, HttpUrl, TypeAdapter
 
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a program listens that is to be reached at any address
+NO_PASSWORD = "a user or a password has no place in it"
+_HTTP_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 
 
 def is_ipv6(host: str) -> bool:
@@ -39,11 +41,35 @@ def http_url(host: str, port: int) -> str:
     return f"http://{join(host, port)}"
 
 
+def without_password(value: str) -> str:
+    """A variable's value as messages may show it: without what stands before an @, and behind an option for a key."""
+    of_url = re.sub(r"(?s)^([A-Za-z][\w+.-]*://)?.*@", r"\1***@", value)
+    return re.sub(r"(?s)(--[\w-]*(?:key|token|password)[\s=]+).*?(?=\s--|$)", r"\1***", of_url)
+
+
+def without_passwords(sentence: str) -> str:
+    """The same for a sentence, which may quote such values, also as `name='value'`."""
+    return re.sub(r"(?<!\S)(\w+=)?(['\"])?([A-Za-z][\w+.-]*://)?\S*@", r"\1\2\3***@", sentence)
+
+
+def base_url(url: str, instead: str) -> HttpUrl:
+    """Takes apart the HTTP URL of a server. Args: instead: where a secret belongs, as the end of a sentence.
+
+    Raises: ValueError: it is none, or has a user or a password, which would come into command lines, logs and reports.
+    """
+    parsed = _HTTP_URL.validate_python(url)
+    if parsed.username is not None or parsed.password is not None:
+        raise ValueError(f"expected a URL without a user and a password: {instead}")
+    return parsed
+
+
 def split(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Host, without brackets, and port of `host:port`, or of `host` where there is a default port.
 
     Raises: ValueError: what is wrong with it, as the end of a sentence that says what is expected.
     """
+    if "@" in text:
+        raise ValueError(NO_PASSWORD)
     if _version(text) == 6:
         raise ValueError(f"an IPv6 address stands in brackets, as [{text}]:{default_port or 13003}")
     host, port = text, ""
@@ -131,6 +157,14 @@ def _version(text: str) -> int:
         return 0
 
 
+def _collector(url: str) -> str:
+    if url:
+        base_url(url, "they belong into OTEL_EXPORTER_OTLP_HEADERS, as authorization=Basic ...")
+    return url
+
+
+# A variable's value, as it was given, or empty: where OpenTelemetry's spans go.
+CollectorUrl = Annotated[str, AfterValidator(_collector)]
 # Variables' values, empty or IP addresses once they are read: where one listens, and where others reach this host.
 ListenHost = Annotated[str, AfterValidator(_listening)]
 OwnHost = Annotated[str, AfterValidator(_own)]

@@ -61,6 +61,7 @@ def test_logs_show_the_services_asked_for(tmp_path: Path) -> None:
     [
         ({"PROXY_PORT": "http"}, "PROXY_PORT='http': "),
         ({"STACK_MODE": "podman"}, "STACK_MODE='podman': "),
+        ({"ETCD_ENDPOINT": "http://root:hunter2@h:2379"}, "ETCD_ENDPOINT='http://***@h:2379': expected one plain-text"),
     ],
 )
 def test_a_bad_value_stops_with_one_line(tmp_path: Path, variables: dict[str, str], line: str) -> None:
@@ -69,6 +70,7 @@ def test_a_bad_value_stops_with_one_line(tmp_path: Path, variables: dict[str, st
     assert result.returncode == 2
     assert result.stderr.startswith(line)
     assert result.stderr.count("\n") == 1
+    assert "hunter2" not in result.stdout + result.stderr
 
 
 def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) -> None:

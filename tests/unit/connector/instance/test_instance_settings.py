@@ -259,6 +259,10 @@ def test_a_roles_own_arguments_follow_those_of_all(
             {"VLLM_EXTRA_ARGS": "-dp 4 --headless"},
             "VLLM_EXTRA_ARGS='-dp 4 --headless': --headless: its engines would be in no record",
         ),
+        (
+            {"VLLM_EXTRA_ARGS": "--api-key hunter2 --headless"},
+            "VLLM_EXTRA_ARGS='--api-key *** --headless': --headless: its engines would be in no record",
+        ),
         ({"DECODE_VLLM_EXTRA_ARGS": "-dp 4 -dpl 2"}, "DECODE_VLLM_EXTRA_ARGS='-dp 4 -dpl 2': --data-pa"),
         (
             {"TENSOR_PARALLEL_SIZE": "4", "PIPELINE_PARALLEL_SIZE": "5"},

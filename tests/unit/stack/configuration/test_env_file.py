@@ -77,7 +77,7 @@ def test_a_file_that_compose_would_refuse_is_refused_and_no_secret_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "env"
-    file.write_text("PROXY_API_KEYS=alice:${}secret\nwhat is this?\nMODEL=x\n")
+    file.write_text("PROXY_API_KEYS=alice:${}secret\nsecret words\nPROXY API KEYS=secret\nMODEL=x\n")
     monkeypatch.setenv("STACK_ENV_FILE", str(file))
     monkeypatch.delenv("MODEL", raising=False)
 
@@ -86,7 +86,8 @@ def test_a_file_that_compose_would_refuse_is_refused_and_no_secret_is_told(
 
     assert refused.value.lines == [
         f"{file}:1: PROXY_API_KEYS: expected ${{NAME}}, or $$ for a dollar sign",
-        f"{file}:2: 'what is this?': expected NAME=value",
+        f"{file}:2: a line without =: expected NAME=value",
+        f"{file}:3: 'PROXY API KEYS=...': expected NAME=value",
     ]
     assert "MODEL" not in os.environ
 

@@ -34,6 +34,18 @@ def test_bad_values_of_any_part_are_told_at_once(monkeypatch: pytest.MonkeyPatch
     assert names == {"MOONCAKE_PROTOCOL", "LOADTEST_INPUT_TOKENS", "PROXY_LOG_LEVEL", "PREFILL_REPLICAS"}
 
 
+def test_no_line_shows_the_password_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no variable of any part, whatever else is wrong with it."""
+    variables = {name.upper() for settings in settings_classes() for name in settings.model_fields}
+    for value in ("http://me:hunter2@example.org:1", "me:hunter2@example.org", "ftp://me:hun://ter2@a:1,http://b/?c"):
+        for name in variables:
+            monkeypatch.setenv(name, value)
+        lines = bad_settings()
+        told = {line.partition("=")[0] for line in lines}
+        assert {"ETCD_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "LOADTEST_TARGET", "LOADTEST_TOKENIZER"} <= told
+        assert "ter2" not in "\n".join(lines)
+
+
 def test_the_key_that_the_first_start_makes_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACK_KEY", raising=False)
     monkeypatch.setenv("STACK_KEY_FILE", str(tmp_path / "not yet"))

@@ -186,7 +186,7 @@ CASES = {
     ),
     "no assignment": (
         replace(WELL, env_entries=(Entry(9, None, "what is this?", problem="expected NAME=value"),)),
-        "error: .env:9: found 'what is this?'; needed NAME=value; fix: correct or remove the line",
+        "error: .env:9: found a line without =; needed NAME=value; fix: correct or remove the line",
     ),
     "value that compose refuses": (
         replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL='x", problem="expected another ' at the end"),)),
@@ -194,8 +194,8 @@ CASES = {
     ),
     "dollar sign that was meant as such": (
         replace(WELL, env_entries=(Entry(9, "MODEL", "MODEL=a$b", "a", unset=("b",)),)),
-        "warning: MODEL: found $b in .env:9; needed a variable that is set: b becomes nothing; "
-        "fix: write $$b for a dollar sign and these letters, or put the value in single quotes",
+        "warning: MODEL: found a $ in .env:9 with a name behind it that is not set; needed a variable that is set: "
+        "this one becomes nothing; fix: write $$ for a dollar sign, or put the value in single quotes",
     ),
     "address of another machine": (
         replace(

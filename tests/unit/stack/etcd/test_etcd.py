@@ -38,6 +38,9 @@ def test_one_plain_text_endpoint_is_understood(endpoint: str, authority: str) ->
         ("redis://127.0.0.1:6379", "found redis://"),
         ("http://127.0.0.1:8080/metadata", "'8080/metadata' is no port"),
         ("http://", "'' is no host"),
+        ("http://root:hunter2@a:2379", "a user or a password has no place in it: etcd is spoken to without"),
+        ("root:hunter2@a", "a user or a password has no place in it: etcd is spoken to without"),
+        ("https://root:hun://ter2@a:1,b:1", "a user or a password has no place in it: etcd is spoken to without"),
         ("::1", "an IPv6 address stands in brackets, as [::1]:2379"),
     ],
 )

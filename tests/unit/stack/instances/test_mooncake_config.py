@@ -117,6 +117,12 @@ ENDPOINT = "expected one plain-text endpoint, host:port, e.g. 127.0.0.1:2379 or 
             {"metadata_server": "etcd://a:1,b:1"},
             f"metadata_server='etcd://a:1,b:1': {ENDPOINT}; found 2, of which `etcd gateway` makes one",
         ),
+        (
+            {"metadata_server": "etcd://root:hunter2@m:1"},
+            f"metadata_server='etcd://***@m:1': {ENDPOINT}; a user or a password has no place in it: "
+            "etcd is spoken to without",
+        ),
+        ({"decode_url": "u:hunter2@d:1"}, f"decode_url='***@d:1': {ADDRESS}; a user or a password has no place in it"),
         ({"metadata_backend": "redis"}, "metadata_backend='redis': Input should be 'etcd'"),
         ({"protocol": "roce"}, "protocol='roce': Input should be 'auto', 'tcp', 'rdma' or 'nvlink_intra'"),
         ({"prefill_url": 13003}, "prefill_url=13003: Input should be a valid string"),

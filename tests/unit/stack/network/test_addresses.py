@@ -43,8 +43,45 @@ def test_the_port_may_be_the_usual_one(text: str, parts: tuple[str, int]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("http://me:hunter2@host:1/path", "http://***@host:1/path"),
+        ("me:hunter2@host", "***@host"),
+        ("http://a:hun ter2@h:1,http://b:hunter2@i:2", "http://***@i:2"),
+        ("http://me:hun'ter@2@host", "http://***@host"),
+        ("--api-key hunter2 hunter3 --seed 1 --hf-token=hunter4", "--api-key *** --seed 1 --hf-token=***"),
+        ("http://host:1/path", "http://host:1/path"),
+        ("--tokenizer-mode auto", "--tokenizer-mode auto"),
+    ],
+)
+def test_what_is_shown_of_a_value_has_no_password(value: str, shown: str) -> None:
+    assert addresses.without_password(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("404 for url: http://me:hunter2@host/path (gone)", "404 for url: http://***@host/path (gone)"),
+        ("url='etcd://me:hunter2@host:1': no; 'me:hunter2@i'", "url='etcd://***@host:1': no; '***@i'"),
+        ('found "http://me:hun\'ter2@host"', 'found "http://***@host"'),
+        ("expected host:port, e.g. http://[::1]:2379", "expected host:port, e.g. http://[::1]:2379"),
+    ],
+)
+def test_what_is_shown_of_a_sentence_has_no_password(sentence: str, shown: str) -> None:
+    assert addresses.without_passwords(sentence) == shown
+
+
+def test_a_base_url_has_no_password() -> None:
+    assert addresses.base_url("https://host/v1", "").host == "host"
+    for url in ("http://me:hunter2@host", "http://me@host", "http://:hunter2@host"):
+        with pytest.raises(ValueError, match=r"^expected a URL without a user and a password: it goes there$"):
+            addresses.base_url(url, "it goes there")
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("me:hunter2@h:1", "a user or a password has no place in it"),
         ("h", "the port is missing"),
         ("[::1]", "the port is missing"),
         ("h:", "'' is no port"),
