@@ -15,6 +15,7 @@ FLOORS = ["vllm_hooks", "instance", "transfer", "first_token", "telling", "moonc
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
     "vllm_hooks.kv_connector",
+    "vllm_hooks.metadata",
     "vllm_hooks.rank",
     "cache.movable",
     "cache.vllm_cache",
