@@ -26,14 +26,14 @@ from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
 from connector.first_token.expected import FirstTokens
 from connector.first_token.sampled import SampledTokens
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.producer_scheduler import ProducerScheduler
+from connector.scheduling.steps import ConsumerStep, ProducerStep
 from connector.telling.metrics import StepStats, TransferMetrics
 from connector.telling.stats import TransferStats
 from connector.telling.transfer_facts import PIPE_VARIABLE, FactsWriter
 from connector.transfer.consumer import Consumer
-from connector.transfer.consumer_scheduler import ConsumerScheduler
 from connector.transfer.producer import Producer
-from connector.transfer.producer_scheduler import ProducerScheduler
-from connector.transfer.steps import ConsumerStep, ProducerStep
 from connector.vllm_hooks.metadata import RankMetadata, Received, StepMetadata
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather

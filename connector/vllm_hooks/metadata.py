@@ -9,7 +9,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from connector.control.messages import Done
-from connector.transfer.steps import ConsumerStep, ProducerStep, RankAddress
+from connector.scheduling.steps import ConsumerStep, ProducerStep, RankAddress
 
 
 @dataclass(frozen=True)
