@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import program, results
-from benchmarks.serving import page
-from benchmarks.serving.charts import charts
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.plan import EVERY_SIDE, Plan
-from benchmarks.serving.sections import as_html, as_markdown
+from benchmarks.serving.report import page
+from benchmarks.serving.report.charts import charts
+from benchmarks.serving.report.sections import as_html, as_markdown
 from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
 from loadtest.runs.manifest import Manifest

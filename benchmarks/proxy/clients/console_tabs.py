@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from benchmarks.errors import CannotStart
-from benchmarks.proxy.upstream import LOOPBACK
+from benchmarks.proxy.upstreams.upstream import LOOPBACK
 
 API = "/console/api/"
 MAP_EVERY_S, REQUESTS_EVERY_S, NOW_EVERY_S = 2.0, 2.0, 5.0  # `every` in proxy/console/page/*.js

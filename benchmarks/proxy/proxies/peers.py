@@ -12,7 +12,7 @@ from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.options import Options
-from benchmarks.proxy.upstream import LOOPBACK, Upstream
+from benchmarks.proxy.upstreams.upstream import LOOPBACK, Upstream
 from stack.configuration.settings import REPOSITORY
 
 VERSIONS = (
@@ -106,14 +106,14 @@ def _bare() -> Peer:
         return (
             sys.executable,
             "-m",
-            "benchmarks.proxy.bare_proxy",
+            "benchmarks.proxy.proxies.bare_proxy",
             str(port),
             upstream.prefill_url,
             upstream.decode_url,
         )
 
     libraries = _versions(sys.executable, "aiohttp", "uvloop")
-    return Peer("bare", 1, f"benchmarks/proxy/bare_proxy.py on {libraries}", command, _nothing, REPOSITORY)
+    return Peer("bare", 1, f"benchmarks/proxy/proxies/bare_proxy.py on {libraries}", command, _nothing, REPOSITORY)
 
 
 def _vllm_router(program: str) -> Peer | None:

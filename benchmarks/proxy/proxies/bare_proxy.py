@@ -13,7 +13,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from benchmarks.proxy.upstream import LOOPBACK
+from benchmarks.proxy.upstreams.upstream import LOOPBACK
 
 COMPLETIONS = "/v1/completions"
 SESSION = web.AppKey("session", aiohttp.ClientSession)

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from benchmarks.processes import Launch
-from benchmarks.proxy.answers import ENGINES, MODELS, NO_RENDER, PATH, RENDER, whole, whole_stream
 from benchmarks.proxy.cpus import pinned
-from benchmarks.proxy.upstream import Upstream
+from benchmarks.proxy.upstreams.answers import ENGINES, MODELS, NO_RENDER, PATH, RENDER, whole, whole_stream
+from benchmarks.proxy.upstreams.upstream import Upstream
 
 TOKENS = 100
 # A POST to a static file is 405 for nginx, so that status is what answers here.

@@ -3,10 +3,11 @@
 One stream at a time gets its 100 events in one piece, so that a round has hundreds of them.
 """
 
-from benchmarks.proxy import stage, streams
+from benchmarks.proxy import stage
+from benchmarks.proxy.clients import streams
+from benchmarks.proxy.clients.stream_client import Job
 from benchmarks.proxy.run import Run
 from benchmarks.proxy.stage import Target
-from benchmarks.proxy.stream_client import Job
 from benchmarks.tables import Row
 
 TOKENS_IN_ONE_PIECE = 100

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
-from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
 from benchmarks.tables import Row
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.proxy.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median, times
+from benchmarks.proxy.report.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median, times
 from benchmarks.tables import Row, groups
 
 Line = tuple[str, str, str, str]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
 from benchmarks.connector.options import Options
-from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
 from benchmarks.tables import Row
 

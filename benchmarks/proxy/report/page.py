@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.proxy import targets
-from benchmarks.proxy.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median
+from benchmarks.proxy.report import targets
+from benchmarks.proxy.report.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median
 from benchmarks.tables import Row, causes, groups, head, table
 
 

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from benchmarks.errors import CannotStart
-from benchmarks.proxy import stage, streams, wrk
-from benchmarks.proxy.instant_upstream import TOKENS
+from benchmarks.proxy import stage
+from benchmarks.proxy.clients import streams, wrk
+from benchmarks.proxy.clients.stream_client import Job
 from benchmarks.proxy.run import Run
 from benchmarks.proxy.stage import Target
-from benchmarks.proxy.stream_client import Job
-from benchmarks.proxy.upstream import Upstream
+from benchmarks.proxy.upstreams.instant_upstream import TOKENS
+from benchmarks.proxy.upstreams.upstream import Upstream
 
 SAMPLES_PER_S = 400
 TOP = 25

@@ -1,4 +1,4 @@
-"""Reads streams and takes the time of every event: python -m benchmarks.proxy.stream_client JOB
+"""Reads streams and takes the time of every event: python -m benchmarks.proxy.clients.stream_client JOB
 
 JOB is a JSON object with the fields of `Job`. Every connection sends its next request when it has its answer. After
 `seconds`, or at SIGTERM, it prints one JSON object, see `Recorder.document`; before, it prints "open" once, when as
@@ -24,8 +24,8 @@ from typing import Any, cast
 import httptools
 import uvloop
 
-from benchmarks.proxy.answers import PATH, request_bodies
-from benchmarks.proxy.histogram import Histogram
+from benchmarks.proxy.clients.histogram import Histogram
+from benchmarks.proxy.upstreams.answers import PATH, request_bodies
 
 SENT = re.compile(rb'"text":\s*" (\d+)"')
 BODIES = 256

@@ -5,10 +5,11 @@ Each answer is a stream of 100 events that arrives in one piece.
 
 from collections import Counter
 
-from benchmarks.proxy import stage, wrk
-from benchmarks.proxy.answers import whole_stream
-from benchmarks.proxy.instant_upstream import TOKENS
+from benchmarks.proxy import stage
+from benchmarks.proxy.clients import wrk
 from benchmarks.proxy.run import Run
+from benchmarks.proxy.upstreams.answers import whole_stream
+from benchmarks.proxy.upstreams.instant_upstream import TOKENS
 
 WARM_UP_S = 1.0
 

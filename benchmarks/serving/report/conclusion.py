@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
-from benchmarks.serving.comparison import (
+from benchmarks.serving.measured import ALL
+from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
+from benchmarks.serving.points import STREAMS, parse_shape
+from benchmarks.serving.report.comparison import (
     FEWEST,
     FEWEST_FOR_P99,
     FIGURES,
@@ -20,9 +23,6 @@ from benchmarks.serving.comparison import (
     Figure,
     Verdict,
 )
-from benchmarks.serving.measured import ALL
-from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
-from benchmarks.serving.points import STREAMS, parse_shape
 
 
 class Stand(Enum):

@@ -6,10 +6,19 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from benchmarks.serving.comparison import FIGURES, GOODPUT, ITL_P50, ITL_P99, TPOT_P50, TTFT_P50, TTFT_P99, compare
 from benchmarks.serving.measured import ALL
-from benchmarks.serving.page import control_noise
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, UPSTREAM
+from benchmarks.serving.report.comparison import (
+    FIGURES,
+    GOODPUT,
+    ITL_P50,
+    ITL_P99,
+    TPOT_P50,
+    TTFT_P50,
+    TTFT_P99,
+    compare,
+)
+from benchmarks.serving.report.page import control_noise
 from benchmarks.tables import Row, groups
 
 COLORS = {DISAGGREGATED: "#3b6fd4", AGGREGATED: "#d9822b", UPSTREAM: "#4b9b5b"}

@@ -6,12 +6,13 @@ ended. Two producers, one of each kind, share one consumer and take turns.
 
 import asyncio
 
-from benchmarks.connector import latency, routes
 from benchmarks.connector.client import open_client
-from benchmarks.connector.namespaces import CONSUMER_HOST, PRODUCER_HOST, Link
-from benchmarks.connector.routes import OurPair, Route
+from benchmarks.connector.measurements import latency
 from benchmarks.connector.run import Run
-from benchmarks.connector.servers import Place
+from benchmarks.connector.topology import routes
+from benchmarks.connector.topology.namespaces import CONSUMER_HOST, PRODUCER_HOST, Link
+from benchmarks.connector.topology.routes import OurPair, Route
+from benchmarks.connector.topology.servers import Place
 from benchmarks.errors import CannotStart
 
 STREAMING = {"layer by layer": "layer", "streaming off": "chunk"}

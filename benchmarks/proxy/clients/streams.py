@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
+from benchmarks.proxy.clients.histogram import Histogram
+from benchmarks.proxy.clients.stream_client import MARGIN_S, Job
 from benchmarks.proxy.cpus import pinned
-from benchmarks.proxy.histogram import Histogram
-from benchmarks.proxy.stream_client import MARGIN_S, Job
 from stack.configuration.settings import REPOSITORY
 
 START_LIMIT_S = 30.0
@@ -100,7 +100,7 @@ def _started(job: Job, cpus: Sequence[int]) -> Iterator[list[subprocess.Popen[st
         processes = []
         for share in shares(job.connections, min(PROCESSES, len(cpus))):
             part = json.dumps(asdict(replace(job, connections=share)))
-            command = pinned(cpus, sys.executable, "-m", "benchmarks.proxy.stream_client", part)
+            command = pinned(cpus, sys.executable, "-m", "benchmarks.proxy.clients.stream_client", part)
             process = stack.enter_context(
                 subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
             )

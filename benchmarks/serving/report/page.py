@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.serving import command_lines, comparison
-from benchmarks.serving.comparison import FIGURES, TOLERANCE, Comparison, Ratio, compare
-from benchmarks.serving.conclusion import paragraph
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
-from benchmarks.serving.sections import Section
+from benchmarks.serving.report import command_lines, comparison
+from benchmarks.serving.report.comparison import FIGURES, TOLERANCE, Comparison, Ratio, compare
+from benchmarks.serving.report.conclusion import paragraph
+from benchmarks.serving.report.sections import Section
 from benchmarks.tables import Row, groups, ms
 
 LEGEND = (

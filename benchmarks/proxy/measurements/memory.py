@@ -5,11 +5,12 @@ from collections import Counter
 from contextlib import ExitStack
 
 from benchmarks.errors import CannotStart
-from benchmarks.proxy import stage, streams
-from benchmarks.proxy.peers import Peer
+from benchmarks.proxy import stage
+from benchmarks.proxy.clients import streams
+from benchmarks.proxy.clients.stream_client import Job
+from benchmarks.proxy.proxies.peers import Peer
 from benchmarks.proxy.run import Run
-from benchmarks.proxy.stream_client import Job
-from benchmarks.proxy.upstream import Upstream
+from benchmarks.proxy.upstreams.upstream import Upstream
 
 OPEN_WITHIN_S = 4.0
 SETTLE_S = 3.0

@@ -4,10 +4,11 @@ Events that a proxy is too late for come to it, and leave it, several in one pie
 a read say how far it was behind, and the delay says for how long. What one event alone costs is seen at the slow pace.
 """
 
-from benchmarks.proxy import stage, streams
+from benchmarks.proxy import stage
+from benchmarks.proxy.clients import streams
+from benchmarks.proxy.clients.stream_client import Job
 from benchmarks.proxy.run import Run
 from benchmarks.proxy.stage import Target
-from benchmarks.proxy.stream_client import Job
 from benchmarks.tables import Row
 
 STREAM_S = 4.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import CannotStart
-from benchmarks.proxy.answers import PATH, request_bodies
 from benchmarks.proxy.cpus import pinned
+from benchmarks.proxy.upstreams.answers import PATH, request_bodies
 
 BODIES = 256
 MARGIN_S = 30

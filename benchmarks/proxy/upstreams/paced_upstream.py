@@ -1,4 +1,4 @@
-"""A producer and a consumer that stream at a fixed interval: python -m benchmarks.proxy.paced_upstream 8100 8200 2
+"""A producer and a consumer at a fixed interval: python -m benchmarks.proxy.upstreams.paced_upstream 8100 8200 2
 
 Arguments: the producer's port, the consumer's, how many processes share both. `max_tokens` of the body says how many
 events a stream has, its prompt how many microseconds lie between them; the first comes at once, and with 0 all come in
@@ -15,7 +15,7 @@ import time
 
 import uvloop
 
-from benchmarks.proxy.answers import DONE, ENGINES, MODELS, NO_RENDER, RENDER, event, last_event, whole
+from benchmarks.proxy.upstreams.answers import DONE, ENGINES, MODELS, NO_RENDER, RENDER, event, last_event, whole
 from benchmarks.scripted_http import BACKLOG, END, Connection, chunk
 
 TOKENS = re.compile(rb'"max_tokens":\s*(\d+)')
