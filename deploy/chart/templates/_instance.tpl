@@ -43,7 +43,7 @@ capabilities: {drop: [ALL]}
     {{- with include "pd.secrets" (dict "root" . "names" (list "STACK_KEY" "HF_TOKEN")) | trim }}{{ . | nindent 4 }}{{ end }}
     {{- with .Values.instances.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
   securityContext: {{- include "pd.containerSecurity" . | nindent 4 }}
-  resources: {{- toYaml .Values.model.resources | nindent 4 }}
+  resources: {{- include "pd.resources" .Values.model.resources | trim | nindent 4 }}
   volumeMounts: {{- include "pd.instance.mounts" . | nindent 4 }}
 {{- end }}
 
@@ -94,7 +94,7 @@ capabilities: {drop: [ALL]}
     timeoutSeconds: 10
     failureThreshold: 12
   resources:
-    {{- toYaml $role.resources | nindent 4 }}
+    {{- include "pd.resources" $role.resources | trim | nindent 4 }}
     {{- with $role.resourceClaims }}
     claims:
       {{- range . }}

@@ -38,6 +38,20 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
+{{/* A container's requests and limits. A null takes away what an earlier values file said. */}}
+{{- define "pd.resources" -}}
+{{- range $kind := list "requests" "limits" }}
+{{- with index $ $kind }}
+{{ $kind }}:
+  {{- range $name, $amount := . }}
+  {{- if not (kindIs "invalid" $amount) }}
+  {{ $name }}: {{ include "pd.text" $amount | quote }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Of one part at most so many pods are taken away at once when nodes are drained: dict "root" "part". */}}
 {{- define "pd.disruptionBudget" -}}
 {{- with .root.Values.disruptionBudgets }}{{- if .enabled }}
