@@ -1,8 +1,8 @@
 """What `env` of the chart may hold: a JSON schema of each variable, from the field that reads it.
 
-Bounds and choices are the field's own. What a validator checks in words is written once more as a pattern (`FORMS`); the
-tests compare both on tables of values. Numbers and booleans are those of YAML: a quoted one is refused, because a schema
-cannot see its size. A secret has no pattern, which would put it into the message of a refusal.
+Bounds and choices are the field's own. What a validator checks in words is written once more as a pattern (`FORMS`);
+the tests compare both on tables of values. Numbers and booleans are those of YAML: a quoted one is refused, because a
+schema cannot see its size. A secret has no pattern, which would put it into the message of a refusal.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from stack import addresses
 from stack.facts import settings_classes
 
 PORT = "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
-IPV6 = "[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+IPV6 = "[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"  # as far as a pattern goes
 NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)"
 AT_LEAST_ONE = "0*[1-9][0-9]*"
 FRACTION = r"(\.[0-9]+)?"
