@@ -50,6 +50,9 @@ class Cluster:
             node.wait_for_engine()
         self._wait_for_nodes()
 
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()

@@ -64,6 +64,23 @@ class Node:
                 raise ClusterError(f"{self.name}: its engine does not answer, log in {self.folder / 'dockerd.log'}")
             time.sleep(0.2)
 
+    def received_bytes(self) -> int:
+        """What has come to it over the wire, from the other nodes and from the tests."""
+        return int(Path(f"/sys/class/net/wire{self.number}/statistics/tx_bytes").read_text())
+
+    def kill(self, pod: str, container: str) -> None:
+        """The kernel's way to end a process that took too much: nothing is said to it. `pod` is its uid."""
+        labels = {"pod.uid": pod, "container.name": container}
+        filters = [f"--filter=label=io.kubernetes.{name}={value}" for name, value in labels.items()]
+        docker = ["docker", "-H", self.engine]
+        found = subprocess.run([*docker, "ps", "--quiet", *filters], capture_output=True, text=True, check=True)
+        subprocess.run([*docker, "kill", *found.stdout.split()], check=True, capture_output=True)
+
+    def containers(self) -> str:
+        """A line for each, also of those that have ended."""
+        command = ["docker", "-H", self.engine, "ps", "--all", "--format", "{{.Names}} {{.Status}}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
     def ended(self) -> str | None:
         return self._process.ended() if self._process is not None else None
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.k8s.cluster import images
 from tests.k8s.cluster.cluster import Cluster
+from tests.k8s.release import values
 from tests.k8s.release.release import Release
 
 NODES = 2
@@ -16,17 +17,18 @@ NODES = 2
 ORDER = (
     "test_install",
     "test_upgrade",
-    "test_scaling",
+    "test_scale_up",
     "test_rolling_restart",
     "test_losses",
     "test_drained_node",
-    "test_autoscaling",
+    "test_scale_down",
     "test_uninstall",
 )
+KNOWN = pytest.StashKey[Release]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
+    items.sort(key=lambda item: ORDER.index(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -42,47 +44,29 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def namespace(cluster: Cluster) -> Release:
-    """Where the release goes; nothing is installed yet."""
-    return Release(cluster)
+def vacant(cluster: Cluster, request: pytest.FixtureRequest) -> Release:
+    """Its namespace is there and empty."""
+    release = Release(cluster)
+    request.config.stash[KNOWN] = release
+    release.make_namespace()
+    return release
 
 
 @pytest.fixture(scope="session")
-def release(namespace: Release) -> Release:
-    """Installed as a user begins: one instance of each role, everything else at its default."""
-    namespace.install(VALUES)
-    return namespace
-
-
-# Small requests for memory, so that two cores and their memory hold all pods; decode beside prefill only where it must.
-VALUES: dict[str, Any] = {
-    "prefill": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "5Gi"}}},
-    "decode": {
-        "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "5Gi"}},
-        "affinity": {
-            "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [
-                    {
-                        "weight": 100,
-                        "podAffinityTerm": {
-                            "topologyKey": "kubernetes.io/hostname",
-                            "labelSelector": {"matchLabels": {"app.kubernetes.io/component": "prefill"}},
-                        },
-                    }
-                ]
-            }
-        },
-    },
-}
+def release(vacant: Release) -> Release:
+    """Installed as a user begins, with one pod of each part."""
+    vacant.install(values.FIRST)
+    return vacant
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failure comes with the state of the release at that time."""
     outcome: Any = yield
     report = outcome.get_result()
-    release = getattr(item, "funcargs", {}).get("namespace") or getattr(item, "funcargs", {}).get("release")
-    if report.failed and isinstance(release, Release):
+    if report.failed and (release := item.config.stash.get(KNOWN, None)) is not None:
         try:
-            report.sections.append(("the release", release.told()))
+            told = release.told()
         except (AssertionError, OSError) as error:
-            report.sections.append(("the release", f"cannot be asked: {error}"))
+            told = f"cannot be asked: {error}"
+        report.sections.append(("the release", told))

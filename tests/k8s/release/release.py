@@ -74,12 +74,22 @@ class Release:
         command = [str(self.cluster.programs / "helm"), "--namespace", self.namespace, *arguments, *files]
         return self._run(command, given, limit_s)
 
+    def make_namespace(self) -> None:
+        """It begins with what the cluster puts into each one."""
+        self.kubectl("create", "namespace", self.namespace)
+        self.wait("the namespace's service account", lambda: "default" in self.kubectl("get", "serviceaccounts"), 30)
+        self.begun_with = self.inventory()
+
+    def inventory(self) -> set[str]:
+        """Every object in the namespace, and every one outside any; without events and the nodes' own reports."""
+        kinds = self.kubectl("api-resources", "--verbs=list,delete", "--output", "name").split()
+        wanted = ",".join(kind for kind in kinds if not kind.startswith("events"))
+        return set(self.kubectl("get", wanted, "--output", "name", "--ignore-not-found").split())
+
     def install(self, values: Mapping[str, Any]) -> None:
         """Until every part is ready."""
         wait = ("--wait", "--timeout", f"{START_LIMIT_S:.0f}s")
-        self.helm(
-            "install", self.name, str(CHART), "--create-namespace", *wait, values=values, limit_s=START_LIMIT_S + 30
-        )
+        self.helm("install", self.name, str(CHART), *wait, values=values, limit_s=START_LIMIT_S + 30)
 
     def upgrade(self, values: Mapping[str, Any]) -> None:
         """Until every part is ready again."""
@@ -149,11 +159,22 @@ class Release:
             listed = [instance["url"] for instance in self.instances()]
             pods = self.pods("prefill", "decode")
             counts = [sum(pod.part == role for pod in pods) for role in ("prefill", "decode")]
-            return counts == [prefill, decode] and all(
-                sum(f"//{pod.address}:" in url for url in listed) == 1 for pod in pods
-            ) and len(listed) == len(pods)
+            return (
+                counts == [prefill, decode]
+                and all(sum(f"//{pod.address}:" in url for url in listed) == 1 for pod in pods)
+                and len(listed) == len(pods)
+            )
 
         self.wait(f"{prefill} prefill and {decode} decode instances in the proxy's view", known, limit_s)
+
+    def rollout(self, part: str) -> None:
+        """`kubectl rollout restart`, until it has ended and the proxies know of it."""
+        count = len(self.pods(part))
+        limit_s = count * START_LIMIT_S
+        self.kubectl("rollout", "restart", self.workload(part))
+        watch = ("rollout", "status", self.workload(part), f"--timeout={limit_s:.0f}s")
+        self.kubectl(*watch, limit_s=limit_s + 10)
+        self.wait_for_pods(part, count)
 
     def told(self) -> str:
         """All that helps to understand a failure: pods, the newest events, what the containers said last."""

@@ -1,5 +1,6 @@
 """Clients that use the stack all the time a test does something to it, and what became of each of their requests."""
 
+import http.client
 import json
 import threading
 import time
@@ -18,9 +19,10 @@ PAUSE_S = 0.2
 
 @dataclass(frozen=True)
 class Outcome:
-    """paths: x-pd-path of the answer. failure: empty after a whole answer, which for a stream ends with [DONE]."""
+    """path, consumer: what the answer's x-pd-… headers say. failure: empty after a stream that ends with [DONE]."""
 
     path: str
+    consumer: str
     seconds: float
     failure: str
 
@@ -36,6 +38,10 @@ class Traffic:
     @property
     def failures(self) -> list[str]:
         return [outcome.failure for outcome in self.outcomes if outcome.failure]
+
+    def used(self, address: str) -> bool:
+        """Whether the instance at this address has made tokens for anybody."""
+        return any(address in outcome.consumer for outcome in self.outcomes)
 
     def go_on(self) -> None:
         while not self.stopping.is_set():
@@ -57,19 +63,19 @@ def request(url: str, prompt: str, tokens: int, **fields: Any) -> urllib.request
 
 def stream(url: str, prompt: str, tokens: int) -> Outcome:
     started = time.monotonic()
-    path, failure, last = "", "", ""
+    path, consumer, failure, last = "", "", "", ""
     try:
         with urllib.request.urlopen(request(url, prompt, tokens, stream=True), timeout=REQUEST_LIMIT_S) as answer:
-            path = answer.headers.get("x-pd-path", "")
+            path, consumer = answer.headers["x-pd-path"], answer.headers["x-pd-consumer"]
             for line in answer:
                 last = line.decode().strip() or last
         if last != "data: [DONE]":
             failure = f"a stream that ends with {last!r}"
     except urllib.error.HTTPError as error:
         failure = f"{error.code}: {error.read().decode(errors='replace')[:300]}"
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         failure = repr(error)
-    return Outcome(path, time.monotonic() - started, failure)
+    return Outcome(path, consumer, time.monotonic() - started, failure)
 
 
 @contextmanager
