@@ -21,13 +21,14 @@
 {{ include "pd.setting" . | float64 | ceil | int64 }}
 {{- end }}
 
-{{/* Entries of a container's `env`: the variables of `env` that this program reads: dict "root" "program". */}}
+{{/* Entries of a container's `env`: the variables of `env` that this program reads: dict "root" "program". The kubelet would
+     replace $(NAME). */}}
 {{- define "pd.variables" -}}
 {{- $names := index (.root.Files.Get "files/variables.yaml" | fromYaml).programs .program }}
 {{- $isInstance := eq .program "instance" }}
 {{- range $name, $value := .root.Values.env }}
 {{- if and (include "pd.isSet" $value) (or (has $name $names) (and $isInstance (hasPrefix "MC_" $name))) }}
-- {name: {{ $name }}, value: {{ include "pd.text" $value | toJson }}}
+- {name: {{ $name }}, value: {{ include "pd.text" $value | replace "$(" "$$(" | toJson }}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -85,6 +86,9 @@ checksum/secrets: {{ join "\n" $given | sha256sum | trunc 8 | quote }}
 {{- end }}
 {{- if and (eq (.Values.env.MOONCAKE_PROTOCOL | default "") "nvlink_intra") (not .Values.pair.enabled) (not .Values.instances.hostPID) }}
 {{- $problems = append $problems "env.MOONCAKE_PROTOCOL=nvlink_intra: producer and consumer need one PID namespace; set pair.enabled, or instances.hostPID" }}
+{{- end }}
+{{- if and .Values.pair.enabled (ne .Values.autoscaling.kind "none") }}
+{{- $problems = append $problems (printf "autoscaling.kind=%s: the two roles of a pair cannot be scaled apart; unset pair.enabled" .Values.autoscaling.kind) }}
 {{- end }}
 {{- if $problems }}
 {{- fail (printf "\n%s" (join "\n" $problems)) }}
