@@ -22,6 +22,7 @@ ORDER = (
     "test_losses",
     "test_drained_node",
     "test_scale_down",
+    "test_autoscaling",
     "test_uninstall",
 )
 KNOWN = pytest.StashKey[Release]()

@@ -24,3 +24,13 @@ FIRST: dict[str, Any] = {
 }
 # Two proxies, and prompts go on being answered while the only producer is away.
 WITHOUT_A_GAP: dict[str, Any] = {**FIRST, "env": {"PROXY_NO_PRODUCER": "local"}, "proxy": {"replicas": 2}}
+# A consumer for each three streams, at most two; back soon after the load has gone.
+AUTOSCALED: dict[str, Any] = {
+    **WITHOUT_A_GAP,
+    "autoscaling": {
+        "kind": "hpa",
+        "scaleDownWindowSeconds": 20,
+        "prefill": {"minReplicas": 1, "maxReplicas": 1},
+        "decode": {"minReplicas": 1, "maxReplicas": 2, "runningStreams": 3},
+    },
+}
