@@ -1,5 +1,6 @@
 """A node: namespaces with an engine, a kubelet and a kube-proxy of its own (node.sh), on a wire to the others."""
 
+import json
 import shutil
 import subprocess
 import time
@@ -66,7 +67,9 @@ class Node:
 
     def received_bytes(self) -> int:
         """What has come to it over the wire, from the other nodes and from the tests."""
-        return int(Path(f"/sys/class/net/wire{self.number}/statistics/tx_bytes").read_text())
+        command = ["ip", "-json", "-statistics", "link", "show", f"wire{self.number}"]
+        (link,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return int(link["stats64"]["tx"]["bytes"])
 
     def kill(self, pod: str, container: str) -> None:
         """The kernel's way to end a process that took too much: nothing is said to it. `pod` is its uid."""
