@@ -125,6 +125,7 @@ class Node:
             "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "featureGates": {"DevicePlugins": False},
+            "failSwapOn": False,
             # The disk is the machine's: what others do on it evicts nothing here.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,

@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.k8s.cluster import addresses
-from tests.k8s.release.release import Release
+from tests.k8s.release.release import PROXY_PORT, Release
 
 GROUP = "external.metrics.k8s.io"
 VERSION = f"{GROUP}/v1beta1"
@@ -32,7 +32,7 @@ def value(release: Release, metric: str, labels: dict[str, str]) -> float | None
     found: list[float] = []
     for pod in release.pods("proxy"):
         if pod.ready:
-            with urllib.request.urlopen(f"http://{pod.address}:8000/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{pod.address}:{PROXY_PORT}/metrics", timeout=5) as answer:
                 families = text_string_to_metric_families(answer.read().decode())
                 found += [
                     sample.value

@@ -20,6 +20,8 @@ COMMAND_LIMIT_S = 120.0
 START_LIMIT_S = 420.0
 POLL_S = 0.3
 LOG_LINES = "40"
+PROXY_PORT = 8000
+PORTS = {"prefill": 8100, "decode": 8200}
 PARTS = ("etcd", "prefill", "decode", "proxy")
 Found = TypeVar("Found")
 
@@ -119,11 +121,10 @@ class Release:
         service = self.cluster.api.get(f"/api/v1/namespaces/{self.namespace}/services/{self.object_name('proxy')}")
         return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
 
-    def instances(self) -> list[dict[str, Any]]:
-        """What a proxy knows from etcd."""
-        with urllib.request.urlopen(f"{self.proxy_url()}/instances", timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["instances"]
-        return found
+    def instances(self, proxy: Pod) -> list[str]:
+        """URLs of the instances that this proxy knows from etcd."""
+        with urllib.request.urlopen(f"http://{proxy.address}:{PROXY_PORT}/instances", timeout=10) as answer:
+            return [instance["url"] for instance in json.load(answer)["instances"]]
 
     def wait(self, what: str, found: Callable[[], Found | None], limit_s: float = START_LIMIT_S) -> Found:
         """Until `found` gives something true; an error of the network counts as nothing.
@@ -153,19 +154,17 @@ class Release:
         return self.wait(f"{count} ready pods of {part}", settled, limit_s)
 
     def wait_for_instances(self, prefill: int, decode: int, limit_s: float = START_LIMIT_S) -> None:
-        """Until every proxy's view holds exactly these, each at the address of a pod that is there."""
+        """Until every proxy's view holds exactly these, each at the address of a pod."""
 
         def known() -> bool:
-            listed = [instance["url"] for instance in self.instances()]
             pods = self.pods("prefill", "decode")
-            counts = [sum(pod.part == role for pod in pods) for role in ("prefill", "decode")]
-            return (
-                counts == [prefill, decode]
-                and all(sum(f"//{pod.address}:" in url for url in listed) == 1 for pod in pods)
-                and len(listed) == len(pods)
+            there = sorted(f"http://{pod.address}:{PORTS[pod.part]}" for pod in pods)
+            counts = [sum(pod.part == role for pod in pods) for role in PORTS]
+            return counts == [prefill, decode] and all(
+                sorted(self.instances(proxy)) == there for proxy in self.pods("proxy") if not proxy.leaving
             )
 
-        self.wait(f"{prefill} prefill and {decode} decode instances in the proxy's view", known, limit_s)
+        self.wait(f"{prefill} prefill and {decode} decode instances in each proxy's view", known, limit_s)
 
     def rollout(self, part: str) -> None:
         """`kubectl rollout restart`, until it has ended and the proxies know of it."""

@@ -19,11 +19,15 @@ PAUSE_S = 0.2
 
 @dataclass(frozen=True)
 class Outcome:
-    """path, consumer: what the answer's x-pd-… headers say. failure: empty after a stream that ends with [DONE]."""
+    """began: by the monotonic clock. path, consumer: what the answer's x-pd-… headers say.
+
+    failure: empty after a stream that ended with [DONE].
+    """
+
+    began: float
 
     path: str
     consumer: str
-    seconds: float
     failure: str
 
 
@@ -62,7 +66,7 @@ def request(url: str, prompt: str, tokens: int, **fields: Any) -> urllib.request
 
 
 def stream(url: str, prompt: str, tokens: int) -> Outcome:
-    started = time.monotonic()
+    began = time.monotonic()
     path, consumer, failure, last = "", "", "", ""
     try:
         with urllib.request.urlopen(request(url, prompt, tokens, stream=True), timeout=REQUEST_LIMIT_S) as answer:
@@ -75,7 +79,7 @@ def stream(url: str, prompt: str, tokens: int) -> Outcome:
         failure = f"{error.code}: {error.read().decode(errors='replace')[:300]}"
     except (OSError, http.client.HTTPException) as error:
         failure = repr(error)
-    return Outcome(path, consumer, time.monotonic() - started, failure)
+    return Outcome(began, path, consumer, failure)
 
 
 @contextmanager
