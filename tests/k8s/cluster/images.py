@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.compose.project import Project
 from tests.k8s.cluster.binaries import ClusterError
@@ -26,26 +27,27 @@ def build() -> list[str]:
 def copy(images: Sequence[str], nodes: Sequence[Node]) -> None:
     """Those of `images` that a node has not, or has another build of."""
     wanted = _identities([], images)
-    for node in nodes:
-        present = _identities(["-H", node.engine], images)
-        if absent := [image for image in images if present.get(image) != wanted[image]]:
-            with subprocess.Popen(["docker", "save", *absent], stdout=subprocess.PIPE) as saving:
-                subprocess.run(
-                    ["docker", "-H", node.engine, "load", "--quiet"],
-                    stdin=saving.stdout,
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                    timeout=COPY_LIMIT_S,
-                )
-            if saving.returncode != 0:
-                raise ClusterError(f"`docker save {' '.join(absent)}` failed")
+    with ThreadPoolExecutor() as at_once:
+        list(at_once.map(lambda node: _copy(wanted, node), nodes))
+
+
+def _copy(wanted: Mapping[str, str], node: Node) -> None:
+    present = _identities(["-H", node.engine], list(wanted))
+    absent = [image for image, identity in wanted.items() if present.get(image) != identity]
+    if not absent:
+        return
+    with subprocess.Popen(["docker", "save", *absent], stdout=subprocess.PIPE) as saving:
+        loading = ["docker", "-H", node.engine, "load", "--quiet"]
+        subprocess.run(loading, stdin=saving.stdout, stdout=subprocess.DEVNULL, check=True, timeout=COPY_LIMIT_S)
+    if saving.returncode != 0:
+        raise ClusterError(f"`docker save {' '.join(absent)}` failed")
 
 
 def _identities(engine: Sequence[str], images: Sequence[str]) -> dict[str, str]:
-    command = ["docker", *engine, "image", "inspect", "--format", "{{index .RepoTags 0}} {{.Id}}"]
+    command = ["docker", *engine, "image", "inspect", "--format", "{{.Id}}"]
     found: dict[str, str] = {}
-    for image in images:  # one at a time: an absent one is an error, and an image may have many names
+    for image in images:  # one at a time: an absent one is an error
         result = subprocess.run([*command, image], capture_output=True, text=True, check=False)
         if result.returncode == 0:
-            found[image] = result.stdout.split()[1]
+            found[image] = result.stdout.strip()
     return found
