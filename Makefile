@@ -12,11 +12,11 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
-	bench-loadtest soak lock lint format clean tools tests-environment
+.PHONY: help up down status logs doctor test test-rdma test-k8s load bench bench-connector bench-connector-link \
+	bench-proxy bench-loadtest soak lock lint format clean tools tests-environment
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
 up: tools ## set up what is missing, start the stack, wait until it answers
 	$(STACK) up
@@ -73,6 +73,9 @@ COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1;
 
 test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA device; as root, needs no card; ARGS="-k link"
 	$(TESTS) tests.rdma $(ARGS)
+
+test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this machine's own; as root; ARGS="-k install"
+	$(TESTS) tests.k8s $(ARGS)
 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .

