@@ -2,14 +2,15 @@
 
 Bounds and choices are the field's own. What a validator checks in words is written once more as a pattern (`FORMS`);
 the tests compare both on tables of values. Numbers and booleans are those of YAML: a quoted one is refused, because a
-schema cannot see its size. A secret has no pattern, which would put it into the message of a refusal.
+schema cannot see its size. A secret has no pattern, which would put it into the message of a refusal; and an address
+with a password passes, for a template to refuse it without showing it.
 """
 
 from typing import Any
 
 from proxy.http import cors
-from stack import addresses
-from stack.facts import settings_classes
+from stack.diagnosis.facts import settings_classes
+from stack.network import addresses
 
 PORT = "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
 IPV6 = "[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"  # as far as a pattern goes
@@ -18,12 +19,11 @@ AT_LEAST_ONE = "0*[1-9][0-9]*"
 FRACTION = r"(\.[0-9]+)?"
 STAGE = rf"{NUMBER}:{NUMBER}(-{NUMBER})?"
 ORIGIN = r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s,]+\s*"
-SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "PROXY_API_KEYS", "STACK_KEY")
 SHORTEST_KEY = 16  # of STACK_KEY; ControlKey refuses less
 
 ENDPOINT = {
     "type": "string",
-    "pattern": rf"^(([hH][tT][tT][pP]|[eE][tT][cC][dD])://)?(\[{IPV6}\]|{addresses.NAME.pattern})(:{PORT})?/?$",
+    "pattern": rf"^(([hH][tT][tT][pP]|[eE][tT][cC][dD])://)?(\[{IPV6}\]|{addresses.NAME.pattern})(:{PORT})?/?$|@",
 }
 LENGTHS = {
     "anyOf": [
@@ -36,7 +36,7 @@ LENGTHS = {
         },
     ]
 }
-BASE_URL = {"type": "string", "pattern": "^[hH][tT][tT][pP][sS]?://[^?#/ ]+[^?# ]*$"}
+BASE_URL = {"type": "string", "pattern": "^[hH][tT][tT][pP][sS]?://[^?#/ ]+[^?# ]*$|@"}
 # Whatever shlex.split can split: every quote has its end, and every backslash something after it.
 ARGUMENTS = {"type": "string", "pattern": r"""^([^'"\\]|\\[\s\S]|'[^']*'|"([^"\\]|\\[\s\S])*")*$"""}
 MOUNTED = {"type": "string", "pattern": "^/run/loadtest/[^/]+$"}
@@ -53,6 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "LOADTEST_TARGET": BASE_URL,
     "LOADTEST_TOKENIZER": BASE_URL,
     "LOADTEST_TRACE_FILE": MOUNTED,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": {"type": "string", "pattern": "^[hH][tT][tT][pP][sS]?://[^?#/ ]+[^ ]*$|@"},
     "PREFILL_VLLM_EXTRA_ARGS": ARGUMENTS,
     "PROXY_CORS_ORIGINS": {"type": "string", "pattern": rf"^(\{cors.ANY}|{cors.NONE}|{ORIGIN}(,{ORIGIN})*)$"},
     "STACK_KEY": {"type": "string", "minLength": SHORTEST_KEY},
@@ -62,7 +63,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "HF_ENDPOINT": {"type": "string"},
     "HF_TOKEN": {"type": "string"},
     "OMP_NUM_THREADS": {"type": "integer", "minimum": 1},
+    "OTEL_EXPORTER_OTLP_HEADERS": {"type": "string"},
     "PREFILL_CUDA_DEVICES": GPU_LIST,
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": {"type": "boolean"},
     "VLLM_CPU_OMP_THREADS_BIND": {"type": "string"},
     "VLLM_USE_FLASHINFER_SAMPLER": {"enum": [0, 1]},
     "VLLM_USE_MODELSCOPE": {"type": "boolean"},

@@ -19,6 +19,11 @@
 {{- $problems = append $problems (printf "env.%s: secret.existing=%s has it; unset one of them" $name $.Values.secret.existing) }}
 {{- end }}
 {{- end }}
+{{- range $name := list "ETCD_ENDPOINT" "LOADTEST_TARGET" "LOADTEST_TOKENIZER" "OTEL_EXPORTER_OTLP_ENDPOINT" }}
+{{- if contains "@" (index $env $name | default "") }}
+{{- $problems = append $problems (printf "env.%s: expected an address without a user and a password" $name) }}
+{{- end }}
+{{- end }}
 {{- range $number, $entry := splitList "," ($env.PROXY_API_KEYS | default "a:b") }}
 {{- if not (regexMatch "^[A-Za-z0-9_.-]{1,64}:[!-~]+$" (trim $entry)) }}
 {{- $problems = append $problems (printf "env.PROXY_API_KEYS, entry %d: expected name:key, the name of 1 to 64 of A-Z a-z 0-9 _ . -, the key of visible ASCII" (add1 $number)) }}

@@ -71,7 +71,7 @@ capabilities: {drop: [ALL]}
     - {name: no_proxy, value: "*"}
     {{- include "pd.instance.folders" . | nindent 4 }}
     {{- with include "pd.variables" (dict "root" .root "program" "instance") | trim }}{{ . | nindent 4 }}{{ end }}
-    {{- with include "pd.secrets" (dict "root" .root "names" (list "STACK_KEY" "OPENAI_API_KEY")) | trim }}{{ . | nindent 4 }}{{ end }}
+    {{- with include "pd.secrets" (dict "root" .root "names" (list "STACK_KEY" "OPENAI_API_KEY" "OTEL_EXPORTER_OTLP_HEADERS")) | trim }}{{ . | nindent 4 }}{{ end }}
     {{- with .root.Values.instances.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
   ports:
     - {name: {{ .role }}, containerPort: {{ include "pd.instance.port" . }}, protocol: TCP}

@@ -10,11 +10,11 @@ import yaml
 from deploy.values_schema import CHART, schema, usage
 from loadtest.settings import LoadTestSettings
 from proxy.settings import ProxySettings
-from stack.env_file import known_names
-from stack.environment import Settings
-from stack.facts import settings_classes
-from stack.instance_settings import LauncherSettings
-from stack.services import DECODE_CONTROL_OFFSET
+from stack.configuration.env_file import known_names
+from stack.configuration.environment import Settings
+from stack.diagnosis.facts import settings_classes
+from stack.instances.settings import LauncherSettings
+from stack.running.services import DECODE_CONTROL_OFFSET
 from tests.unit.compose.test_compose_files import service
 
 PROGRAMS: dict[str, type[Settings]] = {
@@ -87,10 +87,8 @@ def test_a_program_is_told_every_variable_that_it_reads(program: str) -> None:
 def test_what_compose_hands_to_an_instance_the_chart_does_too() -> None:
     environment = set(service("prefill")["environment"])
     not_fields = environment - {name.upper() for name in LauncherSettings.model_fields}
-    mentioned = set(usage()["programs"]["instance"]) | {
-        *("HF_HOME", "HF_HUB_OFFLINE", "HOME", "MODELSCOPE_CACHE", "NO_PROXY", "no_proxy"),  # in _instance.tpl
-        "HF_TOKEN",  # only `prepare` asks a hub
-    }
+    in_the_template = {"HF_HOME", "HF_HUB_OFFLINE", "HOME", "MODELSCOPE_CACHE", "NO_PROXY", "no_proxy"}
+    mentioned = {*usage()["programs"]["instance"], *usage()["secrets"], *in_the_template}
     assert {name for name in not_fields if not _is_mooncakes(name)} <= mentioned
 
 
