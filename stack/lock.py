@@ -20,6 +20,7 @@ def locks() -> list[Path]:
         "images/*/requirements*.in",
         "tests/requirements.in",
         "tests/k8s/requirements.in",
+        "tests/k8s/chart/requirements.in",
         "tests/rdma/requirements.in",
     ]
     return [source.with_suffix(".lock") for pattern in inputs for source in sorted(REPOSITORY.glob(pattern))]

@@ -1,7 +1,5 @@
 # One headless load test, given its options; ends with its status. The report stays where it can be fetched until somebody
-# has done so (`touch fetched` beside it), at most so many seconds.
-#
-# TARGET_READY: where the target says that it is ready; unset: it is not asked. KEEP_S: the seconds.
+# has done so (`touch fetched` beside it), at most KEEP_S seconds. TARGET_READY: where the target says that it is ready.
 runs=/var/lib/stack/runs
 
 trap 'kill -TERM "$test" 2>/dev/null; wait "$test"; exit 143' TERM
@@ -15,7 +13,8 @@ test=$!
 wait "$test"
 status=$?
 
-cat "$runs"/*/report.md
+newest=$(ls -td "$runs"/*/ | head -n 1)
+cat "$newest/report.md"
 deadline=$(($(date +%s) + KEEP_S))
 until [ -e "$runs/fetched" ] || [ "$(date +%s)" -ge "$deadline" ]; do
     sleep 1

@@ -62,8 +62,9 @@ capabilities: {drop: [ALL]}
     {{- if $control }}
     - {name: CONTROL_PORT, value: {{ add $control (ternary 0 500 (eq .role "prefill")) | quote }}}
     {{- end }}
-    {{- with index .root.Values.env (printf "%s_CUDA_DEVICES" (upper .role)) }}
-    - {name: CUDA_VISIBLE_DEVICES, value: {{ include "pd.text" . | quote }}}
+    {{- $devices := index .root.Values.env (printf "%s_CUDA_DEVICES" (upper .role)) }}
+    {{- if include "pd.isSet" $devices }}
+    - {name: CUDA_VISIBLE_DEVICES, value: {{ include "pd.text" $devices | quote }}}
     {{- end }}
     # `prepare` has downloaded what is missing, and calls between the parts go through no proxy.
     - {name: HF_HUB_OFFLINE, value: "1"}
