@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 
-from stack import env_file
-from stack.environment import load_or_exit
-from stack.settings import REPOSITORY, StackSettings
-from stack.system_libraries import MissingLibraryError
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.installation.system_libraries import MissingLibraryError
 from tests.k8s.cluster import binaries, images
 from tests.k8s.cluster.binaries import ClusterError
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.k8s.cluster.cluster import Cluster
 
 CHART = REPOSITORY / "deploy" / "chart"

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from stack.settings import EMBEDDED_MODEL
+from stack.configuration.settings import EMBEDDED_MODEL
 from tests.k8s.cluster.binaries import VERSION
 from tests.k8s.release.release import CHART, PARTS, Release
 from tests.k8s.release.traffic import counting

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from stack.settings import EMBEDDED_MODEL
+from stack.configuration.settings import EMBEDDED_MODEL
 
 REQUEST_LIMIT_S = 180.0
 PAUSE_S = 0.2
