@@ -15,6 +15,7 @@ from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.installation.system_libraries import MissingLibraryError
+from tests.k8s import packages
 from tests.k8s.cluster import binaries, images
 from tests.k8s.cluster.binaries import ClusterError
 
@@ -33,6 +34,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         programs = binaries.prepare(cache)
+        packages.validators(cache)  # pytest runs in a namespace from which no index is reached
         print(f"kubernetes: {binaries.VERSION} is there ({time.monotonic() - started:.0f} s)", flush=True)
         built = images.build()
     except (ClusterError, MissingLibraryError, subprocess.SubprocessError) as error:
