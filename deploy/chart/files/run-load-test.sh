@@ -1,6 +1,6 @@
 # One headless load test, given its options; ends with its status. The report stays where it can be fetched until somebody
 # has done so (`touch fetched` beside it), at most KEEP_S seconds. TARGET_READY: where the target says that it is ready.
-runs=/var/lib/stack/runs
+runs=$STACK_DIR/runs
 
 trap 'kill -TERM "$test" 2>/dev/null; wait "$test"; exit 143' TERM
 trap 'exit 143' INT

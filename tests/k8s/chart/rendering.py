@@ -49,7 +49,7 @@ ELSEWHERE: dict[str, Any] = {
     "disruptionBudgets": {"enabled": False},
 }
 # Files of the chart, one after the other, and values after them.
-EXAMPLES: dict[str, tuple[Sequence[str], Mapping[str, Any]]] = {
+EXAMPLES: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     "default": ((), {}),
     "gpu": (("values-gpu.yaml",), {}),
     "nvlink": (("values-gpu.yaml", "values-nvlink.yaml"), {}),

@@ -1,13 +1,10 @@
 """What stands around the pods: policies, budgets, autoscalers, monitors, the way in, the load test."""
 
-import re
-import subprocess
 from typing import Any
 
 import pytest
 import yaml
 
-from deploy.values_schema import CHART
 from proxy.settings import ProxySettings
 from stack.configuration.settings import REPOSITORY
 from tests.k8s.chart.rendering import EXAMPLES, KEY, NAMESPACE, RELEASE, Helm, Object, environment, of_kind, pods
@@ -212,9 +209,3 @@ def test_a_load_test_keeps_its_report_until_it_is_fetched(helm: Helm) -> None:
     (elsewhere,) = pods(helm.example("elsewhere"))["loadtest"]["containers"]
     assert environment(elsewhere)["TARGET_READY"] == ""
     assert environment(elsewhere)["KEEP_S"] == "0"  # the files are in a volume that stays
-
-
-def test_the_load_tests_script_is_one_that_a_shell_reads() -> None:
-    script = (CHART / "files/run-load-test.sh").read_text()
-    assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
-    assert not re.search(r"{{|}}", script)
