@@ -12,6 +12,7 @@ python -m loadtest --headless "$@" &
 test=$!
 wait "$test"
 status=$?
+trap 'exit 143' TERM
 
 newest=$(ls -td "$runs"/*/ | head -n 1)
 cat "$newest/report.md"
