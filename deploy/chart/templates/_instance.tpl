@@ -57,7 +57,11 @@ capabilities: {drop: [ALL]}
   env:
     - {name: VLLM_DISTRIBUTED_KV_ROLE, value: {{ ternary "producer" "consumer" (eq .role "prefill") }}}
     - {name: VLLM_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    {{- if and .root.Values.instances.hostNetwork (not .root.Values.env.LISTEN_HOST) }}
+    - {name: LISTEN_HOST, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    {{- else }}
     - {name: LISTEN_HOST, value: {{ .root.Values.env.LISTEN_HOST | default "0.0.0.0" | quote }}}
+    {{- end }}
     - {name: ETCD_ENDPOINT, value: {{ include "pd.etcdEndpoint" .root | quote }}}
     {{- if $control }}
     - {name: CONTROL_PORT, value: {{ add $control (ternary 0 500 (eq .role "prefill")) | quote }}}

@@ -57,6 +57,12 @@ def test_the_hosts_namespaces_are_shared_only_where_it_was_said(helm: Helm) -> N
             assert pod.get("shareProcessNamespace", False) == (part == "pair")
 
 
+def test_on_the_nodes_network_instances_listen_at_the_nodes_address_alone(helm: Helm) -> None:
+    for example, listening in (("rdma", "status.podIP"), ("default", "0.0.0.0")):
+        for role in ("prefill", "decode"):
+            assert environment(pods(helm.example(example))[role]["containers"][0])["LISTEN_HOST"] == listening
+
+
 def test_root_with_one_capability_is_for_rdma_where_the_node_limits_locked_memory(helm: Helm) -> None:
     objects = helm.objects({**KEY, "instances": {"lockMemoryAsRoot": True}}, "values-rdma.yaml")
     for part, pod in pods(objects).items():

@@ -66,8 +66,13 @@ def test_instances_go_one_by_one_and_the_next_waits_until_the_last_is_known(helm
     for role in ("prefill", "decode"):
         spec = deployments[f"{RELEASE}-{role}"]["spec"]
         assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-        assert spec["minReadySeconds"] >= 5
+        assert spec["minReadySeconds"] == 10
     assert deployments[f"{RELEASE}-proxy"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_a_long_lease_is_looked_at_less_often(helm: Helm) -> None:
+    deployments = of_kind(helm.objects({"env": {**KEY["env"], "LEASE_TTL_S": 60}}), "Deployment")
+    assert deployments[f"{RELEASE}-decode"]["spec"]["minReadySeconds"] == 25
 
 
 def test_with_a_spare_gpu_the_new_instance_comes_first(helm: Helm) -> None:
