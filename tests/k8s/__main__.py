@@ -34,8 +34,8 @@ def main() -> int:
     started = time.monotonic()
     try:
         programs = binaries.prepare(cache)
-        packages.validators(cache)  # pytest runs in a namespace from which no index is reached
         print(f"kubernetes: {binaries.VERSION} is there ({time.monotonic() - started:.0f} s)", flush=True)
+        packages.validators(cache)
         built = images.build()
     except (ClusterError, MissingLibraryError, subprocess.SubprocessError) as error:
         print(f"test-k8s: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The programs of the cluster: servers built from Debian's sources, kubectl and helm out of a Python package.
+"""The programs of the cluster: servers built from Debian's sources, with kubectl and helm beside them.
 
 Built once for each version of what goes into them, and kept under `.stack`. A cold build takes four to seven minutes on
 two cores, and 2 GiB of disk while it runs.
@@ -11,12 +11,11 @@ import subprocess
 from pathlib import Path
 
 from stack.host.one_at_a_time import one_at_a_time
-from stack.installation import package_sources, system_libraries
+from stack.installation import system_libraries
 from stack.installation.system_libraries import SystemPackage
 from tests.k8s import packages
 
-HERE = Path(__file__).parent
-BUILD = HERE / "build.sh"
+BUILD = Path(__file__).with_name("build.sh")
 VERSION = "1.20.2"
 BUILD_LIMIT_S = 1800
 NEEDED = (
@@ -53,14 +52,15 @@ def prepare(cache: Path) -> Path:
             for outdated in cache.glob(f"{VERSION.split('.')[0]}.*"):
                 shutil.rmtree(outdated)
             folder.mkdir()
-            _run(["bash", str(BUILD), str(folder), VERSION])
+            _build(folder)
             packages.unpack_clients(folder / "bin")
             (folder / "complete").touch()
     return folder / "bin"
 
 
-def _run(command: list[str]) -> None:
+def _build(folder: Path) -> None:
+    command = ["bash", str(BUILD), str(folder), VERSION]
     try:
-        subprocess.run(command, env=package_sources.for_uv(), check=True, timeout=BUILD_LIMIT_S)
+        subprocess.run(command, check=True, timeout=BUILD_LIMIT_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"building the cluster failed, see above: `{' '.join(command)}`") from error
