@@ -75,7 +75,7 @@ def test_more_doors_are_opened_by_values(helm: Helm) -> None:
     objects = helm.example("everything")
     (to_proxy,) = named(objects, "NetworkPolicy", "proxy")["ingress"]
     assert to_proxy["from"][0] == {"podSelector": {}}
-    assert parts_of(to_proxy["from"][-1]) == ["loadtest"]
+    assert parts_of(to_proxy["from"][-1]) == ["proxy", "loadtest"]
     assert 8443 in outside(objects, "instances")
     to_instances = named(helm.example("observability"), "NetworkPolicy", "instances")["ingress"]
     assert to_instances[-1]["ports"] == [{"port": 8100, "protocol": "TCP"}, {"port": 8200, "protocol": "TCP"}]
@@ -194,6 +194,20 @@ def test_services_find_their_pods(helm: Helm) -> None:
         (container,) = pods(objects)[part]["containers"]
         (port,) = services[f"{RELEASE}-{part}"]["spec"]["ports"]
         assert port["targetPort"] in {each["name"] for each in container["ports"]}
+
+
+@pytest.mark.parametrize(("replicas", "workers", "tell"), [(1, 1, False), (3, 1, True), (3, 2, False)])
+def test_several_proxies_tell_each_other_what_they_have_in_hand(
+    helm: Helm, replicas: int, workers: int, tell: bool
+) -> None:
+    objects = helm.objects({"env": {**KEY["env"], "PROXY_WORKERS": workers}, "proxy": {"replicas": replicas}})
+    services = of_kind(objects, "Service")
+    (container,) = pods(objects)["proxy"]["containers"]
+    assert (f"{RELEASE}-proxies" in services) == tell
+    assert environment(container).get("PROXY_PEERS") == (f"{RELEASE}-proxies:8000" if tell else None)
+    if tell:
+        assert services[f"{RELEASE}-proxies"]["spec"]["clusterIP"] == "None"
+        assert services[f"{RELEASE}-proxies"]["spec"]["selector"] == services[f"{RELEASE}-proxy"]["spec"]["selector"]
 
 
 def test_etcd_listens_for_both_families_where_the_rest_does(helm: Helm) -> None:

@@ -34,7 +34,7 @@ WRITTEN = {
         "VLLM_DISTRIBUTED_KV_ROLE",
         "VLLM_HOST_IP",
     },
-    "proxy": {"ETCD_ENDPOINT", "PROXY_LISTEN_HOST", "STACK_DIR"},
+    "proxy": {"ETCD_ENDPOINT", "PROXY_LISTEN_HOST", "PROXY_PEERS", "STACK_DIR"},
     "loadtest": {"LOADTEST_TARGET", "STACK_DIR"},
 }
 # What a program reads elsewhere than in a pod.
