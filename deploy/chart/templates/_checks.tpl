@@ -58,6 +58,13 @@
 {{- $problems = append $problems (printf "images.%s.tag=latest: expected a version, or a digest beside it; nobody knows what latest is tomorrow" $name) }}
 {{- end }}
 {{- end }}
+{{- $ranks := mul (.Values.env.TENSOR_PARALLEL_SIZE | default 1 | int) (.Values.env.PIPELINE_PARALLEL_SIZE | default 1 | int) }}
+{{- range $role := list "prefill" "decode" }}
+{{- $gpus := dig "limits" "nvidia.com/gpu" "" (index $.Values $role).resources }}
+{{- if and (include "pd.isSet" $gpus) (lt (int $gpus) (int $ranks)) }}
+{{- $problems = append $problems (printf "%s.resources.limits.nvidia.com/gpu=%d: expected one for each of %d ranks (env.TENSOR_PARALLEL_SIZE, env.PIPELINE_PARALLEL_SIZE)" $role (int $gpus) $ranks) }}
+{{- end }}
+{{- end }}
 {{- if and (eq (.Values.env.MOONCAKE_PROTOCOL | default "") "nvlink_intra") (not .Values.pair.enabled) (not .Values.instances.hostPID) }}
 {{- $problems = append $problems "env.MOONCAKE_PROTOCOL=nvlink_intra: producer and consumer need one PID namespace; set pair.enabled, or instances.hostPID" }}
 {{- end }}

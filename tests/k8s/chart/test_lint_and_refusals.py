@@ -67,6 +67,11 @@ def test_lint_finds_nothing(helm: Helm, files: tuple[str, ...]) -> None:
             "instances.hostPID",
         ),
         (
+            {"env": {"TENSOR_PARALLEL_SIZE": 2}, "decode": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
+            "decode.resources.limits.nvidia.com/gpu=1: expected one for each of 2 ranks (env.TENSOR_PARALLEL_SIZE, "
+            "env.PIPELINE_PARALLEL_SIZE)",
+        ),
+        (
             {"autoscaling": {"kind": "hpa"}, "pair": {"enabled": True}},
             "autoscaling.kind=hpa: the two roles of a pair cannot be scaled apart; unset pair.enabled",
         ),
