@@ -11,10 +11,11 @@ import connector
 
 FOLDER = Path(connector.__file__).parent
 # Each may import those behind it.
-FLOORS = ["vllm_hooks", "instance", "transfer", "first_token", "telling", "mooncake", "control", "cache"]
+FLOORS = ["vllm_hooks", "instance", "transfer", "scheduling", "first_token", "telling", "mooncake", "control", "cache"]
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
     "vllm_hooks.kv_connector",
+    "vllm_hooks.metadata",
     "vllm_hooks.rank",
     "cache.movable",
     "cache.vllm_cache",

@@ -7,9 +7,9 @@ import pytest
 
 from connector.cache.layout import CacheGroup, CacheLayer, Kind
 from connector.control.messages import GroupBlocks, LayerPlace
-from connector.transfer.request_params import digest_of_prompt
+from connector.scheduling.request_params import digest_of_prompt
 from tests.unit.connector.fake_layouts import CHUNK, FULL, STATE, WINDOW
-from tests.unit.connector.transfer.consumer.scheduled_consumer import (
+from tests.unit.connector.scheduling.scheduled_consumer import (
     DONE,
     HEAD,
     RANKS,
@@ -17,7 +17,7 @@ from tests.unit.connector.transfer.consumer.scheduled_consumer import (
     attention,
     rank_at,
 )
-from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output
+from tests.unit.connector.scheduling.vllm_requests import CONTROL, PRODUCER, decode, output
 
 ONE_RANK = PRODUCER | {"control": CONTROL[:1]}
 

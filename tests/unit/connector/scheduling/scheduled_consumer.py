@@ -5,11 +5,11 @@ from typing import Any
 
 from connector.cache.layout import CacheGroup, CacheLayer, KVLayout
 from connector.control.messages import Done, Register
-from connector.transfer.consumer_scheduler import ConsumerScheduler
-from connector.transfer.steps import ConsumerStep, RankAddress
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.steps import ConsumerStep, RankAddress
 from tests.unit.connector.fake_layouts import FULL
 from tests.unit.connector.fakes import Outbox
-from tests.unit.connector.transfer.vllm_requests import decode, output
+from tests.unit.connector.scheduling.vllm_requests import decode, output
 
 HEAD = 32
 CONSUMER = ["tcp://d:1", "tcp://d:2"]

@@ -15,8 +15,8 @@ from connector.cache.layout import CacheGroup, KVLayout, left_out_tokens
 from connector.cache.stages import over_stages
 from connector.control.messages import Cancel, Done, GroupBlocks, LayerPlace, Message, Register
 from connector.first_token.expected import Expected, FirstTokens
-from connector.transfer.request_params import ConsumerParams, PeerParams, digest_of_prompt, params_of
-from connector.transfer.steps import ConsumerStep, Load, RankAddress, sum_of_shares
+from connector.scheduling.request_params import ConsumerParams, PeerParams, digest_of_prompt, params_of
+from connector.scheduling.steps import ConsumerStep, Load, RankAddress, sum_of_shares
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput

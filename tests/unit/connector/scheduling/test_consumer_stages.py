@@ -10,9 +10,9 @@ from connector.control.messages import Done
 from connector.mooncake.checksum import LayerChecksums
 from tests.unit.connector.fake_layouts import HEADS, TARGET
 from tests.unit.connector.fakes import ArrayMemory
+from tests.unit.connector.scheduling.scheduled_consumer import RANKS, Consumer
+from tests.unit.connector.scheduling.vllm_requests import PRODUCER, decode
 from tests.unit.connector.transfer.consumer.consumer_rank import BLOCKS, Rank
-from tests.unit.connector.transfer.consumer.scheduled_consumer import RANKS, Consumer
-from tests.unit.connector.transfer.vllm_requests import PRODUCER, decode
 
 TWO_STAGES = over_stages(sources(1, 1, {HEADS}), 1, 2)
 

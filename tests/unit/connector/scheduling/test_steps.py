@@ -1,5 +1,5 @@
 from connector.control.messages import Done
-from connector.transfer.steps import sum_of_shares
+from connector.scheduling.steps import sum_of_shares
 
 
 def test_facts_of_two_shares_add_bytes_and_overlap_times() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from connector.transfer.request_params import digest_of_prompt, leave_out
-from tests.unit.connector.transfer.vllm_requests import decode, prefill
+from connector.scheduling.request_params import digest_of_prompt, leave_out
+from tests.unit.connector.scheduling.vllm_requests import decode, prefill
 
 
 def test_a_digest_tells_prompts_apart() -> None:

@@ -12,10 +12,10 @@ from connector.control.messages import (
     LayerPlace,
     Register,
 )
-from connector.transfer.request_params import digest_of_prompt
-from connector.transfer.steps import ConsumerStep, Load
-from tests.unit.connector.transfer.consumer.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
-from tests.unit.connector.transfer.vllm_requests import CONTROL, PRODUCER, decode, output, request
+from connector.scheduling.request_params import digest_of_prompt
+from connector.scheduling.steps import ConsumerStep, Load
+from tests.unit.connector.scheduling.scheduled_consumer import CONSUMER, DONE, RANKS, Consumer
+from tests.unit.connector.scheduling.vllm_requests import CONTROL, PRODUCER, decode, output, request
 
 
 def cancels(number: int = 1) -> list[tuple[str, Cancel]]:

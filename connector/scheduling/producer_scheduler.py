@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Self
 from connector.cache.held_blocks import HeldBlocks
 from connector.cache.layout import NULL_BLOCK, Kind, left_out_tokens
 from connector.first_token.sampled import SampledTokens
-from connector.transfer.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
-from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
+from connector.scheduling.request_params import ProducerParams, digest_of_prompt, leave_out, params_of
+from connector.scheduling.steps import Chunk, ProducerStep, Queued, Released
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput

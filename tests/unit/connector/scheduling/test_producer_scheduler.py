@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from connector.transfer.producer_scheduler import ProducerScheduler
-from connector.transfer.request_params import digest_of_prompt
-from connector.transfer.steps import Chunk, ProducerStep, Queued, Released
-from tests.unit.connector.transfer.vllm_requests import PRODUCER, decode, output, prefill, request
+from connector.scheduling.producer_scheduler import ProducerScheduler
+from connector.scheduling.request_params import digest_of_prompt
+from connector.scheduling.steps import Chunk, ProducerStep, Queued, Released
+from tests.unit.connector.scheduling.vllm_requests import PRODUCER, decode, output, prefill, request
 
 
 def test_chunks_say_how_far_the_step_computes() -> None:
