@@ -9,11 +9,14 @@ from proxy.errors import NoInstance, ProxyError, ShuttingDown
 from proxy.exchange.legs import Legs
 from proxy.http.signs_of_life import SignsOfLife, Silent
 from proxy.instances.discovery import Discovery
+from proxy.instances.gauges import Gauges
+from proxy.instances.instance_session import open_session
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.settings import ProxySettings
+from proxy.telemetry.autoscaling import AutoscalingCollector
 from proxy.telemetry.gen_ai import Bounds
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import Tracing
@@ -55,12 +58,14 @@ class Gateway:
         self.estimate = TokenEstimate()
         self.legs = Legs(settings)
         bounds = Bounds(settings.proxy_goodput_ttft_s, settings.proxy_goodput_tpot_s)
-        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds)
+        self.gauges = Gauges(lambda connector: open_session(settings, connector))
+        self._prefills: dict[str, Prefills] = {}
+        autoscaling = AutoscalingCollector(self.fleet, self._prefills, self.gauges, self.breakers.blocked)
+        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds, autoscaling)
         self.tracing = Tracing(settings)
         self.being_served: set[BeingServed] = set()
         self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)
         self.draining = False
-        self._prefills: dict[str, Prefills] = {}
 
     def update(self, view: View) -> None:
         gone = {instance.instance_id for instance in self.fleet.view.instances}
@@ -103,6 +108,7 @@ class Gateway:
         return self.fleet.route(demand, failed | blocked)
 
     async def close(self) -> None:
+        await self.gauges.close()
         await self._checks.close()
         await self._questions.close()
         await self.legs.close()

@@ -51,7 +51,7 @@ class View:
     @cached_property
     def base_models(self) -> tuple[str, ...]:
         """What a request without a model gets, from each of the instances: vLLM's first name that is not an adapter."""
-        return tuple(sorted({name for instance in self.usable if (name := _base_model(instance)) is not None}))
+        return tuple(sorted({name for instance in self.usable if (name := base_model(instance)) is not None}))
 
 
 class Fleet:
@@ -106,6 +106,10 @@ class Fleet:
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding
 
+    def streams(self, instance_id: str) -> int:
+        """Requests for which it makes tokens, or computes the prompt itself."""
+        return self._loads.get(instance_id, dispatch.IDLE).streams
+
     def outstanding_tokens(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).tokens
 
@@ -150,6 +154,7 @@ class Fleet:
             cache.insert(prompt.blocks)
 
 
-def _base_model(instance: Instance) -> str | None:
+def base_model(instance: Instance) -> str | None:
+    """Its first served name that is no adapter."""
     adapters = {adapter.id for adapter in instance.adapters}
     return next((name for name in instance.served_models if name not in adapters), None)

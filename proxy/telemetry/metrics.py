@@ -38,13 +38,15 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 
 class Metrics:
-    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission, bounds: Bounds) -> None:
+    def __init__(
+        self, fleet: Fleet, breakers: Breakers, admission: Admission, bounds: Bounds, *collectors: Collector
+    ) -> None:
         self.history = History()
         self._registry = registry = CollectorRegistry()
         self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
-        registry.register(_FleetCollector(fleet, breakers, admission))
-        registry.register(REFUSED)
+        for collector in (_FleetCollector(fleet, breakers, admission), REFUSED, *collectors):
+            registry.register(collector)
         self.gen_ai = GenAiMetrics(registry, bounds, lambda: fleet.view.served_names)
         self.in_flight = Gauge(
             "pd_proxy_requests_in_flight",
