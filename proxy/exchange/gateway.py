@@ -108,6 +108,7 @@ class Gateway:
         return self.fleet.route(demand, failed | blocked)
 
     async def close(self) -> None:
+        self.metrics.close()
         await self.gauges.close()
         await self._checks.close()
         await self._questions.close()

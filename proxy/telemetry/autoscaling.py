@@ -61,6 +61,13 @@ class AutoscalingCollector(Collector):
         self._blocked = blocked
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield from self._families(self._gauges.known(self._fleet.view.usable))
+
+    def own(self) -> Iterator[GaugeMetricFamily]:
+        """What this process knows by itself: without what instances say, and without asking them."""
+        yield from self._families({})[:-1]
+
+    def _families(self, said: Mapping[str, Mapping[str, float]]) -> list[GaugeMetricFamily]:
         names = ("role", "model")
         tokens = GaugeMetricFamily(
             "pd_proxy_prefill_tokens_waiting",
@@ -80,7 +87,7 @@ class AutoscalingCollector(Collector):
             "Part of the KV cache that is in use, as the instances said last, from 0 to 1: their mean",
             labels=names,
         )
-        for (role, model), group in self._groups().items():
+        for (role, model), group in self._groups(said).items():
             labels = (role, model)
             if role in COMPUTE_PROMPTS:
                 tokens.add_metric(labels, group.tokens)
@@ -90,11 +97,10 @@ class AutoscalingCollector(Collector):
                 streams.add_metric(labels, group.streams)
             if group.cache_usage:
                 usage.add_metric(labels, sum(group.cache_usage) / len(group.cache_usage))
-        yield from (tokens, wait, streams, usage)
+        return [tokens, wait, streams, usage]
 
-    def _groups(self) -> dict[Key, _Group]:
+    def _groups(self, said: Mapping[str, Mapping[str, float]]) -> dict[Key, _Group]:
         usable, blocked = self._fleet.view.usable, self._blocked()
-        said = self._gauges.known(usable)
         groups: dict[Key, _Group] = {}
         for instance in usable:
             name = instance.instance_id
