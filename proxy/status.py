@@ -11,9 +11,9 @@ from quart import Blueprint, Response, jsonify
 
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
 from proxy.exchange.gateway import Gateway
-from proxy.routing import dispatch
-from proxy.routing.dispatch import NoProducer, of_role
+from proxy.routing.dispatch import NoProducer
 from proxy.routing.fleet import Fleet, View
+from proxy.routing.pairing import PAIR, mismatch, no_pair, of_role
 from stack.instances import Instance, Role
 
 PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
@@ -89,11 +89,11 @@ def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:
     """Ready when a producer and a consumer form a pair, or an instance may serve alone."""
     missing: NoInstance | None = None
     if not view.known:
-        missing = NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
+        missing = NoInstance(PAIR, "Discovery has not reached etcd yet.")
     elif not of_role(view.usable, "aggregated") and not any(
         no_producer == "local" or pairs_with(instance, view) for instance in of_role(view.usable, "decode")
     ):
-        missing = dispatch.no_pair(view.usable)
+        missing = no_pair(view.usable)
     return {
         "status": "not ready" if missing else "ready",
         "missing": missing.missing if missing else [],
@@ -203,7 +203,7 @@ def _why_not(instance: Instance, other: Instance, model: str | None = None) -> s
     producer, consumer = (instance, other) if instance.role == "prefill" else (other, instance)
     if not set(producer.served_models) & set(consumer.served_models):
         return f"no served model in common with {other.instance_id}"
-    return dispatch.mismatch(producer, consumer, model)
+    return mismatch(producer, consumer, model)
 
 
 def _not_shared(instance: Instance, other: Instance) -> list[str]:

@@ -1,7 +1,7 @@
 """What all requests share: the session to the instances, the fleet, the bounds, and the requests being served."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -100,7 +100,7 @@ class Gateway:
             prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens, ahead)
         return route
 
-    def _route_past(self, demand: Demand, failed: set[str], blocked: set[str]) -> Route:
+    def _route_past(self, demand: Demand, failed: set[str], blocked: Set[str]) -> Route:
         engines = self.fleet.engines_beside(failed) if failed else failed
         if engines > failed:
             with suppress(NoInstance):

@@ -9,6 +9,7 @@ from proxy.errors import BadRequest, NoInstance
 from proxy.request.prompt import Prompt
 from proxy.routing import dispatch
 from proxy.routing.dispatch import Demand, Load, Policy, Route
+from proxy.routing.pairing import PAIR, Candidates
 from proxy.routing.prefill_order import FACTORS, Order, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances import Instance
@@ -42,6 +43,19 @@ class View:
     @cached_property
     def usable(self) -> tuple[Instance, ...]:
         return tuple(instance for instance in self.instances if instance.instance_id not in self.superseded)
+
+    def candidates(self, model: str) -> Candidates:
+        """Who may serve it. Found once, but for names that nobody serves, of which there is no end."""
+        known = self._candidates.get(model)
+        if known is None:
+            known = Candidates(self.usable, model)
+            if known.serving:
+                self._candidates[model] = known
+        return known
+
+    @cached_property
+    def _candidates(self) -> dict[str, Candidates]:
+        return {}
 
     @cached_property
     def served_names(self) -> frozenset[str]:
@@ -84,8 +98,9 @@ class Fleet:
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
         """As `dispatch.choose`."""
         if not self.view.known:
-            raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
-        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid, self._orders)
+            raise NoInstance(PAIR, "Discovery has not reached etcd yet.")
+        candidates = self.view.candidates(demand.model)
+        return dispatch.choose_among(candidates, self._loads, self._caches, demand, self._policy, avoid, self._orders)
 
     def engines_beside(self, instance_ids: Collection[str]) -> set[str]:
         """These, and the other engines of their servers."""

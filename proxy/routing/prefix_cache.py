@@ -16,18 +16,18 @@ class PrefixCache:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._held: OrderedDict[Block, None] = OrderedDict()
+        self.held: OrderedDict[Block, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def matched(self, blocks: Sequence[Block]) -> int:
         """How many leading blocks are held."""
-        return bisect_left(blocks, True, key=lambda block: block not in self._held)
+        return bisect_left(blocks, True, key=lambda block: block not in self.held)
 
     def insert(self, blocks: Sequence[Block]) -> None:
         """A prompt was sent here; the least recently used blocks make room for its own."""
-        held = self._held
+        held = self.held
         for block in reversed(blocks[: self._capacity]):
             if block in held:
                 held.move_to_end(block)

@@ -8,7 +8,7 @@ computed of late, which is what PROXY_TTFT_SLO_S goes by too. The virtual time o
 from what was expected, and is never put right. How full a KV cache is only its instance knows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from prometheus_client.core import GaugeMetricFamily
@@ -53,7 +53,7 @@ class AutoscalingCollector(Collector):
     """
 
     def __init__(
-        self, fleet: Fleet, prefills: Mapping[str, Prefills], gauges: Gauges, blocked: Callable[[], set[str]]
+        self, fleet: Fleet, prefills: Mapping[str, Prefills], gauges: Gauges, blocked: Callable[[], Set[str]]
     ) -> None:
         self._fleet = fleet
         self._prefills = prefills

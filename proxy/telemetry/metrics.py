@@ -25,8 +25,8 @@ from prometheus_client.registry import Collector
 from proxy.connection.refusal import REFUSED
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
 from proxy.routing.admission import Admission
-from proxy.routing.dispatch import of_role
 from proxy.routing.fleet import Fleet
+from proxy.routing.pairing import of_role
 from proxy.telemetry.autoscaling import AutoscalingCollector
 from proxy.telemetry.gen_ai import Bounds, GenAiMetrics
 from proxy.telemetry.history import History
