@@ -17,6 +17,8 @@ from stack.instances import Instance
 # Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
 # that it would have given (docs/benchmarks/2026-11-22-dispatch.md).
 BLOCKS_REMEMBERED = 32768
+# Of all instances together: 130 MB, a quarter of what the proxy's container has. Beyond 32 instances each has its part.
+BLOCKS_IN_ALL = 32 * BLOCKS_REMEMBERED
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ class Fleet:
         self.view = view
         known = {instance.instance_id for instance in view.instances}
         self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
-        self._caches = {
-            name: self._caches[name] if name in self._caches else PrefixCache(self._blocks_remembered) for name in known
-        }
+        blocks = min(self._blocks_remembered, BLOCKS_IN_ALL // max(len(known), 1))
+        self._caches = {name: self._caches[name] if name in self._caches else PrefixCache(blocks) for name in known}
+        for cache in self._caches.values():
+            cache.capacity = blocks
         self._orders = {name: order for name, order in self._orders.items() if name in known}
 
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:

@@ -12,10 +12,13 @@ from proxy.request.prompt import Block
 
 
 class PrefixCache:
-    """At most `capacity` blocks, each of 128 tokens or so."""
+    """At most `capacity` blocks, each of 128 tokens or so. One that is made smaller is so from the next prompt on.
+
+    held: a prompt's first block is in it or none of its blocks is.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self.held: OrderedDict[Block, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -28,10 +31,10 @@ class PrefixCache:
     def insert(self, blocks: Sequence[Block]) -> None:
         """A prompt was sent here; the least recently used blocks make room for its own."""
         held = self.held
-        for block in reversed(blocks[: self._capacity]):
+        for block in reversed(blocks[: self.capacity]):
             if block in held:
                 held.move_to_end(block)
             else:
                 held[block] = None
-        while len(held) > self._capacity:
+        while len(held) > self.capacity:
             held.popitem(last=False)

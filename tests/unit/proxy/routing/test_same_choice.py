@@ -12,12 +12,12 @@ from proxy.routing.dispatch import Demand, Load, Policy, Route, choose, choose_a
 from proxy.routing.pairing import Candidates, adapter_identity, mismatch
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Adapter, Engine, Instance
+from stack.instances import Adapter, Engine, Instance, Role
 from tests.unit.proxy.routing.plain_dispatch import plain_choose
 from tests.unit.proxy.scripted import MODEL, instance
 
 MODELS = (MODEL, "other", "poet")
-ROLES = ("prefill", "decode", "aggregated")
+ROLES: tuple[Role, ...] = ("prefill", "decode", "aggregated")
 NUMBERS = st.integers(0, 5)
 
 
@@ -63,7 +63,7 @@ def orders(draw: st.DrawFn) -> PrefillOrder:
     return order
 
 
-def some(draw: st.DrawFn, fleet: list[Instance], value: st.SearchStrategy[Any]) -> dict[str, Any]:
+def some(draw: Any, fleet: list[Instance], value: st.SearchStrategy[Any]) -> dict[str, Any]:
     return {each.instance_id: draw(value) for each in fleet if draw(st.booleans())}
 
 
