@@ -1,5 +1,5 @@
-"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /instances/targets, /metrics,
-/v1/models."""
+"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /instances/targets, /loads,
+/metrics, /v1/models."""
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from quart import Blueprint, Response, jsonify
 
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
 from proxy.exchange.gateway import Gateway
+from proxy.instances import peers
 from proxy.routing.dispatch import NoProducer
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.pairing import PAIR, no_pair, of_role
@@ -43,6 +44,13 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     @routes.get("/instances/targets")
     async def targets() -> Response:
         return jsonify(scrape_targets(gateway().fleet.view))
+
+    @routes.get(peers.PATH)
+    async def loads() -> Response:
+        """For other proxies, until this one drains; what is told is in `/metrics` too."""
+        running = gateway()
+        told = peers.lines(running.own_id, running.fleet.in_hand, lambda: running.draining)
+        return Response(told, content_type="application/x-ndjson")
 
     @routes.get("/metrics")
     async def metrics() -> Response:

@@ -11,6 +11,8 @@ from proxy.http.signs_of_life import SignsOfLife, Silent
 from proxy.instances.discovery import Discovery
 from proxy.instances.gauges import Gauges
 from proxy.instances.instance_session import open_session
+from proxy.instances.peers import Peers
+from proxy.request.random_id import random_id
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
@@ -39,6 +41,8 @@ class Gateway:
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
         self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
+        self.own_id = random_id()  # by which a proxy knows itself among its peers
+        self.peers = Peers(settings.peers, self.own_id, self.fleet.others_have)
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,
@@ -61,7 +65,7 @@ class Gateway:
         self.gauges = Gauges(lambda connector: open_session(settings, connector))
         self._prefills: dict[str, Prefills] = {}
         autoscaling = AutoscalingCollector(self.fleet, self._prefills, self.gauges, self.breakers.blocked)
-        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds, autoscaling)
+        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds, autoscaling, self.peers)
         self.tracing = Tracing(settings)
         self.being_served: set[BeingServed] = set()
         self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)
@@ -109,6 +113,7 @@ class Gateway:
 
     async def close(self) -> None:
         self.metrics.close()
+        await self.peers.close()
         await self.gauges.close()
         await self._checks.close()
         await self._questions.close()
@@ -138,6 +143,7 @@ async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> A
     gateway = Gateway(settings)
     discovery = follow(settings.etcd_endpoint, gateway.update)
     discovery.start()
+    gateway.peers.start()
     try:
         yield gateway
     finally:

@@ -83,6 +83,8 @@ class Fleet:
         self._policy = policy
         self._blocks_remembered = blocks_remembered
         self._loads: dict[str, Load] = {}
+        self._of_others: Mapping[str, Load] = {}
+        self._together: dict[str, Load] = {}  # only kept up while others have something
         self._caches: dict[str, PrefixCache] = {}
         self._order_factor = FACTORS[prefill_order]
         self._orders: dict[str, PrefillOrder] = {}
@@ -98,12 +100,25 @@ class Fleet:
             cache.capacity = blocks
         self._orders = {name: order for name, order in self._orders.items() if name in known}
 
+        self.others_have(self._of_others)
+
+    def others_have(self, loads: Mapping[str, Load]) -> None:
+        """What other proxies have in hand at the same instances, until the next call; by instance id."""
+        self._of_others = loads
+        both = self._loads.keys() | loads.keys() if loads else ()
+        self._together = {name: _sum(self._loads.get(name, dispatch.IDLE), loads.get(name)) for name in both}
+
+    def in_hand(self) -> Mapping[str, Load]:
+        """What this proxy has, where it has anything; by instance id."""
+        return {name: load for name, load in self._loads.items() if load.outstanding}
+
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
         """As `dispatch.choose`."""
         if not self.view.known:
             raise NoInstance(PAIR, "Discovery has not reached etcd yet.")
         candidates = self.view.candidates(demand.model)
-        return dispatch.choose_among(candidates, self._loads, self._caches, demand, self._policy, avoid, self._orders)
+        loads = self._together if self._of_others else self._loads
+        return dispatch.choose_among(candidates, loads, self._caches, demand, self._policy, avoid, self._orders)
 
     def engines_beside(self, instance_ids: Collection[str]) -> set[str]:
         """These, and the other engines of their servers."""
@@ -135,7 +150,7 @@ class Fleet:
         """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
         name = instance.instance_id
         load = self._loads.get(name, dispatch.IDLE)
-        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come)
+        self._set(name, Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come))
 
     def end(self, instance: Instance, tokens: int = 0) -> None:
         self._change(instance, outstanding=-1, tokens=-tokens)
@@ -155,9 +170,15 @@ class Fleet:
     def _change(self, instance: Instance, outstanding: int = 0, tokens: int = 0, to_come: int = 0) -> None:
         name = instance.instance_id
         load = self._loads[name]
-        self._loads[name] = Load(
-            load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come
+        self._set(
+            name,
+            Load(load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come),
         )
+
+    def _set(self, name: str, load: Load) -> None:
+        self._loads[name] = load
+        if self._of_others:
+            self._together[name] = _sum(load, self._of_others.get(name))
 
     def order(self, producer: Instance) -> PrefillOrder:
         """In which it computes the prompts that were sent there."""
@@ -170,6 +191,17 @@ class Fleet:
         """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
         if (cache := self._caches.get(instance.instance_id)) is not None:
             cache.insert(prompt.blocks)
+
+
+def _sum(own: Load, others: Load | None) -> Load:
+    if others is None:
+        return own
+    return Load(
+        own.outstanding + others.outstanding,
+        own.last_used,
+        own.tokens + others.tokens,
+        own.to_come + others.to_come,
+    )
 
 
 def base_model(instance: Instance) -> str | None:

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from proxy.connection.refusal import REFUSED
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
+from proxy.instances.peers import Peers
 from proxy.routing.admission import Admission
 from proxy.routing.fleet import Fleet
 from proxy.routing.pairing import of_role
@@ -50,12 +51,13 @@ class Metrics:
         admission: Admission,
         bounds: Bounds,
         autoscaling: AutoscalingCollector,
+        peers: Peers,
     ) -> None:
         self.history = History()
         self._registry = registry = CollectorRegistry()
         self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
-        for collector in (_FleetCollector(fleet, breakers, admission), REFUSED, autoscaling):
+        for collector in (_FleetCollector(fleet, breakers, admission, peers), REFUSED, autoscaling):
             registry.register(collector)
         self._of_workers = WorkerGauges(autoscaling) if _workers_folder() else None
         self.gen_ai = GenAiMetrics(registry, bounds, lambda: fleet.view.served_names)
@@ -209,7 +211,8 @@ def _cause(error: BaseException) -> str:
 class _FleetCollector(Collector):
     """Read at each scrape, so that a vanished instance leaves no series behind."""
 
-    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
+    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission, peers: Peers) -> None:
+        self._peers = peers
         self._fleet = fleet
         self._breakers = breakers
         self._admission = admission
@@ -241,4 +244,6 @@ class _FleetCollector(Collector):
         stale.add_metric((), view.stale_since is not None)
         queued = GaugeMetricFamily("pd_proxy_queued_requests", "Requests that wait for a place")
         queued.add_metric((), self._admission.queued_requests)
-        yield from (instances, requests, tokens, circuits, doubts, stale, queued)
+        peers = GaugeMetricFamily("pd_proxy_peers", "Other proxies that have told of late what they have in hand")
+        peers.add_metric((), self._peers.heard)
+        yield from (peers, instances, requests, tokens, circuits, doubts, stale, queued)
