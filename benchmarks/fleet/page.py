@@ -12,7 +12,13 @@ usable with 1,000 instances: answered within 0.5 s, because streams stand still 
 def render(document: dict[str, Any], raw_file: str) -> str:
     """`document` is what benchmarks/results.py writes into `raw_file`."""
     parts = [head(document, raw_file), TARGETS]
-    for name, section in (("routes", _routes), ("discovery", _discovery), ("requests", _requests), ("status", _status)):
+    for name, section in (
+        ("routes", _routes),
+        ("discovery", _discovery),
+        ("requests", _requests),
+        ("status", _status),
+        ("peers", _peers),
+    ):
         if rows := document.get(name):
             parts.append(section(rows, document))
     return "\n\n".join(parts) + "\n"
@@ -86,6 +92,24 @@ def _status(rows: list[Row], document: dict[str, Any]) -> str:
         for row in rows
     ]
     return "## Status paths\n\n" + table(("instances", "path", "KB", "ms: median", "max"), lines)
+
+
+def _peers(rows: list[Row], document: dict[str, Any]) -> str:
+    one = percentile(rows[0]["ttft_s"], 99) or 0.0
+    lines = []
+    for row in rows:
+        p50, p99 = (percentile(row["ttft_s"], percent) or 0.0 for percent in (50, 99))
+        told = "" if row["proxies"] == 1 else "yes" if row["told"] else "no"
+        mean_s = sum(row["ttft_s"]) / len(row["ttft_s"])
+        figures = (ms(mean_s), ms(p50), ms(p99), f"{p99 / one:.2f}", f"{1000 * row['cpu_s']:.2f}")
+        lines.append((str(row["proxies"]), told, *figures, f"{len(row['ttft_s']):,}"))
+    header = ("proxies", "told", "TTFT, ms: mean", "P50", "P99", "P99 to one's", "CPU, ms a request", "requests")
+    text = (
+        "Before 100 scripted instances, whose producers compute one prompt after the other at a fixed rate and are "
+        "busy for 85 % of the time; the same requests at the same times, each to a proxy at random. `told`: `PROXY_PEERS`. "
+        "CPU: of all proxies together."
+    )
+    return f"## Several proxies\n\n{text}\n\n{table(header, lines)}"
 
 
 def _middle_and_most(row: Row) -> tuple[float | None, float]:

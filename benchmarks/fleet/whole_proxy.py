@@ -44,7 +44,7 @@ def _measure(run: Run, number: int, instance_port: int) -> None:
     run.processes.start([Launch(name, (sys.executable, "-m", "proxy"), os.environ | variables, REPOSITORY)])
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(run, url + "/ready")
+        wait_for(run, url + "/ready")
         tree = ProcessTree(run.processes.pid(name))
         idle_mb = tree.rss_mb()
         bodies = request_bodies(2 * run.options.requests, PROMPT_BYTES, tokens=2, interval_us=0)
@@ -61,7 +61,8 @@ def _measure(run: Run, number: int, instance_port: int) -> None:
         run.processes.end([name])
 
 
-def _wait(run: Run, url: str) -> None:
+def wait_for(run: Run, url: str) -> None:
+    """Returns once `url` answers. Raises: CannotStart, OutOfTime."""
     while True:
         run.deadline.left()
         run.processes.check()
