@@ -106,8 +106,8 @@ def _peers(rows: list[Row], document: dict[str, Any]) -> str:
     header = ("proxies", "told", "TTFT, ms: mean", "P50", "P99", "P99 to one's", "CPU, ms a request", "requests")
     text = (
         "Before 100 scripted instances, whose producers compute one prompt after the other at a fixed rate and are "
-        "busy for 85 % of the time; the same requests at the same times, each to a proxy at random. `told`: `PROXY_PEERS`. "
-        "CPU: of all proxies together."
+        "busy for 85 % of the time; the same requests at the same times, each to a proxy at random. `told`: "
+        "`PROXY_PEERS`. CPU: of all proxies together."
     )
     return f"## Several proxies\n\n{text}\n\n{table(header, lines)}"
 
