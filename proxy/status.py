@@ -17,7 +17,7 @@ from proxy.routing.dispatch import NoProducer
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.pairing import PAIR, no_pair, of_role
 from proxy.routing.partners import Pairs
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 
 def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:

@@ -16,7 +16,7 @@ from benchmarks.fleet.run import Run
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack import machine
+from stack.host import machine
 
 DISTRIBUTIONS = re.compile(r"quart|aiohttp|uvicorn|uvloop|pydantic|grpcio|etcd.distro", re.IGNORECASE)
 MEASUREMENTS = {

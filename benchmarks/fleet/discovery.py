@@ -14,7 +14,7 @@ from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import SPLIT_ALL, Demand
 from proxy.routing.fleet import Fleet, View
 from stack import etcd
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 PATIENCE_S = 30.0
 PAUSE_S = 0.05  # between changes, so that each is seen for itself

@@ -21,7 +21,7 @@ from benchmarks.fleet.whole_proxy import JSON, wait_for
 from benchmarks.processes import Launch
 from benchmarks.proxy.answers import MODEL, PATH
 from benchmarks.proxy.process_tree import ProcessTree
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 INSTANCES = 100
 TOKENS_PER_S = 1250

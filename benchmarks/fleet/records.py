@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.proxy.answers import MODEL
 from stack import etcd
-from stack.instances import PREFIX, Instance, Role
+from stack.instances.record import PREFIX, Instance, Role
 
 FACTS = (
     "model",

@@ -14,8 +14,8 @@ from benchmarks.fleet.run import Run
 from benchmarks.processes import Launch
 from benchmarks.proxy.answers import PATH, request_bodies
 from benchmarks.proxy.process_tree import ProcessTree
-from stack.direct_http import open_directly
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.network.direct_http import open_directly
 
 POLL_S = 0.1
 STATUS_PATHS = ("/instances", "/metrics", "/instances/targets", "/ready", "/v1/models", "/console/api/map")

@@ -24,7 +24,7 @@ from proxy.instances.etcd_watch import EtcdWatch, State, WatchEnded
 from proxy.instances.records import Records
 from proxy.routing.fleet import View
 from stack import etcd
-from stack.instances import PREFIX
+from stack.instances.record import PREFIX
 
 # A launcher registers again within 8 s with LEASE_TTL_S=5: it tries every third of that, with two calls of at most 3 s.
 # And as much again for a busy machine.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from proxy.routing.fleet import View
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 
 class Records:

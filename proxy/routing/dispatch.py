@@ -34,7 +34,7 @@ from proxy.routing.alone import Costs
 from proxy.routing.pairing import PAIR, Candidates, Group, group_of, no_pair, of_role
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 Reason = Literal[
     "disaggregated",

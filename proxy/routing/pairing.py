@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 
 from proxy.errors import NoInstance
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 PAIR: tuple[Role, ...] = ("prefill", "decode")
 

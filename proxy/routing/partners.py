@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from proxy.routing.fleet import View
 from proxy.routing.pairing import mismatch, of_role
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 NAMED = 32  # partners of an instance, and reasons
 PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from proxy.instances.gauges import Gauges
 from proxy.routing.admission import Prefills
 from proxy.routing.fleet import Fleet, base_model
-from stack.instances import Role
+from stack.instances.record import Role
 
 COMPUTE_PROMPTS: tuple[Role, ...] = ("prefill", "aggregated")
 MAKE_TOKENS: tuple[Role, ...] = ("decode", "aggregated")

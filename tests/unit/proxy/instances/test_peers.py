@@ -14,7 +14,7 @@ from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import Demand, Load
 from proxy.routing.fleet import Fleet, View
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 from tests.unit.proxy.conftest import StartStack, eventually, running_proxy
 from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, hangs, instance, prefilled, streams, token
 

@@ -11,7 +11,7 @@ from proxy.routing.dispatch import IDLE, Demand, Load, Policy, Reason, Route
 from proxy.routing.pairing import PAIR, mismatch, no_pair, of_role
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 
 def plain_choose(

@@ -12,7 +12,7 @@ from proxy.routing.dispatch import Demand, Load, Policy, Route, choose, choose_a
 from proxy.routing.pairing import Candidates, adapter_identity, mismatch
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Adapter, Engine, Instance, Role
+from stack.instances.record import Adapter, Engine, Instance, Role
 from tests.unit.proxy.routing.plain_dispatch import plain_choose
 from tests.unit.proxy.scripted import MODEL, instance
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from proxy.routing.admission import Prefills
 from proxy.routing.fleet import Fleet, View
 from proxy.telemetry.autoscaling import AutoscalingCollector
-from stack.instances import Adapter, Instance
+from stack.instances.record import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack, eventually
 from tests.unit.proxy.scripted import DONE, MODEL, hangs, instance, prefilled, streams, token
 
