@@ -13,7 +13,7 @@ VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/pyth
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
 .PHONY: help up down status logs doctor test test-rdma test-k8s load bench bench-connector bench-connector-link \
-	bench-proxy bench-loadtest soak lock lint format clean tools tests-environment
+	bench-proxy bench-loadtest bench-fleet soak lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -57,6 +57,9 @@ bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; 
 
 bench-loadtest: tests-environment ## can the load test be believed? about 45 minutes; ARGS="--rounds 2 --targets scripted"
 	$(TESTS) benchmarks.loadtest accuracy limit agreement $(ARGS)
+
+bench-fleet: tests-environment ## a thousand scripted instances in a real etcd; about 8 minutes; ARGS="--instances 2,100"
+	$(TESTS) benchmarks.fleet routes discovery proxy peers $(ARGS)
 
 soak: tests-environment ## 10 users, then 100, for 15 minutes, with a verdict; ARGS="--duration 4h"
 	$(TESTS) benchmarks.soak $(ARGS)
