@@ -21,9 +21,10 @@ STAGE = rf"{NUMBER}:{NUMBER}(-{NUMBER})?"
 ORIGIN = r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s,]+\s*"
 SHORTEST_KEY = 16  # of STACK_KEY; ControlKey refuses less
 
+HOST_AND_PORT = rf"(\[{IPV6}\]|{addresses.NAME.pattern})(:{PORT})?"
 ENDPOINT = {
     "type": "string",
-    "pattern": rf"^(([hH][tT][tT][pP]|[eE][tT][cC][dD])://)?(\[{IPV6}\]|{addresses.NAME.pattern})(:{PORT})?/?$|@",
+    "pattern": rf"^(([hH][tT][tT][pP]|[eE][tT][cC][dD])://)?{HOST_AND_PORT}/?$|@",
 }
 LENGTHS = {
     "anyOf": [
@@ -56,6 +57,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": {"type": "string", "pattern": "^[hH][tT][tT][pP][sS]?://[^?#/ ]+[^ ]*$|@"},
     "PREFILL_VLLM_EXTRA_ARGS": ARGUMENTS,
     "PROXY_CORS_ORIGINS": {"type": "string", "pattern": rf"^(\{cors.ANY}|{cors.NONE}|{ORIGIN}(,{ORIGIN})*)$"},
+    "PROXY_PEERS": {"type": "string", "pattern": rf"^[\s,]*({HOST_AND_PORT}\s*(,[\s,]*{HOST_AND_PORT}\s*)*[\s,]*)?$|@"},
     "STACK_KEY": {"type": "string", "minLength": SHORTEST_KEY},
     "VLLM_EXTRA_ARGS": ARGUMENTS,
     # Read by other programs than ours.

@@ -19,7 +19,7 @@
 {{- $problems = append $problems (printf "env.%s: secret.existing=%s has it; unset one of them" $name $.Values.secret.existing) }}
 {{- end }}
 {{- end }}
-{{- range $name := list "ETCD_ENDPOINT" "LOADTEST_TARGET" "LOADTEST_TOKENIZER" "OTEL_EXPORTER_OTLP_ENDPOINT" }}
+{{- range $name := list "ETCD_ENDPOINT" "LOADTEST_TARGET" "LOADTEST_TOKENIZER" "OTEL_EXPORTER_OTLP_ENDPOINT" "PROXY_PEERS" }}
 {{- if contains "@" (index $env $name | default "") }}
 {{- $problems = append $problems (printf "env.%s: expected an address without a user and a password" $name) }}
 {{- end }}
@@ -28,6 +28,9 @@
 {{- if not (regexMatch "^[A-Za-z0-9_.-]{1,64}:[!-~]+$" (trim $entry)) }}
 {{- $problems = append $problems (printf "env.PROXY_API_KEYS, entry %d: expected name:key, the name of 1 to 64 of A-Z a-z 0-9 _ . -, the key of visible ASCII" (add1 $number)) }}
 {{- end }}
+{{- end }}
+{{- if and $env.PROXY_PEERS (gt (int ($env.PROXY_WORKERS | default 1)) 1) }}
+{{- $problems = append $problems (printf "env.PROXY_PEERS=%s: expected PROXY_WORKERS=1; raise proxy.replicas instead" $env.PROXY_PEERS) }}
 {{- end }}
 {{- $body := include "pd.setting" (dict "root" . "name" "PROXY_MAX_BODY_BYTES") | int64 }}
 {{- $buffered := include "pd.setting" (dict "root" . "name" "PROXY_MAX_BUFFERED_BYTES") | int64 }}

@@ -55,7 +55,19 @@ def test_lint_finds_nothing(helm: Helm, files: tuple[str, ...]) -> None:
         ),
         *(
             ({"env": {name: "http://user:secret@h"}}, f"env.{name}: expected an address without a user and a password")
-            for name in ("ETCD_ENDPOINT", "LOADTEST_TARGET", "LOADTEST_TOKENIZER", "OTEL_EXPORTER_OTLP_ENDPOINT")
+            for name in (
+                *(
+                    "ETCD_ENDPOINT",
+                    "LOADTEST_TARGET",
+                    "LOADTEST_TOKENIZER",
+                    "OTEL_EXPORTER_OTLP_ENDPOINT",
+                    "PROXY_PEERS",
+                ),
+            )
+        ),
+        (
+            {"env": {"PROXY_PEERS": "a,b", "PROXY_WORKERS": 2}},
+            "env.PROXY_PEERS=a,b: expected PROXY_WORKERS=1; raise proxy.replicas instead",
         ),
         (
             {"images": {"vllm": {"tag": "latest"}}},

@@ -72,6 +72,11 @@ CASES: dict[str, dict[str, list[str]]] = {
         "bad": ["collector:4318", "grpc://collector:4317", "http://"],
         "with a password": ["https://user:password@otlp.example.org"],
     },
+    "PROXY_PEERS": {
+        "good": ["proxies", "proxy-1:8000,proxy-2:8000", "[::1]:8000, 10.0.0.1 ,", ""],
+        "bad": ["http://proxy", "a:0", "a b", "::1", "a:1;b:2"],
+        "with a password": ["user@proxy"],
+    },
     "LISTEN_HOST": {
         "good": ["0.0.0.0", "::", "[::]", "10.0.0.5", "localhost"],
         "bad": ["http://10.0.0.1", "10.0.0.1:80", "fe80::1%eth0", "a b", "-a"],
