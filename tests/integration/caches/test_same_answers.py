@@ -12,8 +12,8 @@ import pytest
 
 from tests.integration.caches import answers, models
 from tests.integration.caches.models import STEP_TOKENS, WINDOW, Served
-from tests.integration.caches.servers import Tokens, Trio
-from tests.tiny_servers.instances import Fleet
+from tests.integration.caches.servers import Trio
+from tests.tiny_servers.instances import Fleet, Tokens
 
 SHORT, LONG = 316, 700  # the difference is a number of whole blocks
 
