@@ -48,9 +48,7 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     @routes.get(peers.PATH)
     async def loads() -> Response:
         """For other proxies, until this one drains; what is told is in `/metrics` too."""
-        running = gateway()
-        told = peers.lines(running.own_id, running.fleet.in_hand, lambda: running.draining)
-        return Response(told, content_type="application/x-ndjson")
+        return Response(gateway().teller.lines(), content_type="application/x-ndjson")
 
     @routes.get("/metrics")
     async def metrics() -> Response:

@@ -11,7 +11,7 @@ from proxy.http.signs_of_life import SignsOfLife, Silent
 from proxy.instances.discovery import Discovery
 from proxy.instances.gauges import Gauges
 from proxy.instances.instance_session import open_session
-from proxy.instances.peers import Peers
+from proxy.instances.peers import Peers, Teller
 from proxy.request.random_id import random_id
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
@@ -41,8 +41,9 @@ class Gateway:
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
         self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
-        self.own_id = random_id()  # by which a proxy knows itself among its peers
-        self.peers = Peers(settings.peers, self.own_id, self.fleet.others_have)
+        own_id = random_id()  # by which a proxy knows itself among its peers
+        self.peers = Peers(settings.peers, own_id, self.fleet.others_have)
+        self.teller = Teller(own_id, self.fleet.in_hand, lambda: self.draining)
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,

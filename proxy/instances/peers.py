@@ -24,6 +24,7 @@ SIGN_EVERY_S = 1.0  # a line without news
 SILENCE_S = 3.0  # then a peer is not heard of any more, and its requests are forgotten
 AGAIN_S = 1.0  # after a stream has ended
 LOOK_UP_S = 5.0  # a name may stand for more peers, or others
+MOST_TOLD = 32  # other proxies
 MOST_BYTES = 1 << 20  # of one line: ten thousand instances
 
 Address = tuple[str, int]
@@ -39,21 +40,35 @@ class Line(BaseModel):
     loads: Loads
 
 
-async def lines(
-    own_id: str, in_hand: Callable[[], Mapping[str, Load]], ended: Callable[[], bool]
-) -> AsyncIterator[bytes]:
-    """What this proxy tells one other, until `ended`."""
-    told: Loads = {}
-    last = float("-inf")
-    while not ended():
-        now = asyncio.get_running_loop().time()
-        loads = {name: (load.outstanding, load.tokens, load.to_come) for name, load in in_hand().items()}
-        changed = {name: load for name, load in loads.items() if told.get(name) != load}
-        changed |= dict.fromkeys(told.keys() - loads.keys(), (0, 0, 0))
-        if changed or now - last >= SIGN_EVERY_S:
-            yield Line(proxy=own_id, loads=changed).model_dump_json().encode() + b"\n"
-            told, last = loads, now
-        await asyncio.sleep(PERIOD_S)
+class Teller:
+    """Of this proxy, whose id is `own_id`. in_hand: by instance id; ended: whether to tell no more."""
+
+    def __init__(self, own_id: str, in_hand: Callable[[], Mapping[str, Load]], ended: Callable[[], bool]) -> None:
+        self._own_id = own_id
+        self._in_hand = in_hand
+        self._ended = ended
+        self._told = 0
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """To one other proxy. Nothing beyond MOST_TOLD at once: whoever can reach the path could ask for any number."""
+        if self._told >= MOST_TOLD:
+            return
+        self._told += 1
+        told: Loads = {}
+        last = float("-inf")
+        try:
+            while not self._ended():
+                now = asyncio.get_running_loop().time()
+                in_hand = self._in_hand().items()
+                loads = {name: (load.outstanding, load.tokens, load.to_come) for name, load in in_hand}
+                changed = {name: load for name, load in loads.items() if told.get(name) != load}
+                changed |= dict.fromkeys(told.keys() - loads.keys(), (0, 0, 0))
+                if changed or now - last >= SIGN_EVERY_S:
+                    yield Line(proxy=self._own_id, loads=changed).model_dump_json().encode() + b"\n"
+                    told, last = loads, now
+                await asyncio.sleep(PERIOD_S)
+        finally:
+            self._told -= 1
 
 
 class Peers:

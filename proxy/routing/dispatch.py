@@ -240,8 +240,12 @@ def _first_of(costs: Sequence[int], names: Sequence[str], loads: Mapping[str, Lo
     first = costs.index(least)
     if costs.count(least) == 1:
         return first
-    equals = [place for place, cost in enumerate(costs) if cost == least]
-    return min(equals, key=lambda place: _rank(names[place], loads)[1:])
+    equals = [
+        (loads.get(name, IDLE), name, place)
+        for place, (name, cost) in enumerate(zip(names, costs, strict=True))
+        if cost == least
+    ]
+    return min([(load.outstanding, load.last_used, name, place) for load, name, place in equals])[-1]
 
 
 def _cheaper(

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from proxy.instances import peers
-from proxy.instances.peers import Peers
+from proxy.instances.peers import Peers, Teller
 from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import Demand, Load
 from proxy.routing.fleet import Fleet, View
@@ -90,13 +90,23 @@ async def test_what_cannot_be_read_counts_as_nothing(line: bytes, monkeypatch: p
 async def test_lines_tell_what_has_changed() -> None:
     loads: dict[str, Load] = {"p0": Load(1, 3, 10, 0), "p1": Load(2, 4, 20, 1)}
     ended = False
-    told = peers.lines("own", lambda: loads, lambda: ended)
+    told = Teller("own", lambda: loads, lambda: ended).lines()
     assert await anext(told) == b'{"proxy":"own","loads":{"p0":[1,10,0],"p1":[2,20,1]}}\n'
     loads = {"p1": Load(3, 9, 30, 1)}
     assert peers.Line.model_validate_json(await anext(told)).loads == {"p0": (0, 0, 0), "p1": (3, 30, 1)}
     assert peers.Line.model_validate_json(await anext(told)).loads == {}  # a sign of life
     ended = True
     assert [line async for line in told] == []
+
+
+async def test_only_so_many_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MOST_TOLD", 1)
+    teller = Teller("own", dict, lambda: False)
+    told = teller.lines()
+    await anext(told)
+    assert [line async for line in teller.lines()] == []
+    await told.aclose()  # type: ignore[attr-defined]
+    await anext(teller.lines())
 
 
 def test_a_fleet_chooses_by_what_all_have() -> None:

@@ -100,6 +100,17 @@ async def test_sigterm_lets_a_stream_finish(
     assert status == 0
 
 
+async def test_other_proxies_do_not_hold_it_up(etcd_server: EtcdProcess) -> None:
+    async with proxy_process(etcd_server, PROXY_SHUTDOWN_GRACE_S="3600") as proxy:
+        await proxy.ready(503)  # without instances
+        async with proxy.client.get(proxy.url + "/loads") as answer:
+            assert json.loads(await answer.content.readline())["loads"] == {}
+            proxy.process.send_signal(signal.SIGTERM)
+            while await answer.content.readline():
+                pass
+        assert (await proxy.ended())[0] == 0
+
+
 async def test_who_sends_no_more_gets_its_answer_and_who_has_left_none(
     etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
