@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.errors import CannotStart
 from benchmarks.fleet.records import fleet, record, register
 from benchmarks.fleet.run import Run
-from benchmarks.proxy.answers import MODEL
+from benchmarks.proxy.upstreams.answers import MODEL
 from proxy.errors import NoInstance
 from proxy.instances.discovery import Discovery
 from proxy.request.prompt import Prompt

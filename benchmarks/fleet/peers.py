@@ -19,8 +19,8 @@ from benchmarks.fleet.records import fleet, register
 from benchmarks.fleet.run import Run
 from benchmarks.fleet.whole_proxy import JSON, wait_for
 from benchmarks.processes import Launch
-from benchmarks.proxy.answers import MODEL, PATH
-from benchmarks.proxy.process_tree import ProcessTree
+from benchmarks.proxy.proxies.process_tree import ProcessTree
+from benchmarks.proxy.upstreams.answers import MODEL, PATH
 from stack.configuration.settings import REPOSITORY
 
 INSTANCES = 100

@@ -13,7 +13,7 @@ from itertools import count
 from aiohttp import web
 
 from benchmarks.fleet.records import address
-from benchmarks.proxy.answers import whole, whole_stream
+from benchmarks.proxy.upstreams.answers import whole, whole_stream
 from proxy.routing.prefill_order import PRIORITY_HEADER
 
 BYTES_PER_TOKEN = 4

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from benchmarks.proxy.answers import MODEL
+from benchmarks.proxy.upstreams.answers import MODEL
 from stack import etcd
 from stack.instances.record import PREFIX, Instance, Role
 

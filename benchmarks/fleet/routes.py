@@ -9,7 +9,7 @@ import psutil
 
 from benchmarks.fleet.records import fleet
 from benchmarks.fleet.run import Run
-from benchmarks.proxy.answers import MODEL
+from benchmarks.proxy.upstreams.answers import MODEL
 from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View

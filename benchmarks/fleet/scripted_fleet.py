@@ -1,7 +1,7 @@
 """One server for all instances of a fleet: python -m benchmarks.fleet.scripted_fleet 8100 1000
 
 Arguments: the port, the same for all, and how many addresses of the loopback there are to listen on. It answers at
-once, as `benchmarks.proxy.paced_upstream` does, and its `/metrics` is as long as a vLLM server's.
+once, as `benchmarks.proxy.upstreams.paced_upstream` does, and its `/metrics` is as long as a vLLM server's.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from benchmarks.fleet.records import address
-from benchmarks.proxy.paced_upstream import Vllm
+from benchmarks.proxy.upstreams.paced_upstream import Vllm
 from benchmarks.scripted_http import BACKLOG
 
 _LINE = 'vllm:request_time_seconds_bucket{{engine="0",le="{0}",model_name="benchmark"}} {0}.0\n'

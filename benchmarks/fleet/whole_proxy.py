@@ -12,8 +12,8 @@ from benchmarks.errors import CannotStart
 from benchmarks.fleet.records import fleet, register
 from benchmarks.fleet.run import Run
 from benchmarks.processes import Launch
-from benchmarks.proxy.answers import PATH, request_bodies
-from benchmarks.proxy.process_tree import ProcessTree
+from benchmarks.proxy.proxies.process_tree import ProcessTree
+from benchmarks.proxy.upstreams.answers import PATH, request_bodies
 from stack.configuration.settings import REPOSITORY
 from stack.network.direct_http import open_directly
 

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.fleet import page
 from benchmarks.fleet.options import parse
 from benchmarks.fleet.records import fleet
-from benchmarks.proxy.answers import MODEL
+from benchmarks.proxy.upstreams.answers import MODEL
 from proxy.routing.dispatch import SPLIT_ALL, Demand, choose
 from tests.unit.benchmarks.conftest import ABOUT
 
