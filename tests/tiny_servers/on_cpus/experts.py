@@ -47,4 +47,5 @@ def reduce_scatterv(self: Any, input_: Any, dim: int = -1, sizes: "Sequence[int]
 
 CpuCommunicator.all_gatherv = all_gatherv
 CpuCommunicator.reduce_scatterv = reduce_scatterv
-movable.current_platform = SimpleNamespace(is_cpu=lambda: False)  # all that is asked there is whether to refuse
+# All that is asked there is whether to refuse the start.
+movable.current_platform = SimpleNamespace(is_cpu=lambda: False)  # type: ignore[attr-defined]
