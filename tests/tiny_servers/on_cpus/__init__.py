@@ -3,3 +3,5 @@
 Each module changes vLLM when it is imported, which `--worker-extension-cls MODULE.Extension` makes every worker do
 before it loads its model. Forked servers may have it from the process that they are forked from.
 """
+
+EXPERTS, PIPELINES = (f"--worker-extension-cls {__name__}.{module}.Extension" for module in ("experts", "pipelines"))
