@@ -12,8 +12,8 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
-	bench-loadtest soak lock lint format clean tools tests-environment
+.PHONY: help up down status logs doctor test test-parallel test-rdma load bench bench-connector bench-connector-link \
+	bench-proxy bench-loadtest soak lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,6 +73,9 @@ COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1;
 
 test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA device; as root, needs no card; ARGS="-k link"
 	$(TESTS) tests.rdma $(ARGS)
+
+test-parallel: tests-environment ## engines and stages through whole stacks, 15 to 20 minutes; as root; ARGS="-k hosts"
+	$(TESTS) pytest tests/parallel $(ARGS)
 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .
