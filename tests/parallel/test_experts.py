@@ -25,16 +25,16 @@ LENGTHS = (1, 15, 16, 17, 100, 300, 513, 700)
 
 @pytest.fixture(scope="module")
 def servers(fleet: Fleet, models_folder: Path) -> Iterator[Servers]:
-    """The internal way on both sides, and one engine without any of it."""
+    """The internal way on both sides, on one with expert parallelism, and one engine without any of it."""
 
     def serving(more: str = "") -> Serving:
         arguments = f"{SERVED.arguments} --max-num-seqs 16 {more}"
         return Serving(models_folder / SERVED.name, SERVED.block_size, SERVED.dtype, arguments, VARIABLES)
 
-    several = serving(f"{DATA_PARALLEL} {EXPERTS}")
+    several = f"{DATA_PARALLEL} {EXPERTS}"
     found = Servers(
-        producer=fleet.start("prefill", several),
-        consumer=fleet.start("decode", several),
+        producer=fleet.start("prefill", serving(f"{several} --enable-expert-parallel")),
+        consumer=fleet.start("decode", serving(several)),
         plain=fleet.start("aggregated", serving()),
     )
     fleet.wait()

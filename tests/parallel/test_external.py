@@ -50,7 +50,7 @@ class ExternalStack(TinyStack):
     @staticmethod
     def arguments(rank: int, rpc_port: int) -> str:
         external = f"--data-parallel-size {ENGINES} --data-parallel-rank {rank} --data-parallel-rpc-port {rpc_port}"
-        return f"{external} {EXPERTS}"
+        return f"{external} --enable-expert-parallel {EXPERTS}"
 
 
 class OtherRank(TinyStack):

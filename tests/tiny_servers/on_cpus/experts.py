@@ -1,8 +1,8 @@
 """The exchange of tokens between data-parallel engines of a model with experts.
 
-vLLM gathers each engine's tokens on all of them, lets each compute its part of every expert, and adds the parts up. For
-CPUs 0.32 has neither collective, so that the first request would end the server, and the connector refuses the start.
-Expert parallelism is not to be had this way: the CPU's kernel does not know which experts a rank has.
+vLLM gathers each engine's tokens on all of them, lets each compute its part of every expert, or all of some experts
+(`--enable-expert-parallel`), and adds the parts up. For CPUs 0.32 has neither collective, so that the first request
+would end the server, and the connector refuses the start; nor does its kernel know which experts a rank has.
 """
 
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 
 from connector.cache import movable
 
@@ -45,6 +46,19 @@ def reduce_scatterv(self: Any, input_: Any, dim: int = -1, sizes: "Sequence[int]
     return total[first : first + rows[self.rank_in_group]].clone()
 
 
+_apply = CPUUnquantizedExperts.apply
+
+
+def apply(self: Any, *, topk_weights: Any, topk_ids: Any, expert_map: Any, **more: Any) -> None:
+    """Others' experts count nothing here. `expert_map`: by expert its number among this rank's, or -1."""
+    if expert_map is not None:
+        here = expert_map[topk_ids.long()]
+        topk_weights = topk_weights.masked_fill(here < 0, 0)
+        topk_ids = here.clamp(min=0).to(topk_ids.dtype)
+    _apply(self, topk_weights=topk_weights, topk_ids=topk_ids, expert_map=None, **more)
+
+
+CPUUnquantizedExperts.apply = apply
 CpuCommunicator.all_gatherv = all_gatherv
 CpuCommunicator.reduce_scatterv = reduce_scatterv
 # All that is asked there is whether to refuse the start.
