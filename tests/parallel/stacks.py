@@ -1,6 +1,6 @@
 """Stacks of tiny models, as a user starts them, for what engines and stages they have; and requests to them.
 
-A server of n engines is n + 2 processes, each of which imports vLLM: stacks take one or two minutes to start.
+A server of n engines is 2n + 2 processes, each of which imports vLLM: stacks take minutes to start.
 """
 
 import asyncio

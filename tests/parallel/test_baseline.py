@@ -1,4 +1,4 @@
-"""The baseline with data parallelism: aggregated servers of two engines each, behind the proxy."""
+"""The baseline with data parallelism: an aggregated server of two engines, behind the proxy."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ BLOCKS = 10
 
 
 class BaselineStack(TinyStack):
-    """Two services of one server each, which have no connector and so no control ports."""
+    """Without a connector, and so without control ports."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.with_model()
         self.variables |= {
             "COMPOSE_FILE": "compose.yaml:compose.baseline.yaml",
+            "DECODE_REPLICAS": "0",
             "VLLM_EXTRA_ARGS": f"--data-parallel-size {ENGINES}",
         }
 
@@ -31,14 +32,14 @@ class BaselineStack(TinyStack):
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselineStack]:
     with running(BaselineStack(tmp_path_factory.mktemp("baseline"))) as started:
-        started.wait_for(servers=2)
+        started.wait_for(servers=1)
         yield started
 
 
 async def test_every_engine_answers_what_is_sent_to_it(stack: BaselineStack) -> None:
     records = stack.records()
-    assert [each.role for each in records] == ["aggregated"] * 2
-    asked = prompts("baseline", 100, 200, 300, 400, 500, 600, 700, 800)
+    assert [(each.role, [engine.pin for engine in each.engines]) for each in records] == [("aggregated", [0, 1])]
+    asked = prompts("baseline", 100, 200, 300, 400)
     expected = await greedy(records[0].url, asked, 1, model=NAME, cache_salt="alone")
 
     def counted() -> dict[str, float]:

@@ -4,4 +4,5 @@ Each module changes vLLM when it is imported, which `--worker-extension-cls MODU
 before it loads its model. Forked servers may have it from the process that they are forked from.
 """
 
-EXPERTS, PIPELINES = (f"--worker-extension-cls {__name__}.{module}.Extension" for module in ("experts", "pipelines"))
+PIPELINES = f"--worker-extension-cls {__name__}.pipelines.Extension"
+EXPERTS = f"--worker-extension-cls {__name__}.experts.Extension --scheduler-cls {__name__}.experts.scheduler"

@@ -14,9 +14,14 @@ from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicat
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 
 from connector.cache import movable
+from connector.first_token.scheduler import scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# The second is for `--scheduler-cls`: an engine refuses the start as its workers do, and imports this before.
+__all__ = ["Extension", "scheduler"]
 
 
 class Extension:
