@@ -10,19 +10,21 @@ import sys
 from pathlib import Path
 
 from benchmarks import etcd_server, program
-from benchmarks.connector import link, page, servers, stages
-from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
+from benchmarks.connector import page, stages
+from benchmarks.connector.measurements import link
 from benchmarks.connector.options import Options, parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.run import Run
+from benchmarks.connector.topology import servers
+from benchmarks.connector.topology.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
 from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack import machine
-from stack.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.host import machine
 
 LOOPBACK = "127.0.0.1"
 DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)

@@ -10,7 +10,7 @@ from proxy.routing import dispatch
 from proxy.routing.dispatch import SPLIT_ALL, Demand, Route
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 Chooser = Callable[[Fleet, int], Choose]
 

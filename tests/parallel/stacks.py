@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import psutil
 
-from stack.instances import PREFIX, Engine, Instance
+from stack.instances.record import PREFIX, Engine, Instance
 from tests import etcd_http, tiny_models
 from tests.integration.answers import greedy
 from tests.integration.proxy.bad_day_stack import HttpAnswer, Proxy

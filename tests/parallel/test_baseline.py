@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack.instances import engine_id
+from stack.instances.record import engine_id
 from tests.integration.answers import greedy
 from tests.integration.proxy.bad_day_stack import Proxy
 from tests.parallel.stacks import TinyStack, completion, names_of, prompts, shown, until_shown

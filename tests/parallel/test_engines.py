@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import pytest
 
-from stack.instances import Instance, engine_id
+from stack.instances.record import Instance, engine_id
 from tests.integration.proxy.bad_day_stack import Proxy
 from tests.parallel.stacks import (
     SEEN_LIMIT_S,

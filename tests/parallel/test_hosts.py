@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stack.instances import PREFIX, Instance
+from stack.instances.record import PREFIX, Instance
 from tests import etcd_http, tiny_models
 from tests.parallel.stacks import SEEN_LIMIT_S, completion, control_ports, names_of, prompts
 from tests.real_stack import BLOCK_TOKENS, START_LIMIT_S, answers, wait_until

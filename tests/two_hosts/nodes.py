@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.real_stack import FOREIGN_VARIABLES, START_LIMIT_S
 from tests.two_hosts.hosts import Host
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from connector.first_token import causes
-from stack.instances import Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import Role
 from tests.integration.caches import drafts, write_drafts
 from tests.integration.caches.answers import Answer
 from tests.integration.caches.drafts import Speculation

@@ -10,7 +10,7 @@ import aiohttp
 import psutil
 
 from proxy.routing.fleet import View
-from stack.instances import Engine, Instance, Role, engine_id
+from stack.instances.record import Engine, Instance, Role, engine_id
 from tests.real_stack import metrics
 from tests.tiny_models import END_OF_TEXT
 from tests.tiny_servers.instances import ANSWER_TOKENS, CONTROL_PORT, NAME, Server, Tokens, answers_of

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.connector import servers
 from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import TOKENS
+from benchmarks.connector.topology import servers
 from benchmarks.errors import CannotStart
 from benchmarks.model_shapes import folder
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION, bounds
 from benchmarks.model_shapes.full import Config
 from benchmarks.model_shapes.shapes import FULL, NAMES, TINY
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 EVERY = [pytest.param(shape.config, id=f"{name}, full") for name, shape in FULL.items()]
 EVERY += [pytest.param(shape.config, id=f"{name}, tiny") for name, shape in TINY.items()]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.serving.document import instances
-from loadtest.manifest import Manifest
+from benchmarks.serving.report.document import instances
+from loadtest.runs.manifest import Manifest
 
 
 @pytest.mark.parametrize(
