@@ -32,23 +32,26 @@ class Checks:
         self._instances = instances
         self._count = count
         self._loop = asyncio.get_running_loop()
-        self._timers: dict[Circuit, asyncio.TimerHandle] = {}
+        self._timers: dict[Circuit, tuple[float, asyncio.TimerHandle]] = {}  # when, in the loop's time
         self._tasks: set[asyncio.Task[Finding]] = set()
         self._closed = False
 
     def consider(self, circuit: Circuit) -> None:
         """The circuit may have a question that is due, now or later."""
         due = circuit.due()
-        timer = self._timers.get(circuit)
-        if due is None or self._closed or (timer is not None and timer.when() <= due):
+        if due is None or self._closed:
             return
-        if timer is not None:
+        due = max(due, self._loop.time())
+        if (begun := self._timers.get(circuit)) is not None:
+            at, timer = begun  # uvloop's handle of what is due at once does not know when that is
+            if at <= due:
+                return
             timer.cancel()
-        self._timers[circuit] = self._loop.call_at(max(due, self._loop.time()), self._begin, circuit)
+        self._timers[circuit] = due, self._loop.call_at(due, self._begin, circuit)
 
     async def close(self) -> None:
         self._closed = True
-        for timer in self._timers.values():
+        for _, timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
             task.cancel()
