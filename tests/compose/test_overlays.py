@@ -104,6 +104,17 @@ def test_on_gpus_both_roles_share_a_pid_namespace_that_neither_holds(overlays: t
     assert services["processes"]["network_mode"] == "none"
 
 
+@pytest.mark.parametrize(
+    "overlays", [(GPU,), (GPU, CDI), (GPU, CDI, NVLINK), (GPU, RDMA), (GPU, BASELINE)], ids="+".join
+)
+def test_what_gpus_compile_at_run_time_goes_where_it_may_be_written_and_run(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays)
+    for name in ("prefill", "decode"):
+        folder, options = services[name]["tmpfs"][-1].split(":")
+        assert folder == services[name]["environment"]["HOME"]
+        assert {"exec", "mode=1777"} <= set(options.split(","))
+
+
 @pytest.mark.parametrize("overlays", [(RDMA,), (GPU, RDMA)], ids="+".join)
 def test_rdma_gets_devices_locked_memory_and_the_hosts_network(overlays: tuple[str, ...]) -> None:
     services = merged(*overlays)

@@ -5,7 +5,7 @@
 #
 # Runs where `make test` can (Debian's mirror and PyPI are reached, an engine answers). The images are those that
 #   docker compose -f compose.yaml -f compose.gpu.yaml build
-# made. About 15 GB, nearly all of it the vLLM image.
+# made. About 11 GB, nearly all of it the vLLM image.
 set -euo pipefail
 
 mkdir -p "${1:?usage: pack.sh FOLDER [PYTHON]}"
