@@ -77,7 +77,7 @@ test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA devic
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .
 	$(TESTS) ruff format --check .
-	$(TESTS) mypy stack connector proxy loadtest observability benchmarks tests
+	$(TESTS) mypy stack connector proxy loadtest observability planner benchmarks tests
 
 format: tests-environment ## let ruff rewrite what it can
 	$(TESTS) ruff check --fix .

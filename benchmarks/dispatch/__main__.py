@@ -13,8 +13,8 @@ from benchmarks.dispatch import aggregated, page
 from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, simulate
-from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
 from benchmarks.option_types import count, counts
+from planner.trace import Arrival, UnreadableTrace, read_trace
 from proxy.routing.dispatch import SPLIT_ALL
 
 WEIGHTS = (1, 2, 4, 8, 16)

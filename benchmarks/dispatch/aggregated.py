@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from benchmarks.dispatch.simulation import MODEL, Choose, Clock, Hardware, Outcome
-from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
+from planner.trace import BLOCK_TOKENS, Arrival
 from proxy.routing.dispatch import Demand
 from proxy.routing.fleet import Fleet
 from proxy.routing.prefix_cache import PrefixCache

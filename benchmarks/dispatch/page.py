@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import mean
 
 from benchmarks.dispatch.simulation import Hardware, Outcome
-from benchmarks.dispatch.trace import Arrival
 from benchmarks.tables import percentile, table
+from planner.trace import Arrival
 from proxy.routing.prefix_cache import PrefixCache
 
 # A title, what the first column is, and rows with their value of it in front.

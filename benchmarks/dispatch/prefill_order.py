@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from benchmarks.dispatch.simulation import MODEL, Clock, Hardware
-from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
+from planner.trace import BLOCK_TOKENS, Arrival
 from proxy.routing.admission import Prefills
 from proxy.routing.dispatch import Demand
 from proxy.routing.fleet import Fleet

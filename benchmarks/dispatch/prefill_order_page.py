@@ -11,9 +11,9 @@ from statistics import mean
 from benchmarks.dispatch.choosers import fleet_of
 from benchmarks.dispatch.prefill_order import Scheduling, Waited, simulate
 from benchmarks.dispatch.simulation import Hardware
-from benchmarks.dispatch.trace import TRACE_BLOCK, Arrival, UnreadableTrace, prompt_of, read_trace
 from benchmarks.option_types import count
 from benchmarks.tables import percentile, table
+from planner.trace import TRACE_BLOCK, Arrival, UnreadableTrace, prompt_of, read_trace
 
 FACTORS = (1, 2, 4, 8, 16)
 SHARING = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
+from planner.trace import BLOCK_TOKENS, Arrival
 from proxy.routing.dispatch import Demand, Route
 from proxy.routing.fleet import Fleet
 from proxy.routing.prefix_cache import PrefixCache

@@ -12,6 +12,7 @@ from proxy.instances.discovery import Discovery
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
+from proxy.routing.prefill_order import FACTORS
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.settings import ProxySettings
 from proxy.telemetry.gen_ai import Bounds
@@ -35,7 +36,7 @@ class Gateway:
         self.settings = settings
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
-        self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
+        self.fleet = Fleet(policy, order_factor=FACTORS[settings.proxy_prefill_order])
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,

@@ -15,8 +15,8 @@ from benchmarks.dispatch.prefill_order import simulate as simulate_order
 from benchmarks.dispatch.prefill_order_page import mixture
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.dispatch.simulation import Hardware, Outcome, simulate
-from benchmarks.dispatch.trace import Arrival, UnreadableTrace, prompt_of, read_trace
 from benchmarks.tables import percentile
+from planner.trace import Arrival, UnreadableTrace, prompt_of, read_trace
 
 # Mooncake's conversation trace, where it lies beside the checkout; docs/benchmarks has the whole hour.
 TRACE = Path(__file__).parents[4] / "shared/data/conversation_trace.jsonl"

@@ -19,9 +19,12 @@ BLOCK_TOKENS = 128
 
 @dataclass(frozen=True)
 class Arrival:
+    """output_limit: what its client says of the answer's length (`max_tokens`), None: nothing."""
+
     at_s: float
     prompt: Prompt
     output_tokens: int
+    output_limit: int | None = None
 
 
 class UnreadableTrace(Exception):
