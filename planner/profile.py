@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
-from planner.simulation.instance import Scheduling, Server
+from planner.simulation.server import Scheduling, Server
 from planner.trace import BLOCK_TOKENS
 from stack.environment import ConfigError
 
@@ -30,6 +30,8 @@ class Step(_Part):
     context_token_s: Seconds
     prompt_token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     prompt_pair_s: Seconds
+    join_s: Seconds = 0.0
+    join_token_s: Seconds = 0.0
 
 
 class Transfer(_Part):
@@ -70,6 +72,7 @@ class Profile(_Part):
     block_tokens: Count
     step_tokens: Count
     max_sequences: Count = 256
+    steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
 
     @property
     def error(self) -> float:
@@ -79,7 +82,7 @@ class Profile(_Part):
     def server(self, slower: float = 1.0) -> Server:
         """Args: slower: its steps take so many times as long."""
         costs = StepCosts(**{name: value * slower for name, value in self.step.model_dump().items()})
-        scheduling = Scheduling(self.step_tokens, self.max_sequences)
+        scheduling = Scheduling(self.step_tokens, self.max_sequences, steps_ahead=self.steps_ahead)
         # A block larger than one with an identity, or none of its divisors, is told in the largest that is.
         block = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if self.block_tokens % size == 0)
         return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS))

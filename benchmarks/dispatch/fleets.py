@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from planner.simulation.costs import StepCosts
 from planner.simulation.deployment import Deployment
-from planner.simulation.instance import Scheduling, Server
 from planner.simulation.run import Chooser, simulate
+from planner.simulation.server import Scheduling, Server
 from planner.trace import BLOCK_TOKENS, Arrival
 from proxy.routing.dispatch import SPLIT_ALL, Policy
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet

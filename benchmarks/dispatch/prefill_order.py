@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.dispatch.fleets import NO_BOUND, Hardware
-from planner.simulation import instance
+from planner.simulation import server
 from planner.simulation.costs import StepCosts
 from planner.simulation.deployment import Deployment
-from planner.simulation.instance import Server
 from planner.simulation.run import simulate
+from planner.simulation.server import Server
 from planner.trace import Arrival
 from stack.instances import Role
 
@@ -29,7 +29,7 @@ class Scheduling:
     step_s: float = 0.003
 
     def producer(self, hardware: Hardware) -> Server:
-        options = instance.Scheduling(self.step_tokens, NO_BOUND, self.threshold, self.adaptive)
+        options = server.Scheduling(self.step_tokens, NO_BOUND, self.threshold, self.adaptive)
         return Server(StepCosts(self.step_s, prompt_token_s=1 / hardware.prefill_rate), options, hardware.cache_tokens)
 
 
@@ -44,7 +44,7 @@ class Waited:
 
 def waits(arrivals: Sequence[Arrival], producers: int, hardware: Hardware, scheduling: Scheduling) -> list[Waited]:
     """What each prompt waited for its producer, which is the proxy's choice; in the order in which they were done."""
-    idle = Server(StepCosts(), instance.Scheduling(NO_BOUND, NO_BOUND))
+    idle = Server(StepCosts(), server.Scheduling(NO_BOUND, NO_BOUND))
     servers: dict[Role, tuple[int, Server]] = {
         "prefill": (producers, scheduling.producer(hardware)),
         "decode": (CONSUMERS, idle),

@@ -2,6 +2,7 @@
 
 clock.py       what happens when
 costs.py       what a step and a transfer take
+server.py      what an instance is
 kv_pool.py     an instance's KV blocks and prefix cache
 sequence.py    one request on one instance
 decoding.py    the answers under way on one instance

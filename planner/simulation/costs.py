@@ -12,13 +12,19 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """Seconds: of every step, a decoding sequence, a token of its context, a token of a prompt, a pair of those."""
+    """Seconds: of every step, a decoding sequence, a token of its context, a token of a prompt, a pair of those.
+
+    join_s, join_token_s: of a sequence whose KV cache has come from another instance, and of a token of it, in the step
+    that it joins: what arrives is in the way of what runs.
+    """
 
     step_s: float = 0.0
     sequence_s: float = 0.0
     context_token_s: float = 0.0
     prompt_token_s: float = 0.0
     prompt_pair_s: float = 0.0
+    join_s: float = 0.0
+    join_token_s: float = 0.0
 
     def seconds(self, sequences: int, context_tokens: int, prompt_tokens: int = 0, prompt_pairs: float = 0.0) -> float:
         return (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from planner.simulation.costs import Constants, TransferCosts
-from planner.simulation.instance import Server
+from planner.simulation.server import Server
 from proxy.routing.dispatch import SPLIT_ALL, Policy
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View
 from proxy.routing.prefill_order import FACTORS

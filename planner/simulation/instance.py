@@ -13,41 +13,18 @@ import heapq
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
 from planner.simulation.clock import Clock
-from planner.simulation.costs import StepCosts, pairs
+from planner.simulation.costs import pairs
 from planner.simulation.decoding import Decoding
 from planner.simulation.kv_pool import KvPool
 from planner.simulation.sequence import Sequence
+from planner.simulation.server import Server
 from planner.trace import BLOCK_TOKENS
 
 LONGEST_RUN = 1024  # steps in one event
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduling:
-    """vLLM's options: --max-num-batched-tokens, --max-num-seqs, --long-prefill-token-threshold and its -adaptive.
-
-    long_prefill_threshold: tokens of one prompt in one step while there are others, 0: no bound.
-    """
-
-    step_tokens: int = 2048
-    max_sequences: int = 256
-    long_prefill_threshold: int = 0
-    adaptive_threshold: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What an instance is: its costs and options, and its KV cache in tokens, None: without bounds."""
-
-    costs: StepCosts
-    scheduling: Scheduling = Scheduling()
-    kv_tokens: int | None = None
-    block_tokens: int = 16
 
 
 class Instance:
@@ -65,6 +42,7 @@ class Instance:
         self._numbers = count()
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._ready: deque[Sequence] = deque()  # whose KV cache has come
+        self._coming: deque[tuple[int, Sequence]] = deque()  # of either, with the step that can have it first
         self._prefilling: list[Sequence] = []
         self._decoding = Decoding(server.block_tokens)
         self._idle = True
@@ -85,8 +63,7 @@ class Instance:
             most = self.pool.capacity * self.pool.block_tokens
             raise ValueError(f"a request of {tokens} tokens, prompt and answer: expected at most {most}")
         sequence.number = next(self._numbers)
-        self._wait(sequence)
-        self._touch()
+        self._come(sequence)
 
     def arrived(self, sequence: Sequence) -> None:
         """The KV cache of a remote one is here."""
@@ -99,14 +76,32 @@ class Instance:
         if sequence.made == sequence.output_tokens:
             self._free(sequence)
             _call(sequence.on_end)
+            self._touch()
         else:
-            self._ready.append(sequence)
-        self._touch()
+            sequence.has_come = True
+            self._come(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Of one that has kept its blocks at its end."""
         self._free(sequence)
         self._touch()
+
+    def _come(self, sequence: Sequence) -> None:
+        if self._planned > 1:
+            self._cut()
+        self._coming.append((self.steps + self._scheduling.steps_ahead, sequence))
+        if self._idle:
+            self._touch()
+
+    def _admit(self) -> None:
+        """What has come is seen by the scheduler, all of it where there is nothing to run meanwhile."""
+        nothing_runs = not self._decoding and not self._prefilling
+        while self._coming and (nothing_runs or self._coming[0][0] <= self.steps):
+            _, sequence = self._coming.popleft()
+            if sequence.has_come:
+                self._ready.append(sequence)
+            else:
+                self._wait(sequence)
 
     def _touch(self) -> None:
         """Something has changed that the next step has to see."""
@@ -132,8 +127,10 @@ class Instance:
 
     def _step(self) -> None:
         self._began = self._clock.now
+        self._admit()
+        joining_s = 0.0
         while self._ready and self._has_place():
-            self._join(self._ready.popleft())
+            joining_s += self._join(self._ready.popleft())
         preempted = False
         while self._decoding and self._decoding.growth(self.steps, 1) > self.pool.available:
             preempted |= bool(self._preempt())
@@ -147,11 +144,12 @@ class Instance:
                 self._step()  # what was preempted has made room
             return
         steps, sequences = 1, len(self._decoding)
-        if not self._chunks and not self._firsts and not preempted:
+        if not self._chunks and not self._firsts and not preempted and not joining_s:
             steps = self._undisturbed()
             self.pool.take((), self._decoding.growth(self.steps, steps) - self._decoding.growth(self.steps, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
         lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
+        lasts_s += joining_s
         longer_s, end, ends = self._costs.context_token_s * sequences, self._clock.now, self.ends
         for _ in range(steps):
             end += lasts_s
@@ -236,12 +234,13 @@ class Instance:
         else:
             self._decoding.add(sequence, self.steps)
 
-    def _join(self, sequence: Sequence) -> None:
-        """One whose KV cache has come from elsewhere makes its next token in this step."""
+    def _join(self, sequence: Sequence) -> float:
+        """One whose KV cache has come from elsewhere makes its next token in this step, which takes so much longer."""
         sequence.stretches.append([self.steps, self.steps])
         if sequence.made == 0:
             self._firsts.append(sequence)
         self._decoding.add(sequence, self.steps)
+        return self._costs.join_s + self._costs.join_token_s * sequence.computed
 
     def _finish(self, sequence: Sequence) -> None:
         if not sequence.keeps_blocks:
@@ -300,6 +299,8 @@ class Instance:
     def _undisturbed(self) -> int:
         """Steps in which nothing but answers goes on, and none ends."""
         steps = min(self._decoding.next_end() - self.steps, LONGEST_RUN)
+        if self._coming:
+            steps = min(steps, self._coming[0][0] - self.steps)
         # One step's growth is there, and reserved.
         spare = self.pool.available + self._decoding.growth(self.steps, 1)
         while steps > 1 and self._decoding.growth(self.steps, steps) > spare:

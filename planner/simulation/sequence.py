@@ -31,6 +31,7 @@ class Sequence:
 
     number: int = 0  # in the order of submission
     computed: int = 0  # tokens whose KV cache is here
+    has_come: bool = False  # the KV cache of a remote one
     missed: int = 0  # tokens of prompt computed here, over all its preemptions
     shared: int = 0  # leading blocks of the prompt that it holds
     joined: int = 0  # the instance's steps when it began to decode

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from planner.profile import Profile
 from planner.simulation.deployment import Deployment
-from planner.simulation.instance import Server
+from planner.simulation.server import Server
 from proxy.routing.dispatch import Policy
 from stack.instances import Role
 

@@ -7,8 +7,9 @@ import pytest
 from planner.simulation import instance as module
 from planner.simulation.clock import Clock
 from planner.simulation.costs import StepCosts
-from planner.simulation.instance import Instance, Scheduling, Server
+from planner.simulation.instance import Instance
 from planner.simulation.sequence import Sequence
+from planner.simulation.server import Scheduling, Server
 from planner.trace import prompt_of
 
 # A step takes a second, 10 s a sequence, 0.1 s a token of their context, 0.01 s a token of a prompt.
@@ -163,6 +164,27 @@ def test_blocks_that_are_kept_make_others_wait() -> None:
     assert [times[0] for times in bench.times()] == pytest.approx([1.0, 8.0])
 
 
+def test_a_step_that_one_joins_from_elsewhere_takes_longer() -> None:
+    bench = Bench(Server(StepCosts(step_s=1.0, join_s=0.5, join_token_s=0.01)))
+    bench.request(0.0, 10, 5)
+    remote = Sequence(prompt_of(100, ()), 3, made=1, remote=True)
+    bench.sequences.append(remote)
+    bench.clock.at(0.0, lambda: bench.instance.submit(remote))
+    bench.clock.at(1.5, lambda: bench.instance.arrived(remote))
+    assert bench.times() == [pytest.approx([1.0, 2.0, 4.5, 5.5, 6.5]), pytest.approx([4.5, 5.5])]
+
+
+def test_a_step_that_is_scheduled_ahead_does_not_have_what_comes() -> None:
+    """It comes in the 4th step: not in the 5th, which is scheduled already, but in the 6th."""
+    bench = Bench(Server(StepCosts(step_s=1.0), Scheduling(steps_ahead=1)))
+    bench.request(0.0, 10, 9)
+    bench.request(3.5, 10, 2)
+    assert bench.times() == [
+        pytest.approx([float(second) for second in range(1, 10)]),
+        pytest.approx([6.0, 7.0]),
+    ]
+
+
 def test_a_request_that_can_never_fit_is_refused() -> None:
     bench = Bench(Server(StepCosts(step_s=1.0), kv_tokens=320, block_tokens=16))
     bench.request(0.0, 300, 21)
@@ -175,12 +197,16 @@ def test_blocks_divide_those_that_have_an_identity() -> None:
         Instance(Clock(), replace(SERVER, block_tokens=48))
 
 
+@pytest.mark.parametrize("steps_ahead", [0, 1])
 @pytest.mark.parametrize("kv_tokens", [None, 512])
-def test_runs_of_steps_are_only_faster(monkeypatch: pytest.MonkeyPatch, kv_tokens: int | None) -> None:
+def test_runs_of_steps_are_only_faster(
+    monkeypatch: pytest.MonkeyPatch, kv_tokens: int | None, steps_ahead: int
+) -> None:
     """Step by step everything comes out the same, preemptions included."""
 
     def times() -> list[list[float]]:
-        bench = Bench(replace(SERVER, kv_tokens=kv_tokens, costs=StepCosts(0.1, 0.01, 0.001, 0.01)))
+        scheduling = Scheduling(step_tokens=400, steps_ahead=steps_ahead)
+        bench = Bench(Server(StepCosts(0.1, 0.01, 0.001, 0.01), scheduling, kv_tokens))
         for number in range(30):
             bench.request(3.7 * number, 20 + 7 * number % 60, 1 + 37 * number % 90, (number % 4,))
         found = bench.times()

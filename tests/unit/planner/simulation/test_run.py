@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
 from planner.simulation.deployment import Deployment
-from planner.simulation.instance import Scheduling, Server
 from planner.simulation.outcome import Outcome
 from planner.simulation.run import simulate
+from planner.simulation.server import Scheduling, Server
 from planner.trace import Arrival, prompt_of
 from proxy.routing.dispatch import Policy
 from stack.instances import Role
@@ -104,7 +104,7 @@ ARRIVALS = st.lists(
 )
 SPLITS = st.sampled_from([(1, 1, 0), (2, 1, 0), (1, 3, 0), (0, 0, 1), (0, 0, 3)])
 SMALL = Server(
-    StepCosts(0.01, 0.001, 1e-5, 1e-4, 1e-8), Scheduling(step_tokens=512, max_sequences=8), kv_tokens=6144
+    StepCosts(0.01, 0.001, 1e-5, 1e-4, 1e-8, 0.002), Scheduling(512, max_sequences=8, steps_ahead=1), kv_tokens=6144
 )  # fmt: skip
 
 
