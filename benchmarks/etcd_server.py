@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
-from stack.direct_http import open_directly
+from stack.network.direct_http import open_directly
 
 POLL_S = 0.1
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.errors import CannotStart
-from stack.parent_death import end_with_parent
+from stack.host.parent_death import end_with_parent
 
 # A launcher gives its vLLM 15 s to end before it kills it.
 END_LIMIT_S = 20.0

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError, OutOfTime
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 
 def measure_and_write(results: Results, logs: Path, measure: Callable[[Path, Processes], None]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from locust.main import main
 
 from loadtest.settings import LoadTestSettings
-from stack.environment import load_or_exit
+from stack.configuration.environment import load_or_exit
 
 _OTHER_PROCESSES = ("--master", "--worker", "--processes")  # Locust's own options; who gives one says what runs where
 

@@ -18,15 +18,17 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest import options, run_pages, statistics_table
-from loadtest.exchange import Exchange
+from loadtest import options
 from loadtest.live.tab import install_live_tab
-from loadtest.recording import RunRecording, recording
+from loadtest.recording import run_pages
+from loadtest.recording.recording import RunRecording, recording
+from loadtest.sending import statistics_table
+from loadtest.sending.exchange import Exchange
+from loadtest.sending.shape import TeamShape
+from loadtest.sending.team import Participant, Team
 from loadtest.settings import LoadTestSettings
-from loadtest.shape import TeamShape
-from loadtest.team import Participant, Team
-from stack import addresses
-from stack.environment import ConfigError, load, load_or_exit
+from stack.configuration.environment import ConfigError, load, load_or_exit
+from stack.network import addresses
 
 logger = logging.getLogger(__name__)
 

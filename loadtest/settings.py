@@ -6,20 +6,19 @@ Those that one test may override are also options of Locust's command line and f
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from loadtest import lengths, stages
-from loadtest.slo import Slo
-from stack import addresses
-from stack.addresses import ListenHost
-from stack.environment import Settings
-from stack.settings import REPOSITORY, RepositoryPath
+from loadtest.figures.slo import Slo
+from stack.configuration.environment import Settings
+from stack.configuration.settings import REPOSITORY, RepositoryPath
+from stack.network import addresses
+from stack.network.addresses import ListenHost
 
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "trace"]
 WorkloadName = Literal["curl", "random", "chat", "trace", "prompts"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_HTTP_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 
 
 class LoadTestSettings(Settings):
@@ -69,7 +68,7 @@ class LoadTestSettings(Settings):
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = _HTTP_URL.validate_python(value)
+        url = addresses.base_url(value, "a server's key belongs into OPENAI_API_KEY")
         if url.query is not None or url.fragment is not None:
             raise ValueError("expected a base URL, without a query and a fragment")
         return value.rstrip("/").removesuffix("/v1").rstrip("/")  # OpenAI's clients are given it with /v1

@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stack import addresses, env_file
-from stack.environment import load_or_exit
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.network import addresses
 
 FOLDER = REPOSITORY / "observability"
 LAST_JOB = "\n  - job_name: observability\n"  # of containers that are none here

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
 from planner.simulation.server import Scheduling, Server
 from planner.trace import BLOCK_TOKENS
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 VERSION = 1
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -5,7 +5,7 @@ import sys
 from proxy.server import serve
 from proxy.settings import ProxySettings
 from proxy.telemetry import logs
-from stack.environment import ConfigError, load_or_exit
+from stack.configuration.environment import ConfigError, load_or_exit
 
 
 def main() -> None:

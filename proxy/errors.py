@@ -34,7 +34,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from stack.instances import Role
+from stack.instances.record import Role
 
 # A crashed instance's lease ends, and a restarted one registers, within a few seconds.
 RETRY_AFTER_S = 5

@@ -30,9 +30,9 @@ from proxy.exchange.exchange import LAST_WORDS_S
 from proxy.exchange.gateway import Gateway
 from proxy.settings import ProxySettings
 from proxy.telemetry import logs
-from stack import addresses
-from stack.environment import ConfigError, load_or_exit
-from stack.parent_death import end_with_parent
+from stack.configuration.environment import ConfigError, load_or_exit
+from stack.host.parent_death import end_with_parent
+from stack.network import addresses
 
 MAX_DIGITS = 640  # of an integer in a body; the time to read one grows with its square, and 640 is Python's least bound
 BACKLOG = 1024

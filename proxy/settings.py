@@ -11,8 +11,8 @@ from proxy.request.access import ClientKeys, read_client_keys
 from proxy.routing.dispatch import NoProducer
 from proxy.routing.prefill_order import Order
 from stack import etcd
-from stack.addresses import ListenHost
-from stack.environment import Settings
+from stack.configuration.environment import Settings
+from stack.network.addresses import CollectorUrl, ListenHost
 
 
 def _cors_origins(value: str) -> str:
@@ -80,7 +80,7 @@ class ProxySettings(Settings):
     proxy_max_buffered_bytes: int = Field(128 * 1024 * 1024, ge=1024)
     proxy_body_timeout_s: Seconds = 60.0
     proxy_max_prompts: int = Field(256, ge=1)
-    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_endpoint: CollectorUrl | None = None
     # For the console's links: the load test's page is on the host at which the console is, its runs perhaps here.
     locust_port: int = Field(8089, ge=1, le=65535)
     stack_dir: Path = Path(".stack")

@@ -14,7 +14,7 @@ from proxy.exchange.gateway import Gateway
 from proxy.routing import dispatch
 from proxy.routing.dispatch import NoProducer, of_role
 from proxy.routing.fleet import Fleet, View
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
 

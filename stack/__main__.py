@@ -12,13 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 
-from stack import addresses, compose, doctor, env_file, environments, install, system_libraries
-from stack.compose import Compose
-from stack.environment import load_or_exit
-from stack.one_at_a_time import one_at_a_time
-from stack.processes import Processes, StartError
-from stack.services import services
-from stack.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, StackSettings
+from stack import doctor, install
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, StackSettings
+from stack.host.one_at_a_time import one_at_a_time
+from stack.installation import environments, system_libraries
+from stack.network import addresses
+from stack.running import compose
+from stack.running.compose import Compose
+from stack.running.processes import Processes, StartError
+from stack.running.services import services
 
 READY = """\
 

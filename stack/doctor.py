@@ -7,12 +7,13 @@ Exit status 1 when something keeps the stack from starting; warnings do not.
 import os
 import sys
 
-from stack import compose, env_file
-from stack.environment import ConfigError, load
-from stack.facts import bad_settings, gather
-from stack.finding import Finding
-from stack.findings import bad_lines, bad_values, judge
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration import env_file
+from stack.configuration.environment import ConfigError, load
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.diagnosis.facts import bad_settings, gather
+from stack.diagnosis.finding import Finding
+from stack.diagnosis.findings import bad_lines, bad_values, judge
+from stack.running import compose
 
 
 def examine(settings: StackSettings, *, with_docker: bool) -> int:

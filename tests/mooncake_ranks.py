@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 PROGRAM = Path(__file__).with_name("mooncake_rank.py")
 PYTHON = REPOSITORY / ".stack" / "venv" / "vllm" / "bin" / "python"

@@ -36,10 +36,11 @@ class Span(NamedTuple):
 
 
 class Receiver:
-    """`url` is what OTEL_EXPORTER_OTLP_ENDPOINT is to be."""
+    """`url` is what OTEL_EXPORTER_OTLP_ENDPOINT is to be; `authorization` is what the last request had."""
 
     def __init__(self) -> None:
         self.url = ""
+        self.authorization: str | None = None
         self._spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._news = threading.Condition()
 
@@ -75,6 +76,7 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
+            kept.authorization = self.headers.get("Authorization")
             if self.path == "/v1/traces":
                 kept.receive(body)
             self.send_response(200 if self.path == "/v1/traces" else 404)

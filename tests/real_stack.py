@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from stack.settings import EMBEDDED_MODEL, REPOSITORY
-from stack.supervision import Supervisor
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.running.supervision import Supervisor
 
 MODEL = EMBEDDED_MODEL
 # Small on purpose: prompts of 3,000 tokens fit, but a few long requests at once make vLLM preempt some.

@@ -21,8 +21,8 @@ from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack import machine
-from stack.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.host import machine
 
 LOOPBACK = "127.0.0.1"
 DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)

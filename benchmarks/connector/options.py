@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.model_shapes import shapes
 from benchmarks.model_shapes.shapes import Shape
 from benchmarks.option_types import Tuple, count, counts, one_of, variables, words
-from stack.settings import EMBEDDED_MODEL
+from stack.configuration.settings import EMBEDDED_MODEL
 
 MEASUREMENTS = ("latency", "concurrency", "threshold", "link")
 ROUTES = ("single", "ours", "upstream")

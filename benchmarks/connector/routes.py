@@ -15,7 +15,7 @@ from benchmarks.deadline import Deadline
 from benchmarks.processes import Launch, Processes
 from connector.instance.registration import ETCD_AWAY
 from stack import etcd
-from stack.instances import PREFIX, Instance
+from stack.instances.record import PREFIX, Instance
 
 PROBE_TIMEOUT_S = 2.0
 POLL_S = 0.5

@@ -22,9 +22,9 @@ from benchmarks.errors import CannotStart
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
-from stack.settings import REPOSITORY
+from stack.configuration.environment import load
+from stack.configuration.settings import REPOSITORY
+from stack.instances.settings import LauncherSettings
 
 SERVED_MODEL = "benchmark"
 KV_TRANSFER_CONFIG = "--kv-transfer-config"

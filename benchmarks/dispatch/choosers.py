@@ -10,7 +10,7 @@ from planner.simulation.run import Chooser
 from proxy.routing.dispatch import Demand, Route
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 Seeded = Callable[[Fleet, int], Choose]
 

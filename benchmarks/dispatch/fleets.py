@@ -16,7 +16,7 @@ from planner.simulation.server import Scheduling, Server
 from planner.trace import BLOCK_TOKENS, Arrival
 from proxy.routing.dispatch import SPLIT_ALL, Policy
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet
-from stack.instances import Role
+from stack.instances.record import Role
 
 STEP_TOKENS = 2048  # MAX_NUM_BATCHED_TOKENS
 NO_BOUND = 1 << 30

@@ -10,7 +10,7 @@ from planner.simulation.deployment import Deployment
 from planner.simulation.run import simulate
 from planner.simulation.server import Server
 from planner.trace import Arrival
-from stack.instances import Role
+from stack.instances.record import Role
 
 CONSUMERS = 4  # that cost nothing
 

@@ -17,7 +17,8 @@ from benchmarks.loadtest.run import Run
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack import env_file, machine
+from stack.configuration import env_file
+from stack.host import machine
 
 DISTRIBUTIONS = re.compile(r"locust|gevent|geventhttpclient|uvloop|httptools", re.IGNORECASE)
 MEASUREMENTS = {"accuracy": accuracy.measure, "limit": limit.measure, "agreement": agreement.measure}

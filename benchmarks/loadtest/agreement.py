@@ -14,8 +14,8 @@ from benchmarks.loadtest import accuracy
 from benchmarks.loadtest.run import Run
 from benchmarks.soak import starting
 from benchmarks.tables import Row
-from stack.environment import load_or_exit
-from stack.settings import StackSettings
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import StackSettings
 
 WARM_UP_REQUESTS = 10  # the first ones find memory that nobody has touched yet
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from benchmarks.loadtest.scripted_server import Sent
 from benchmarks.tables import Row
-from loadtest.record import RequestRecord
+from loadtest.figures.record import RequestRecord
 
 NS = 1e-9
 

@@ -21,7 +21,7 @@ WARM_UP_S = 5  # by then as many streams are open as there will be
 # A gap of an answer is 20 ms or more; of that a tenth may be wrong. Times are taken in turn by one thread, so this is
 # the first figure that shows its load.
 LARGEST_ERROR_S = 0.002
-LARGEST_START_DELAY_S = 0.01  # as in loadtest/saturation.py
+LARGEST_START_DELAY_S = 0.01  # as in loadtest/figures/saturation.py
 SMALLEST_SHARE = 0.98  # of what was offered
 BEYOND_AT_MOST = 2
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.option_types import Tuple, count, counts, one_of
-from stack.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
 
 MEASUREMENTS = ("accuracy", "limit", "agreement")
 TARGETS = ("scripted", "stack")

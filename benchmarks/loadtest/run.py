@@ -18,10 +18,10 @@ from benchmarks.loadtest.options import Options
 from benchmarks.loadtest.scripted_server import Script, Sent
 from benchmarks.processes import Launch, Processes
 from benchmarks.results import Results, dump
-from loadtest.record import RequestRecord
-from loadtest.requests_file import NAME, SavedRequests
-from loadtest.run_folder import Run as LoadTestRun
-from stack.settings import REPOSITORY
+from loadtest.figures.record import RequestRecord
+from loadtest.runs.requests_file import NAME, SavedRequests
+from loadtest.runs.run_folder import Run as LoadTestRun
+from stack.configuration.settings import REPOSITORY
 
 POLL_S = 0.1
 MARGIN_S = 240.0  # for the start, the last answers and the report of a load test

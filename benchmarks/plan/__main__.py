@@ -12,7 +12,7 @@ from benchmarks.plan.options import parse
 from benchmarks.plan.paragraph import paragraph
 from benchmarks.serving.sections import as_html, as_markdown
 from planner.sizing.answer import answer
-from stack import env_file
+from stack.configuration import env_file
 
 
 def main() -> int:

@@ -21,9 +21,9 @@ from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.serving.points import PROMPTS, STREAMS, Point, points
 from benchmarks.serving.sections import as_markdown
 from benchmarks.tables import Row
-from loadtest.arrivals import gamma_times
-from loadtest.record import RequestRecord
-from loadtest.slo import Slo
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.slo import Slo
+from loadtest.sending.arrivals import gamma_times
 from planner import profile
 from planner.profile import Profile
 from planner.simulation.deployment import Deployment
@@ -34,7 +34,7 @@ from planner.trace import Arrival, arrival_of, prompt_of
 from proxy.routing.dispatch import Policy
 from proxy.routing.prefill_order import FACTORS, Order
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 _BOUNDS = re.compile(r"TTFT ≤ ([\d.]+) s, TPOT ≤ ([\d.]+) s, worst gaps ≤ ([\d.]+) s")
 _LOCAL, _ORDER = "PROXY_LOCAL_PROMPT_TOKENS", "PROXY_PREFILL_ORDER"

@@ -9,7 +9,7 @@ from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.serving.sections import Section
 from benchmarks.tables import Row, groups, ms
-from loadtest.summary import Summary
+from loadtest.figures.summary import Summary
 from planner.profile import Profile
 
 TITLE = "Predicted beside measured"

@@ -9,15 +9,15 @@ from pathlib import Path
 from benchmarks.option_types import count
 from benchmarks.plan import traffic
 from benchmarks.serving.options import PROFILES
-from loadtest.slo import Slo
+from loadtest.figures.slo import Slo
 from planner import profile
 from planner.sizing.capacity import Case, Effort, Objective
 from planner.sizing.splits import Variant
 from planner.sizing.workload import Workload
 from proxy.routing.dispatch import Policy
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError
-from stack.settings import REPOSITORY
+from stack.configuration.environment import ConfigError
+from stack.configuration.settings import REPOSITORY
 
 LOCAL_PROMPT_TOKENS = "PROXY_LOCAL_PROMPT_TOKENS"
 

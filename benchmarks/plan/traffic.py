@@ -4,10 +4,10 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.serving.points import Lengths, Point, points
-from loadtest.requests_file import SavedRequests
+from loadtest.runs.requests_file import SavedRequests
 from planner.sizing.workload import Draw, Kind, MadeUp, Recorded, Workload
 from planner.trace import Arrival, UnreadableTrace, prompt_of, read_trace
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 
 def of_point(text: str) -> MadeUp:

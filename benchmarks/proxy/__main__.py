@@ -22,7 +22,7 @@ from benchmarks.proxy.peers import Peer
 from benchmarks.proxy.run import Run
 from benchmarks.proxy.upstream import LOOPBACK
 from benchmarks.results import Results
-from stack import machine
+from stack.host import machine
 
 DISTRIBUTIONS = re.compile(r"quart|aiohttp|uvicorn|uvloop|httptools|hypercorn|etcd.distro", re.IGNORECASE)
 MEASUREMENTS = {

@@ -25,7 +25,8 @@ def measure(run: Run) -> None:
 
 def _load(run: Run, target: Target, connections: int) -> Row:
     before = target.cpu_s()
-    load = streams.load(_job(run, target.port, connections), run.layout.load, run.deadline)
+    with stage.looked_at(run, target):
+        load = streams.load(_job(run, target.port, connections), run.layout.load, run.deadline)
     return {
         "requests": load.requests,
         "ttft_p50_ms": load.ttft.percentile_ms(50),

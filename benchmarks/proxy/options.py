@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.option_types import Tuple, count, counts, one_of, variables
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 MEASUREMENTS = ("latency", "throughput", "chunks", "memory", "profile")
-PEERS = ("ours", "ours-2-workers", "bare", "vllm-router", "seed", "toy", "mooncake-example")
+PEERS = (
+    "ours",
+    "ours-console-open",
+    "ours-before",
+    "ours-2-workers",
+    "bare",
+    "vllm-router",
+    "seed",
+    "toy",
+    "mooncake-example",
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,7 @@ class Options:
     measurements: tuple[str, ...]
     peers: tuple[str, ...]
     ours_from: Path
+    before: Path | None
     ours_python: str
     ours_env: tuple[str, ...]
     vllm_router: str
@@ -59,6 +70,8 @@ def parse(arguments: Sequence[str]) -> Options:
     """Exits with status 2 and one line for an option that cannot work."""
     parser = _parser()
     options = Options(**vars(parser.parse_args(arguments)))
+    if options.before is not None and not (options.before / "proxy").is_dir():
+        parser.error(f"--before={str(options.before)!r}: expected a checkout of this repository, with a folder proxy")
     for name in ("seed_proxy", "toy_proxy", "mooncake_proxy"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
@@ -82,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to compare, with commas; one without its path is left out",
     )
     add("--ours-from", type=Path, default=REPOSITORY, help="a checkout of this repository: its proxy is measured")
+    add("--before", type=Path, help="an earlier checkout of it: its proxy is ours-before")
     add("--ours-python", default="", help="interpreter of our proxy; empty: the one that runs this")
     add("--ours-env", nargs="*", action=Tuple, default=(), help="NAME=VALUE for our proxy")
     add("--vllm-router", default="", help="path of the program vllm-router, from the package of that name")

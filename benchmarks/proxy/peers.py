@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.errors import CannotStart
@@ -13,7 +13,7 @@ from benchmarks.processes import Launch
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.options import Options
 from benchmarks.proxy.upstream import LOOPBACK, Upstream
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 VERSIONS = (
     "import sys; from importlib.metadata import version; print(', '.join(f'{n} {version(n)}' for n in sys.argv[1:]))"
@@ -22,7 +22,10 @@ VERSIONS = (
 
 @dataclass(frozen=True)
 class Peer:
-    """`command` is for a port and an upstream, without the CPUs; `folder`: where it runs."""
+    """`command` is for a port and an upstream, without the CPUs; `folder`: where it runs.
+
+    `console`: whether its console is open while it is under load.
+    """
 
     name: str
     workers: int
@@ -30,6 +33,7 @@ class Peer:
     command: Callable[[int, Upstream], tuple[str, ...]]
     variables: Callable[[int, Upstream], dict[str, str]]
     folder: Path | None = None
+    console: bool = False
 
     def launch(self, port: int, upstream: Upstream, cpus: tuple[int, ...]) -> Launch:
         command = pinned(cpus[: self.workers], *self.command(port, upstream))
@@ -40,6 +44,8 @@ def peers(options: Options) -> list[Peer]:
     """Those of `options.peers` whose program is given. Raises: CannotStart: it cannot run."""
     known: dict[str, Callable[[], Peer | None]] = {
         "ours": lambda: _ours(options, "ours", 1),
+        "ours-console-open": lambda: replace(_ours(options, "ours-console-open", 1), console=True),
+        "ours-before": lambda: _before(options),
         "ours-2-workers": lambda: _ours(options, "ours-2-workers", 2),
         "bare": _bare,
         "vllm-router": lambda: _vllm_router(options.vllm_router),
@@ -87,6 +93,12 @@ def _ours(options: Options, name: str, workers: int) -> Peer:
         lambda port, upstream: {**variables, "PROXY_PORT": str(port), "ETCD_ENDPOINT": upstream.etcd},
         options.ours_from,
     )
+
+
+def _before(options: Options) -> Peer | None:
+    if options.before is None:
+        return None
+    return _ours(replace(options, ours_from=options.before), "ours-before", 1)
 
 
 def _bare() -> Peer:

@@ -5,12 +5,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch
-from benchmarks.proxy import instant_upstream
+from benchmarks.proxy import console_tabs, instant_upstream
 from benchmarks.proxy.answers import DONE, KV_TRANSFER_PARAMS, MODEL, PATH, request_bodies
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.peers import Peer
@@ -19,8 +19,8 @@ from benchmarks.proxy.run import Run
 from benchmarks.proxy.summary import DIRECT
 from benchmarks.proxy.upstream import LOOPBACK, Upstream
 from stack import etcd
-from stack.instances import PREFIX, Instance, Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import PREFIX, Instance, Role
 
 POLL_S = 0.1
 START_LIMIT_S = 45.0
@@ -30,11 +30,12 @@ WARM_UP_REQUESTS = 20
 
 @dataclass(frozen=True)
 class Target:
-    """Something that answers on `port`; the upstream itself has no `tree`."""
+    """Something that answers on `port`; the upstream itself has no `tree`. `console`: as of the peer."""
 
     name: str
     port: int
     tree: ProcessTree | None = None
+    console: bool = False
 
     def cpu_s(self) -> float:
         return self.tree.cpu_s() if self.tree else 0.0
@@ -69,13 +70,18 @@ def running(run: Run, upstream: Upstream, peers: Sequence[Peer]) -> Iterator[lis
         launch = peer.launch(port, upstream, run.layout.proxy)
         launches.append(launch)
         run.processes.start([launch])
-        targets.append(Target(peer.name, port, ProcessTree(run.processes.pid(launch.name))))
+        targets.append(Target(peer.name, port, ProcessTree(run.processes.pid(launch.name)), peer.console))
     try:
         for target in targets:
             _wait(run, target.name, target.port)
         yield targets
     finally:
         run.processes.end([launch.name for launch in launches])
+
+
+def looked_at(run: Run, target: Target) -> AbstractContextManager[None]:
+    """While a load runs in the body, the target's console is open if that is what it is here for."""
+    return console_tabs.opened(target.port, run.layout.load) if target.console else nullcontext()
 
 
 def in_turn(targets: Sequence[Target], rounds: int) -> Iterator[tuple[int, Target]]:

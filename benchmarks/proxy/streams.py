@@ -16,7 +16,7 @@ from benchmarks.errors import CannotStart
 from benchmarks.proxy.cpus import pinned
 from benchmarks.proxy.histogram import Histogram
 from benchmarks.proxy.stream_client import MARGIN_S, Job
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 START_LIMIT_S = 30.0
 PROCESSES = 4  # more would not be busy

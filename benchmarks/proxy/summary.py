@@ -21,6 +21,13 @@ def added(rows: Sequence[Row], direct: Sequence[Row], value: str) -> float | Non
     return statistics.median(differences) if differences else None
 
 
+def times(rows: Sequence[Row], others: Sequence[Row], value: str) -> float | None:
+    """The median over rounds of how many times the value of the same round of `others` it is."""
+    base = {row["round"]: row[value] for row in others if row[value]}
+    ratios = [row[value] / base[row["round"]] for row in rows if row[value] is not None and row["round"] in base]
+    return statistics.median(ratios) if ratios else None
+
+
 def cpu_s_per_1000(rows: Sequence[Row]) -> float | None:
     requests = sum(row["requests"] for row in rows)
     return 1000 * sum(row["cpu_s"] for row in rows) / requests if requests else None

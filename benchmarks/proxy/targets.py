@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.proxy.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median
+from benchmarks.proxy.summary import DIRECT, added, cpu_s_per_1000, events_per_cpu_s, median, times
 from benchmarks.tables import Row, groups
 
 Line = tuple[str, str, str, str]
 OURS, OURS_2, ROUTER = "ours", "ours-2-workers", "vllm-router"
 DEMOS = ("seed", "toy")
+# Who is compared with whom, and the share of requests/s and TTFT that it may cost.
+COSTS = (("ours", "ours-before", 0.02), ("ours-console-open", "ours", 0.05))
 ADDED_TTFT_MS = 1.5
 TIMES_DEMOS = 4.0
 TIMES_ROUTER_CPU = 4.0
@@ -32,6 +34,12 @@ def _latency(rows: Sequence[Row]) -> Iterator[Line]:
     if ttft is not None:
         target = f"at most {ADDED_TTFT_MS} ms"
         yield "added TTFT P50, one stream", target, f"{ttft:.2f} ms", _met(ttft <= ADDED_TTFT_MS)
+    for streams, peers in _by_peer(rows, "streams"):
+        for one, other, share in COSTS:
+            ratio = times(peers.get(one, []), peers.get(other, []), "ttft_p50_ms")
+            if ratio is not None:
+                what = f"TTFT P50 with {streams} streams, `{one}` against `{other}`"
+                yield what, f"at most {1 + share:g} times", f"{ratio:.3f} times", _met(ratio <= 1 + share)
 
 
 def _throughput(rows: Sequence[Row]) -> Iterator[Line]:
@@ -42,11 +50,16 @@ def _throughput(rows: Sequence[Row]) -> Iterator[Line]:
             yield from _at_least(what, ours, median(peers.get(demo, []), "requests_per_s"), TIMES_DEMOS)
         two = median(peers.get(OURS_2, []), "requests_per_s")
         yield from _at_least(f"requests/s at {connections}, two workers against one", two, ours, SECOND_WORKER)
+        for one, other, share in COSTS:
+            ratio = times(peers.get(one, []), peers.get(other, []), "requests_per_s")
+            if ratio is not None:
+                what = f"requests/s at {connections}, `{one}` against `{other}`"
+                yield what, f"at least {1 - share:g} times", f"{ratio:.3f} times", _met(ratio >= 1 - share)
         cpu, router = cpu_s_per_1000(peers.get(OURS, [])), cpu_s_per_1000(peers.get(ROUTER, []))
         if cpu and router:
             what = f"CPU per request at {connections} against `{ROUTER}`"
-            times = cpu / router
-            yield what, f"at most {TIMES_ROUTER_CPU:g} times", f"{times:.1f} times", _met(times <= TIMES_ROUTER_CPU)
+            ratio = cpu / router
+            yield what, f"at most {TIMES_ROUTER_CPU:g} times", f"{ratio:.1f} times", _met(ratio <= TIMES_ROUTER_CPU)
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Line]:

@@ -24,9 +24,10 @@ def measure(run: Run) -> None:
             for number, target in stage.in_turn(targets, options.rounds):
                 run.deadline.left()
                 before = target.cpu_s()
-                result = wrk.run(
-                    options.wrk, script, target.port, connections, options.throughput_seconds, run.layout.load
-                )
+                with stage.looked_at(run, target):
+                    result = wrk.run(
+                        options.wrk, script, target.port, connections, options.throughput_seconds, run.layout.load
+                    )
                 run.results.add(
                     "throughput",
                     peer=target.name,

@@ -22,9 +22,10 @@ from benchmarks.serving.options import Options, parse
 from benchmarks.serving.plan import UPSTREAM, Plan, code_fingerprint
 from benchmarks.serving.stack_side import PORTS
 from benchmarks.serving.sweep import Sweep
-from stack import compose, env_file
-from stack.environment import load_or_exit
-from stack.settings import StackSettings
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import StackSettings
+from stack.running import compose
 
 # Ports, addresses and folders are the comparison's own, or say nothing about how the stack serves; and secrets.
 NOT_OF_THE_PLAN = (

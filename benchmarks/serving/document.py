@@ -18,8 +18,8 @@ from benchmarks.serving.plan import EVERY_SIDE, Plan
 from benchmarks.serving.sections import as_html, as_markdown
 from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
-from loadtest.manifest import Manifest
-from stack import machine
+from loadtest.runs.manifest import Manifest
+from stack.host import machine
 
 TITLE = "Disaggregated against aggregated serving"
 SERVERS = "servers.json"

@@ -10,7 +10,7 @@ from benchmarks.serving.mixture import trace
 from benchmarks.serving.plan import Slo
 from benchmarks.serving.points import Lengths, Point, Shape
 from benchmarks.serving.stack_side import Target
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 # Of a run beyond its load: its start, the streams that are still open, the reports.
 MARGIN_S = 180.0

@@ -11,12 +11,12 @@ from pathlib import Path
 from benchmarks.serving.plan import Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, Shape
 from benchmarks.tables import Row
-from loadtest import requests_file
-from loadtest.manifest import Manifest
-from loadtest.record import RequestRecord
-from loadtest.requests_file import SavedRequests
-from loadtest.run_folder import NoRun, Run
-from loadtest.summary import Distribution, Summary, summarize
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.summary import Distribution, Summary, summarize
+from loadtest.runs import requests_file
+from loadtest.runs.manifest import Manifest
+from loadtest.runs.requests_file import SavedRequests
+from loadtest.runs.run_folder import NoRun, Run
 
 ALL = "all"
 MARK = "measured.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.option_types import count
 from benchmarks.serving.plan import SIDES, UPSTREAM, Plan, Slo
 from benchmarks.serving.points import Point, points
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 # A long prompt and its answer must fit; vLLM refuses a longer one.
 CONTEXT = "MAX_MODEL_LEN"

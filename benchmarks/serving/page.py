@@ -22,7 +22,7 @@ UPSTREAM_LEGEND = (
     "The stack divided by the same vLLM servers with MooncakeConnector, which is vLLM's own, behind vllm-router: below "
     "1 ours is better, with goodput above 1. **Bold: ours loses.**"
 )
-FEW_FOR_SATURATION = 30  # loadtest/saturation.py says nothing of fewer requests
+FEW_FOR_SATURATION = 30  # loadtest/figures/saturation.py says nothing of fewer requests
 
 
 def lead(document: dict[str, Any]) -> str:

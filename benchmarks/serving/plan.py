@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.points import Point
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 DISAGGREGATED, AGGREGATED, AGAIN = "disaggregated", "aggregated", "disaggregated again"
 UPSTREAM = "upstream connector"  # vLLM's own

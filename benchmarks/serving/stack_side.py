@@ -18,8 +18,8 @@ import psutil
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch, Processes
-from stack.addresses import http_url
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.network.addresses import http_url
 
 # All but the load test, whose idle web page would take its share of the machine.
 SERVICES = "etcd,prefill,decode,proxy"

@@ -19,7 +19,7 @@ from benchmarks.serving.progress import Progress, minutes
 from benchmarks.serving.stack_side import StackSide, Target, vllm_commands
 from benchmarks.serving.upstream_side import UpstreamSide
 from benchmarks.tables import Row, ms
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
 
 
 class Sweep:

@@ -17,9 +17,9 @@ from benchmarks import upstream_connector
 from benchmarks.errors import CannotStart
 from benchmarks.processes import POLL_S, Launch, Processes
 from benchmarks.serving.stack_side import NICENESS, StackSide, Target, wait_for_instances
-from stack.environment import load
-from stack.services import Service, instances, shared_environment
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration.environment import load
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.running.services import Service, instances, shared_environment
 
 ROLES = {"prefill": "producer", "decode": "consumer"}
 ROUTER = "vllm-router"

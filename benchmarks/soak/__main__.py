@@ -23,9 +23,10 @@ from benchmarks.soak.sample import Sample
 from benchmarks.soak.stack import RunningStack, Unreachable
 from benchmarks.soak.verdict import LOAD, Ended, lines
 from benchmarks.soak.watch import Hang, Watch
-from stack import env_file, machine
-from stack.environment import load_or_exit
-from stack.settings import StackSettings
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import StackSettings
+from stack.host import machine
 
 DISTRIBUTIONS = re.compile(r"locust|geventhttpclient|gevent", re.IGNORECASE)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak.stack import Member, Unreachable
-from stack.compose import Compose
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.running.compose import Compose
 
 COMMAND_LIMIT_S = 60.0
 RUNS = "/var/lib/stack/runs"  # of the service loadtest, in compose.yaml
 # The instances' network is no other's, so the proxy's container asks.
-GET = "import sys, stack.direct_http as d; sys.stdout.write(d.open_directly(sys.argv[1], 10).read().decode())"
+GET = "import sys, stack.network.direct_http as d; sys.stdout.write(d.open_directly(sys.argv[1], 10).read().decode())"
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.soak.stack import Member, Unreachable
-from stack.processes import Processes
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
+from stack.running.processes import Processes
 
 ANSWER_LIMIT_S = 10.0  # a busy vLLM on a CPU takes seconds to say how it is
 END_LIMIT_S = 60.0

@@ -9,8 +9,8 @@ from benchmarks.errors import CannotStart
 from benchmarks.soak.containers import StackOfContainers
 from benchmarks.soak.processes import StackOfProcesses
 from benchmarks.soak.stack import RunningStack
-from stack import compose
-from stack.settings import REPOSITORY, StackSettings
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.running import compose
 
 TOOLS = REPOSITORY / ".stack" / "venv" / "tools" / "bin" / "python"  # as in the Makefile
 

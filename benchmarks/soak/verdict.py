@@ -8,10 +8,10 @@ from benchmarks.soak.options import Options
 from benchmarks.soak.sample import Sample
 from benchmarks.soak.trend import Trend, trend
 from benchmarks.soak.watch import longest_silence
-from loadtest.collector import KEPT_IN_MEMORY
+from loadtest.recording.collector import KEPT_IN_MEMORY
 
 SHORTEST_WINDOW_S = 240.0  # in less, a heap that fills cannot be told from one that leaks
-BYTES_OF_A_REQUEST = 4096  # of 100 tokens: loadtest/collector.py
+BYTES_OF_A_REQUEST = 4096  # of 100 tokens: loadtest/recording/collector.py
 LOAD = "load"  # the load generator's name beside the services'
 MIB = 1 << 20
 

@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 from connector.control.control_key import ControlKey
 from connector.control.messages import Mended, Message, decode, encode
 from connector.control.peers import Peers, notice_dead_peers
-from stack import addresses
+from stack.network import addresses
 
 log = logging.getLogger(__name__)
 

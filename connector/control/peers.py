@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from connector.control.awake_time import AwakeTime
 from connector.control.control_key import ControlKey
-from stack import addresses
+from stack.network import addresses
 
 log = logging.getLogger(__name__)
 

@@ -30,13 +30,13 @@ from connector.instance.identity.chat_template import clock_in_template
 from connector.instance.registration import Registration, forget_old_segments
 from connector.mooncake.transports import obstacle
 from connector.telling.transfer_facts import PIPE_VARIABLE
-from stack import addresses
-from stack.direct_http import open_directly
-from stack.environment import load_or_exit
-from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
-from stack.instances import Instance
-from stack.mooncake_config import keys_without_effect
-from stack.parent_death import end_with_parent
+from stack.configuration.environment import load_or_exit
+from stack.host.parent_death import end_with_parent
+from stack.instances.mooncake_config import keys_without_effect
+from stack.instances.record import Instance
+from stack.instances.settings import WITHOUT_EFFECT, LauncherSettings
+from stack.network import addresses
+from stack.network.direct_http import open_directly
 
 log = logging.getLogger("launcher")
 

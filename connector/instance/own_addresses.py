@@ -3,8 +3,9 @@
 Not when settings are read: the doctor reads them too, and not on the machine or in the container that will use them.
 """
 
-from stack import addresses, etcd
-from stack.instance_settings import LauncherSettings
+from stack import etcd
+from stack.instances.settings import LauncherSettings
+from stack.network import addresses
 
 
 def obstacle(settings: LauncherSettings) -> str:

@@ -15,8 +15,8 @@ import grpc
 
 from connector.mooncake.transports import TRANSPORTS
 from stack import etcd
-from stack.etcd_rpc import Etcd3Exception
-from stack.instances import Instance
+from stack.etcd.rpc import Etcd3Exception
+from stack.instances.record import Instance
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from connector.instance.identity.model import adapter_identity
-from stack.instances import Adapter
+from stack.instances.record import Adapter
 
 log = logging.getLogger(__name__)
 

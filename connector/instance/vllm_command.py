@@ -13,11 +13,12 @@ from pathlib import Path
 from connector.cache.fingerprint import fingerprint
 from connector.instance.identity import draft
 from connector.instance.identity.model import facts_of
-from stack import addresses, etcd
-from stack.direct_http import past_proxies
-from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
-from stack.instances import Engine, engine_id
-from stack.protobuf_choice import PROTOBUF_CHOICE
+from stack import etcd
+from stack.etcd.protobuf_choice import PROTOBUF_CHOICE
+from stack.instances.record import Engine, engine_id
+from stack.instances.settings import WITHOUT_EFFECT, LauncherSettings
+from stack.network import addresses
+from stack.network.direct_http import past_proxies
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from connector.cache.pieces import Piece
 from connector.mooncake import polled_write
 from connector.mooncake.polled_write import Slots, always
 from connector.mooncake.transports import TRANSPORTS, obstacle, prepare_environment, progress_timeout
-from stack.direct_http import open_directly
+from stack.network.direct_http import open_directly
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stack import addresses
+from stack.network import addresses
 
 AUTO = "auto"  # all that work here; two instances then use the best that both have
 RDMA_DEVICES = Path("/sys/class/infiniband")

@@ -30,7 +30,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT INT TERM
 echo "make-base: debootstrap of $suite (about 30 seconds)" >&2
 debootstrap --variant=minbase --keyring="$keyring" "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
-    { tail -n 20 "$root.log" >&2; rm -f "$root.log"; exit 1; }
+    { tail -n 20 "$root.log" | sed 's|://[^/[:space:]]*@|://***@|g' >&2; rm -f "$root.log"; exit 1; }
 rm -f "$root.log"
 
 # As in Debian's own slim image: no documentation, translations, package lists or downloaded packages; the same for

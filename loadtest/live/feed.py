@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest import stages
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.summary import Summary
 from loadtest.live import judgement
 from loadtest.live.timeline import Timeline
-from loadtest.record import RequestRecord
-from loadtest.run_folder import FILES, Run
-from loadtest.summary import Summary
+from loadtest.runs.run_folder import FILES, Run
 
 if TYPE_CHECKING:  # importing locust replaces sockets and threads of the whole process by gevent's
-    from loadtest.recording import RunRecording
+    from loadtest.recording.recording import RunRecording
 
 _PORTION = 50  # requests, about 2 ms; singly they cost ten times as much, and without workers this thread measures, too
 _SLACK_S = 1.0  # until the records of requests that have ended are here

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import gevent
 
-from loadtest import saturation
-from loadtest.columns import Columns
-from loadtest.record import RequestRecord
-from loadtest.slo import Slo
-from loadtest.summary import Summary, measured
+from loadtest.figures import saturation
+from loadtest.figures.columns import Columns
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.slo import Slo
+from loadtest.figures.summary import Summary, measured
 
 NEWEST = 1000  # requests
 _BETWEEN_PAUSES = 20  # requests, about 1 ms

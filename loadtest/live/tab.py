@@ -13,7 +13,7 @@ from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner
 from markupsafe import escape
 
 from loadtest.live.feed import Feed
-from loadtest.recording import RunRecording
+from loadtest.recording.recording import RunRecording
 
 TITLE = "Latency & goodput"
 KEY = "live"  # in the address of Locust's page: ?tab=live

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.columns import Columns, Floats
+from loadtest.figures.columns import Columns, Floats
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.slo import Slo
+from loadtest.figures.summary import OUTCOMES
 from loadtest.live import buckets
-from loadtest.record import RequestRecord
-from loadtest.slo import Slo
-from loadtest.summary import OUTCOMES
 
 WINDOWS = 60  # even: they are merged in pairs
 FIRST_WIDTH_S = 2.0

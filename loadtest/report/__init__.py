@@ -5,7 +5,7 @@ from pathlib import Path
 from loadtest.report import page as page_report
 from loadtest.report import text as text_report
 from loadtest.report.contents import Contents
-from loadtest.run_folder import REPORT_PAGE, REPORT_TEXT, Run, analyse
+from loadtest.runs.run_folder import REPORT_PAGE, REPORT_TEXT, Run, analyse
 
 
 def write(folder: Path, run: Run) -> Run:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from loadtest.report import comparison, write
-from loadtest.run_folder import NoRun, Run
+from loadtest.runs.run_folder import NoRun, Run
 
 
 def main(arguments: list[str]) -> int:

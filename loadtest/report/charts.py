@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from loadtest.figures.summary import Distribution, Summary, measured
+from loadtest.figures.windows import windows
 from loadtest.report.contents import Contents
-from loadtest.summary import Distribution, Summary, measured
-from loadtest.windows import windows
 
 PALETTE = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2", "#be185d", "#64748b")
 BLUE, ORANGE, GREEN, RED, GREY = (PALETTE[number] for number in (0, 1, 2, 4, 7))

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadtest.figures.summary import Summary
 from loadtest.report import page, text
 from loadtest.report.charts import Line, goodput_against_rate, percentiles_against_rate
 from loadtest.report.contents import Table, figures_of
-from loadtest.run_folder import Run
-from loadtest.summary import Summary
+from loadtest.runs.run_folder import Run
 
 Runs = Sequence[tuple[Path, Run]]
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.columns import Columns
-from loadtest.run_folder import Run
-from loadtest.summary import OUTCOMES, Distribution, Summary
+from loadtest.figures.columns import Columns
+from loadtest.figures.summary import OUTCOMES, Distribution, Summary
+from loadtest.runs.run_folder import Run
 
 PHASES = {"queue": "queue", "prefill": "prefill", "transfer": "KV transfer", "first_step": "first decode step"}
 NOTHING = "–"

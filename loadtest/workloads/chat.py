@@ -16,7 +16,7 @@ from random import Random
 from loadtest.settings import LoadTestSettings
 from loadtest.workloads.request import CHAT_COMPLETIONS, CompletionRequest, exactly, streamed
 from loadtest.workloads.tokenizer import Messages, ServedTokenizer
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 
 class Chat:

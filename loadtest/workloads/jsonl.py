@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 Line = TypeVar("Line", bound=BaseModel)
 

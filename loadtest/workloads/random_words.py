@@ -8,7 +8,7 @@ from random import Random
 from loadtest.settings import LoadTestSettings
 from loadtest.workloads.request import COMPLETIONS, CompletionRequest, exactly, streamed
 from loadtest.workloads.tokenizer import ServedTokenizer
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 
 class RandomWords:

@@ -20,7 +20,7 @@ from loadtest.settings import LoadTestSettings
 from loadtest.workloads import jsonl
 from loadtest.workloads.request import COMPLETIONS, CompletionRequest, exactly, streamed
 from loadtest.workloads.tokenizer import ServedTokenizer
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 BLOCK_TOKENS = 512
 

@@ -8,8 +8,8 @@ from planner.simulation.server import Server
 from proxy.routing.dispatch import SPLIT_ALL, Policy
 from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View
 from proxy.routing.prefill_order import FACTORS
-from stack.instances import Instance as Record
-from stack.instances import Role
+from stack.instances.record import Instance as Record
+from stack.instances.record import Role
 
 MODEL = "simulated"
 AT_ONCE = TransferCosts()

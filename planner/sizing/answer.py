@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Literal
 
-from loadtest.summary import Summary
+from loadtest.figures.summary import Summary
 from planner.sizing.capacity import Case
 from planner.sizing.splits import Split, splits
 

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from loadtest.slo import Slo
-from loadtest.summary import Summary
+from loadtest.figures.slo import Slo
+from loadtest.figures.summary import Summary
 from planner.sizing.figures import figures
 from planner.sizing.splits import Split, Variant
 from planner.sizing.workload import Workload

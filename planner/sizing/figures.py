@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from loadtest.columns import Columns
-from loadtest.record import RequestRecord
-from loadtest.saturation import saturation
-from loadtest.slo import Slo
-from loadtest.summary import Summary, summarize_columns
+from loadtest.figures.columns import Columns
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.saturation import saturation
+from loadtest.figures.slo import Slo
+from loadtest.figures.summary import Summary, summarize_columns
 from planner.simulation.deployment import Deployment
 from planner.simulation.outcome import Outcome
 from planner.simulation.run import Chooser, ours, simulate

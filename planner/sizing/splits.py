@@ -6,7 +6,7 @@ from planner.profile import Profile
 from planner.simulation.deployment import Deployment
 from planner.simulation.server import Server
 from proxy.routing.dispatch import Policy
-from stack.instances import Role
+from stack.instances.record import Role
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 AGAIN_S = 5.0  # after the last question
 LIMIT_S = 4.0

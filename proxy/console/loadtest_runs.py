@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_RUNS = 5
-REPORT = "report.html"  # loadtest/run_folder.py writes it when a run has ended
+REPORT = "report.html"  # loadtest/runs/run_folder.py writes it when a run has ended
 
 
 def newest_runs(runs_dir: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from proxy.routing.prefill_order import PRIORITY_HEADER
 from proxy.telemetry.request_facts import AttemptFacts
 from proxy.telemetry.tracing import RequestSpan
 from proxy.verdict.breakers import Leg
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 # How much later than its first token, which a consumer has passed on, a producer's answer may be.
 LATE_PRODUCER_S = 1.0

@@ -22,7 +22,7 @@ from proxy.verdict.breakers import Breakers
 from proxy.verdict.checks import Checks
 from proxy.verdict.circuit import BreakerLimits
 from proxy.verdict.question import Questions
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 
 class BeingServed(Silent, Protocol):

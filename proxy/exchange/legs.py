@@ -18,7 +18,7 @@ from proxy.request.endpoints import Endpoint
 from proxy.settings import ProxySettings
 from proxy.verdict import evidence
 from proxy.verdict.circuit import Signs
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE). A request sent at that moment would fail, and a
 # POST cannot be repeated blindly, so the pool lets go first.

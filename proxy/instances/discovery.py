@@ -24,7 +24,7 @@ from tenacity.stop import stop_when_event_set
 from proxy.instances.etcd_watch import EtcdWatch, State, WatchEnded
 from proxy.routing.fleet import View
 from stack import etcd
-from stack.instances import PREFIX, Instance
+from stack.instances.record import PREFIX, Instance
 
 # A launcher registers again within 8 s with LEASE_TTL_S=5: it tries every third of that, with two calls of at most 3 s.
 # And as much again for a busy machine.

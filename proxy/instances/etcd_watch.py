@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from stack import etcd
-from stack.etcd_rpc import etcdrpc
+from stack.etcd.rpc import etcdrpc
 
 LIST_TIMEOUT_S = 3.0
 PULSE_S = 1.0

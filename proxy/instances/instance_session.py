@@ -6,7 +6,7 @@ import aiohttp
 from aiohttp.connector import Connection
 
 from proxy.settings import ProxySettings
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 RANK_HEADER = "X-data-parallel-rank"  # vLLM: which of a server's engines takes the request
 

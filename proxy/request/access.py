@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from proxy.errors import Unauthorized
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[!-~]+")  # visible ASCII: what every client can put into a header

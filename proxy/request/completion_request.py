@@ -15,7 +15,7 @@ import orjson
 from proxy.errors import BadRequest
 from proxy.request.endpoints import CHAT, MESSAGES, Endpoint
 from proxy.request.json_body import in_utf8, parse_object
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 # Tools that the client runs. vLLM runs others itself and goes on, with a second request to the engine.
 _CLIENT_TOOLS = ("function", "custom", "namespace")

@@ -33,7 +33,7 @@ from proxy.request.prompt import EMPTY, Prompt
 from proxy.routing.alone import Costs
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 Reason = Literal[
     "disaggregated",

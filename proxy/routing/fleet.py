@@ -12,7 +12,7 @@ from proxy.routing import dispatch
 from proxy.routing.dispatch import Demand, Load, Policy, Route
 from proxy.routing.prefill_order import FACTORS, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 # Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
 # that it would have given (docs/benchmarks/2026-11-22-dispatch.md).

@@ -30,7 +30,7 @@ from proxy.telemetry.gen_ai import Bounds, GenAiMetrics
 from proxy.telemetry.history import History
 from proxy.telemetry.request_facts import RequestFacts
 from proxy.verdict.breakers import Breakers
-from stack.instances import Role
+from stack.instances.record import Role
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 

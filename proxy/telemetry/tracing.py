@@ -28,7 +28,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from proxy.settings import ProxySettings
 from proxy.telemetry.request_facts import RequestFacts
 from proxy.telemetry.timeline import timeline_of
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 SERVICE = "pd-proxy"
 PASSED_ON = ("traceparent", "tracestate")
@@ -82,7 +82,7 @@ class Tracing:
     def __init__(self, settings: ProxySettings) -> None:
         self._provider: TracerProvider | None = None
         if settings.otel_exporter_otlp_endpoint:
-            # It brings protobuf, of which stack/etcd_rpc.py chooses the implementation; by now it has.
+            # It brings protobuf, of which stack/etcd/rpc.py chooses the implementation; by now it has.
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
             self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: SERVICE}))

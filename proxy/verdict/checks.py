@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from proxy.verdict.circuit import Circuit, Finding, Question
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 Ask = Callable[[Instance, Question, float], Coroutine[Any, Any, Finding]]
 

@@ -20,7 +20,7 @@ from proxy.errors import (
     TooManyConnections,
     error_body,
 )
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 # The instance refuses the key that the proxy sends: the stack's configuration is wrong, not the client's request.
 OUR_FAULT = frozenset({401, 403, 407})

@@ -11,7 +11,7 @@ from proxy.request.random_id import random_id
 from proxy.settings import ProxySettings
 from proxy.verdict import evidence
 from proxy.verdict.circuit import Finding, Question
-from stack.instances import Instance
+from stack.instances.record import Instance
 
 PROMPT = "San Francisco is a"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.browser.chromium import chromium
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from proxy.routing.fleet import View
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.unit.proxy.conftest import RunningProxy, eventually, running_proxy
 from tests.unit.proxy.scripted import DONE, MODEL, ScriptedServer, prefilled, token
 

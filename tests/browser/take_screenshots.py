@@ -14,7 +14,7 @@ from pathlib import Path
 
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.browser.chromium import chromium
 from tests.browser.live_tab import COUNT_POINTS, LiveTab
 from tests.browser.locust_page import LocustPage

@@ -6,7 +6,7 @@ from selenium.webdriver import Chrome
 
 from loadtest import report
 from tests.unit.loadtest.made_records import answered
-from tests.unit.loadtest.test_run_folder import manifest, run_of
+from tests.unit.loadtest.runs.test_run_folder import manifest, run_of
 
 CHARTS = {"TTFT": 1, "ITL": 2, "Over time": 11, "Goodput against rate": 2, "Phases of TTFT": 3}  # and their lines
 DRAWN = """

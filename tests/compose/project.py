@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stack.build_inputs import build_inputs
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.installation.build_inputs import build_inputs
 
 BUILD_AND_START_LIMIT_S = 2400  # a first build installs 2 GiB; loading the model takes minutes on a busy machine
 COMMAND_LIMIT_S = 300

@@ -1,4 +1,4 @@
-"""compose reads `.env` as our reader does: the same table as in tests/unit/stack/test_env_file.py, asked of compose."""
+"""compose reads `.env` as our reader does: the table of tests/unit/stack/configuration/test_env_file.py."""
 
 import json
 import os

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 GPU = "compose.gpu.yaml"
 CDI = "compose.cdi.yaml"

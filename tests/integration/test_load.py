@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.real_stack import START_LIMIT_S, RealStack, metrics
 
 # Two blocks of the KV cache each: half of the hundred find room at once, the others wait for their blocks.

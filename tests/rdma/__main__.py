@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
-from stack import env_file
-from stack.environment import load_or_exit
-from stack.settings import REPOSITORY, StackSettings
-from stack.system_libraries import MissingLibraryError
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import REPOSITORY, StackSettings
+from stack.installation.system_libraries import MissingLibraryError
 from tests.rdma.guest.image import GuestError, prepare
 from tests.rdma.guest.machine import run, saved_state
 

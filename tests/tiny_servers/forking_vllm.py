@@ -21,8 +21,8 @@ import msgspec
 from connector.control.messages import Register
 from connector.instance import vllm_command
 from connector.transfer.consumer_scheduler import Asked, ConsumerScheduler, Part
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
+from stack.configuration.environment import load
+from stack.instances.settings import LauncherSettings
 
 PR_SET_PDEATHSIG = 1
 MODELS = (  # vLLM's names of those that tests serve, and of their drafts

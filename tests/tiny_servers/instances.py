@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 import aiohttp
 import psutil
 
-from stack.instance_settings import LauncherSettings
-from stack.instances import Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import Role
+from stack.instances.settings import LauncherSettings
 from tests.real_stack import START_LIMIT_S, answers, metrics, post, wait_until
 from tests.tiny_servers import forking_vllm
 from tests.tiny_servers.forking_vllm import Order

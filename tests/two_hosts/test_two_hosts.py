@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.real_stack import FOREIGN_VARIABLES, MODEL, START_LIMIT_S, answers, metrics, wait_until
 from tests.two_hosts.hosts import Host, two_hosts
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from stack import etcd, etcd_rpc  # noqa: F401  before a test module that imports protobuf for something else
+from stack import etcd
+from stack.etcd import rpc  # noqa: F401  before a test module that imports protobuf for something else
 from tests.etcd_process import EtcdProcess
 
 # The same examples everywhere, and no verdict by the clock: a busy machine is no failure.

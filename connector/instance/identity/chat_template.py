@@ -9,7 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
-from stack import hub
+from stack.installation import hub
 
 _CALL = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
 _TIME_OF_DAY = re.compile(r"%[-_0^#EO]*[HIklMSfpXcTrRs]")  # directives of strftime

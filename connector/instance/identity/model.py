@@ -12,7 +12,7 @@ from pathlib import Path
 
 from connector.cache.fingerprint import fingerprint
 from connector.instance.identity.weights import digest_of_all, weights_in
-from stack import hub
+from stack.installation import hub
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from stack.instances import Role
+from stack.instances.record import Role
 from tests.integration.caches import answers
 from tests.integration.caches.answers import AT_ONCE, Answer
 from tests.integration.caches.models import MAX_MODEL_LEN, Served

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stack.instances import Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import Role
 from tests.integration.caches import drafts, write_drafts
 from tests.integration.caches.drafts import Speculation
 from tests.integration.caches.models import STEP_TOKENS, WINDOW

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.tiny_models import write_tokenizer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from connector.control.control_key import ControlKey
-from stack.instances import PREFIX, Instance
+from stack.instances.record import PREFIX, Instance
 from tests import etcd_http
 from tests.real_stack import MODEL, START_LIMIT_S, RealStack, answers, post, wait_until
 

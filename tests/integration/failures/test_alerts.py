@@ -13,7 +13,7 @@ import aiohttp
 import psutil
 import pytest
 
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
 from tests import etcd_http
 from tests.integration.answers import Tokens
 from tests.integration.failures.conftest import Prompts

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from observability.prometheus import FOLDER, command, configuration
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
 from tests.real_stack import answers, wait_until
 
 SCRAPE_S = 2  # a busy server answers a scrape within that

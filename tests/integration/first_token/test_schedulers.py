@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.integration.caches import models
 from tests.integration.first_token import drive_schedulers
 from tests.integration.first_token.drive_schedulers import PROMPTS

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.instances import Role
+from stack.instances.record import Role
 from tests.integration.caches import models
 from tests.integration.caches.servers import COMMON, MOST_REQUESTS, Trio
 from tests.tiny_servers.instances import Fleet, Server, Serving

@@ -19,7 +19,7 @@ import pytest
 
 from connector.telling.transfer_facts import PIPE_VARIABLE
 from proxy.routing.fleet import View
-from stack.instances import Engine, Instance, Role, engine_id
+from stack.instances.record import Engine, Instance, Role, engine_id
 from tests import tiny_models
 from tests.real_stack import metrics, wait_until
 from tests.tiny_models import END_OF_TEXT

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stack.instances import Role
+from stack.instances.record import Role
 from tests import tiny_models
 from tests.real_stack import wait_until
 from tests.tiny_models import END_OF_TEXT, HEAD, LATENT, LAYERS, ROPE_HEAD, TinyModel

@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from stack.instances import Instance, Role
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
+from stack.instances.record import Instance, Role
 from tests import etcd_http
 from tests.etcd_process import EtcdProcess
 from tests.integration.failures.failure_stack import CHUNK_TOKENS, KV_CACHE_BYTES, MAX_NUM_SEQS, PATIENCE_S, Server

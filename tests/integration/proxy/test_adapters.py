@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stack.instances import PREFIX
+from stack.instances.record import PREFIX
 from tests import etcd_http
 from tests.integration.proxy.answers import ask_both
 from tests.real_stack import PATIENCE_S, RealStack, running

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack import package_sources, system_libraries
-from stack.one_at_a_time import one_at_a_time
-from stack.system_libraries import SystemPackage
+from stack.host.one_at_a_time import one_at_a_time
+from stack.installation import package_sources, system_libraries
+from stack.installation.system_libraries import SystemPackage
 
 HERE = Path(__file__).parent
 LOCK = HERE.parent / "requirements.lock"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from connector.cache.pieces import Piece
 from connector.mooncake.engines import open_engines
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
+from stack.configuration.environment import load
+from stack.instances.settings import LauncherSettings
 
 SHARED = Path("/shared")
 LENGTH = 4 << 20

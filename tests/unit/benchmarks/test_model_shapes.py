@@ -13,7 +13,7 @@ from benchmarks.model_shapes import folder
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION, bounds
 from benchmarks.model_shapes.full import Config
 from benchmarks.model_shapes.shapes import FULL, NAMES, TINY
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 EVERY = [pytest.param(shape.config, id=f"{name}, full") for name, shape in FULL.items()]
 EVERY += [pytest.param(shape.config, id=f"{name}, tiny") for name, shape in TINY.items()]

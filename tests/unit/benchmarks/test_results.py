@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks import program
 from benchmarks.connector import page
 from benchmarks.results import Results, dump
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.unit.benchmarks.conftest import ABOUT
 
 FACTS = {"bytes": 2_000_000, "early_bytes": 1_500_000, "pieces": 28, "exposed_seconds": 0.0042}

@@ -13,9 +13,9 @@ from benchmarks.connector.options import parse
 from benchmarks.connector.servers import Blueprint, Place
 from benchmarks.errors import CannotStart
 from connector.instance import vllm_command
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
-from stack.settings import REPOSITORY
+from stack.configuration.environment import load
+from stack.configuration.settings import REPOSITORY
+from stack.instances.settings import LauncherSettings
 
 KEY = "0123456789abcdef"
 

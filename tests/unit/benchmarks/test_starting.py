@@ -21,7 +21,7 @@ from benchmarks.errors import CannotStart, OutOfTime
 from benchmarks.ports import STEP, free_ports
 from benchmarks.processes import Processes
 from stack import etcd
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.etcd_process import EtcdProcess
 
 

@@ -9,9 +9,9 @@ import yaml
 
 from loadtest.settings import LoadTestSettings
 from proxy.settings import ProxySettings
-from stack.environment import Settings
-from stack.instance_settings import LauncherSettings
-from stack.settings import REPOSITORY
+from stack.configuration.environment import Settings
+from stack.configuration.settings import REPOSITORY
+from stack.instances.settings import LauncherSettings
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline")
 OBSERVABILITY = "compose.observability.yaml"  # its own services: test_observability.py

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stack.settings import OBSERVABILITY, REPOSITORY, StackSettings
+from stack.configuration.settings import OBSERVABILITY, REPOSITORY, StackSettings
 from tests.unit.compose.test_compose_files import SERVICES, load
 
 FILE = "compose.observability.yaml"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import connector.instance.registration  # noqa: F401  imports etcd3 without its warnings, before a test opens etcd
-from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
+from stack.instances.settings import WITHOUT_EFFECT, LauncherSettings
 from tests.unit.connector.transfer.producer_rank import Rank
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.record import RequestRecord
-from loadtest.requests_file import NAME, SavedRequests
+from loadtest.figures.record import RequestRecord
+from loadtest.runs.requests_file import NAME, SavedRequests
 
 COMMAND = (sys.executable, "-m", "loadtest")
 _REPOSITORY = Path(__file__).parents[3]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.record import RequestRecord
+from loadtest.figures.record import RequestRecord
 
 
 def answered(at: float, ttft: float = 0.5, gaps: Sequence[float] = (0.1, 0.1, 0.1, 0.1), **more: Any) -> RequestRecord:

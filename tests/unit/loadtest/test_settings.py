@@ -1,7 +1,7 @@
 import pytest
 
 from loadtest.settings import LoadTestSettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,16 @@ def test_bad_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, na
         load(LoadTestSettings)
     (line,) = raised.value.lines
     assert line.startswith(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize("name", ["LOADTEST_TARGET", "LOADTEST_TOKENIZER"])
+def test_a_password_in_a_url_is_neither_sent_nor_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nothing would send it, and the run's files and page name the target."""
+    monkeypatch.setenv(name, "http://me:hunter2@host:8000")
+    with pytest.raises(ConfigError) as raised:
+        load(LoadTestSettings)
+    said = "expected a URL without a user and a password: a server's key belongs into OPENAI_API_KEY"
+    assert raised.value.lines == [f"{name}='http://***@host:8000': {said}"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 
 from observability import prometheus
 from observability.prometheus import FOLDER, command, configuration
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
 
 RULES = ("recording.yml", "alerts.yml")
 

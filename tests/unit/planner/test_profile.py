@@ -7,7 +7,7 @@ import pytest
 
 from planner.profile import Transfer, read
 from planner.simulation.costs import TransferCosts
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 from tests.unit.planner.profiles import profile
 
 

@@ -17,7 +17,7 @@ from proxy.exchange.gateway import Gateway
 from proxy.routing.fleet import View
 from proxy.server import uvicorn_config
 from proxy.settings import ProxySettings
-from stack.environment import load
+from stack.configuration.environment import load
 from tests.unit.proxy.scripted import Script, ScriptedServer
 
 PATIENCE_S = 10.0

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 
 MODEL = "SmolLM2-135M-Instruct"
 DONE = b"data: [DONE]\n\n"

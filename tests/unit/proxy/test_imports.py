@@ -1,17 +1,14 @@
-"""Imports inside the proxy run one way, from the top of the house to its ground, also those for type checkers only."""
+"""Imports inside the proxy run one way, from the top of the house to its ground (tests/unit/floors.py)."""
 
-import ast
-from collections import Counter
-from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import proxy
+from tests.unit.floors import Floors, full, parts, read, rooms, upward
 
-# Top to bottom: what is in a room may import what is in the same room and on lower floors, never what is beside it.
-FLOORS = (
+FLOORS: Floors = (
     (("__main__", "server", "app", "completion_connection", "status", "console"),),
     (("exchange",),),
     (("telemetry",),),
@@ -22,58 +19,17 @@ FLOORS = (
     (("http",), ("request",)),
     (("errors",),),
 )
-ROOMS = {name: (floor, room) for floor, rooms in enumerate(FLOORS) for room in rooms for name in room}
-MOST_FILES = 12  # in one folder, without __init__.py
-
-
-def imported(source: str, modules: Mapping[str, object]) -> Iterator[str]:
-    """Those of `modules` that `source` imports, anywhere in it."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in modules)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            for alias in node.names:
-                yield from (name for name in (f"{node.module}.{alias.name}", node.module) if name in modules)
-
-
-def read(folder: Path) -> dict[str, set[str]]:
-    """Each module of a package, without the package's name, and which others it imports."""
-    sources = {
-        ".".join(file.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__"): file.read_text()
-        for file in folder.rglob("*.py")
-    }
-    prefix = folder.name + "."
-    return {
-        name.removeprefix(prefix): {
-            each.removeprefix(prefix) for each in imported(source, sources) if each.startswith(prefix)
-        }
-        for name, source in sources.items()
-        if name != folder.name
-    }
-
-
-def upward(imports: Mapping[str, set[str]]) -> list[str]:
-    """Imports of what is not below, in words."""
-    found = []
-    for importer, others in imports.items():
-        floor, room = ROOMS[importer.partition(".")[0]]
-        for other in others:
-            other_floor, other_room = ROOMS[other.partition(".")[0]]
-            if other_room != room and other_floor <= floor:
-                found.append(f"{importer} imports {other}")
-    return sorted(found)
-
 
 FOLDER = Path(proxy.__file__).parent
 IMPORTS = read(FOLDER)
 
 
 def test_every_module_has_its_floor_and_every_floor_its_modules() -> None:
-    assert {name.partition(".")[0] for name in IMPORTS} == set(ROOMS)
+    assert parts(IMPORTS) == set(rooms(FLOORS))
 
 
 def test_imports_run_downward() -> None:
-    assert upward(IMPORTS) == []
+    assert upward(IMPORTS, FLOORS) == []
 
 
 def test_no_circle() -> None:
@@ -81,8 +37,7 @@ def test_no_circle() -> None:
 
 
 def test_no_folder_is_full() -> None:
-    files = Counter(file.parent.name for file in FOLDER.rglob("*.py") if file.name != "__init__.py")
-    assert [folder for folder, count in files.items() if count > MOST_FILES] == []
+    assert full(FOLDER) == []
 
 
 @pytest.mark.parametrize(
@@ -105,6 +60,6 @@ def test_what_counts_as_an_import(line: str, tmp_path: Path) -> None:
         file.parent.mkdir(parents=True)
         file.write_text(source)
     found = read(package)
-    assert upward(found) == ["telemetry.request_facts imports exchange.attempt"]
+    assert upward(found, FLOORS) == ["telemetry.request_facts imports exchange.attempt"]
     with pytest.raises(CycleError):
         TopologicalSorter(found).prepare()

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,12 @@ from stack.environment import ConfigError, load
         ("PROXY_PORT", "70000", "PROXY_PORT='70000'"),
         ("PROXY_TOKEN_TIMEOUT_S", "0", "PROXY_TOKEN_TIMEOUT_S='0'"),
         ("ETCD_ENDPOINT", "http://", "expected one plain-text endpoint"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "URL scheme should be 'http' or 'https'"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://me:hunter2@collector:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT='http://***@collector:4318': expected a URL without a user and a password",
+        ),
         ("ETCD_ENDPOINT", "a:2379,b:2379", "expected one plain-text endpoint"),
         ("BIND_ADDRESS", "http://10.0.0.1", "BIND_ADDRESS='http://10.0.0.1': expected an IP address or a host name"),
         ("PROXY_LISTEN_HOST", "a..b", "PROXY_LISTEN_HOST='a..b': expected an IP address or the name of a host"),

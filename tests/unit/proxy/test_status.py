@@ -3,7 +3,7 @@
 from proxy.instances.discovery import view_of
 from proxy.routing.fleet import Fleet, View
 from proxy.status import describe, readiness, scrape_targets, served_models
-from stack.instances import Adapter, Instance
+from stack.instances.record import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.scripted import MODEL, instance, prefilled
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 USED_PROGRAMS = ("sh", "dirname", "sha256sum", "cut", "cat", "mkdir", "rm", "flock", "id")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stack import cdi
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 
 VERSION = "580.159.04"
 

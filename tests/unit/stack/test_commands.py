@@ -12,8 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from stack import __main__ as commands
-from stack.compose import Compose
-from stack.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+from stack.running.compose import Compose
 
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -61,6 +61,7 @@ def test_logs_show_the_services_asked_for(tmp_path: Path) -> None:
     [
         ({"PROXY_PORT": "http"}, "PROXY_PORT='http': "),
         ({"STACK_MODE": "podman"}, "STACK_MODE='podman': "),
+        ({"ETCD_ENDPOINT": "http://root:hunter2@h:2379"}, "ETCD_ENDPOINT='http://***@h:2379': expected one plain-text"),
     ],
 )
 def test_a_bad_value_stops_with_one_line(tmp_path: Path, variables: dict[str, str], line: str) -> None:
@@ -69,6 +70,7 @@ def test_a_bad_value_stops_with_one_line(tmp_path: Path, variables: dict[str, st
     assert result.returncode == 2
     assert result.stderr.startswith(line)
     assert result.stderr.count("\n") == 1
+    assert "hunter2" not in result.stdout + result.stderr
 
 
 def test_up_stops_at_a_doctors_error_before_it_makes_anything(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_clean_removes_what_was_made_and_nothing_else(tmp_path: Path, monkeypatc
     [("auto", True, True), ("auto", False, False), ("docker", False, True), ("processes", True, False)],
 )
 def test_which_way(monkeypatch: pytest.MonkeyPatch, mode: str, engine_answers: bool, docker: bool) -> None:
-    monkeypatch.setattr("stack.compose.is_available", lambda: engine_answers)
+    monkeypatch.setattr("stack.running.compose.is_available", lambda: engine_answers)
 
     assert commands._uses_docker(StackSettings.model_validate({"stack_mode": mode})) is docker
 

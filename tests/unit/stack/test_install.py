@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stack.environments import LOADTEST, PROXY, TESTS, VLLM_CPU, VLLM_GPU, Environment, needed_by
+from stack.configuration.settings import StackSettings
 from stack.install import InstallError, install, is_current
-from stack.settings import StackSettings
+from stack.installation.environments import LOADTEST, PROXY, TESTS, VLLM_CPU, VLLM_GPU, Environment, needed_by
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import sys
 
+from stack.configuration.settings import REPOSITORY
 from stack.lock import compile_command, locks
-from stack.settings import REPOSITORY
 
 
 def test_every_lock_has_its_input_and_the_tests_come_last() -> None:

@@ -124,6 +124,21 @@ def test_a_hub_that_does_not_answer_is_one_line(
     assert capsys.readouterr().err == "prepare: no hub has some/model\n"
 
 
+def test_a_password_for_the_hub_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(model: str) -> Path:
+        raise OSError("404 for url: https://me:hunter2@hub.example.org/api/models/some/model (not there)")
+
+    monkeypatch.setattr(prepare, "download", download)
+    monkeypatch.setenv("STACK_DIR", str(tmp_path))
+    monkeypatch.setenv("MODEL", "some/model")
+
+    assert prepare.main() == 1
+    said = "prepare: 404 for url: https://***@hub.example.org/api/models/some/model (not there)\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_given_key_and_a_model_folder_leave_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACK_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MODEL", str(tmp_path))

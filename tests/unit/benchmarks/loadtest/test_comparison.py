@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.loadtest.comparison import compare
 from benchmarks.loadtest.scripted_server import Script, Sent
-from loadtest.record import RequestRecord
+from loadtest.figures.record import RequestRecord
 
 MS = 1_000_000  # nanoseconds
 

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.loadtest.comparison import compare
 from benchmarks.loadtest.scripted_server import Script, Sent, serve
-from loadtest.measurement import StreamObserver
-from loadtest.record import RequestRecord
-from loadtest.sse import EventParser
+from loadtest.completion.measurement import StreamObserver
+from loadtest.completion.sse import EventParser
+from loadtest.figures.record import RequestRecord
 
 EVENTS = 5
 

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.plan import check
 from benchmarks.plan.check import Measured
 from benchmarks.serving.points import points
-from loadtest import arrivals as loadtest_arrivals
+from loadtest.figures.slo import Slo
+from loadtest.sending import arrivals as loadtest_arrivals
 from loadtest.settings import LoadTestSettings
-from loadtest.slo import Slo
 from planner.sizing.splits import Split
 from tests.unit.planner.profiles import profile
 

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.plan import __main__ as program
 from benchmarks.plan import traffic
 from benchmarks.plan.options import parse
-from loadtest.record import RequestRecord
-from loadtest.requests_file import RequestsFile
-from stack.environment import ConfigError
+from loadtest.figures.record import RequestRecord
+from loadtest.runs.requests_file import RequestsFile
+from stack.configuration.environment import ConfigError
 from tests.unit.planner.profiles import profile
 
 # An aggregated step with a prompt of 2,000 stops answers for 0.21 s.

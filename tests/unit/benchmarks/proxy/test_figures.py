@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.proxy import profile, streams, wrk
 from benchmarks.proxy.histogram import Histogram
-from benchmarks.proxy.summary import added, cpu_s_per_1000, events_per_cpu_s, median
+from benchmarks.proxy.summary import added, cpu_s_per_1000, events_per_cpu_s, median, times
 
 
 def histogram(*times_us: float) -> Histogram:
@@ -41,6 +41,12 @@ def rounds(*values: float | None) -> list[dict[str, Any]]:
 def test_what_a_proxy_adds_is_compared_round_by_round() -> None:
     # The direct way was slow in the round in which the proxy was: that is the machine, not the proxy.
     assert added(rounds(1.5, 9.0, 1.7), rounds(0.5, 8.1, 0.6), "ttft_p50_ms") == pytest.approx(1.0)
+
+
+def test_how_many_times_it_is_is_taken_round_by_round() -> None:
+    assert times(rounds(1.1, 8.0, 1.2), rounds(1.0, 10.0, 1.0), "ttft_p50_ms") == pytest.approx(1.1)
+    assert times(rounds(1.1, None, 1.2), rounds(1.0, 10.0), "ttft_p50_ms") == pytest.approx(1.1)
+    assert times(rounds(None), rounds(1.0), "ttft_p50_ms") is None
 
 
 def test_a_round_in_which_nothing_came_does_not_count() -> None:

@@ -147,3 +147,14 @@ def test_targets_stand_beside_what_was_measured(document: dict[str, Any], expect
 def test_a_target_whose_proxies_were_not_measured_is_left_out() -> None:
     assert targets.lines({"throughput": [throughput("ours", 1000)]}) == []
     assert "## Targets" not in page.render({**HEAD, "throughput": [throughput("ours", 1000)]}, "run.json")
+
+
+def test_what_the_console_costs_is_compared_with_the_checkout_before_and_with_itself_closed() -> None:
+    rows = [throughput("ours-before", 1000), throughput("ours", 985), throughput("ours-console-open", 930)]
+    ttft = [latency("ours-before", 1.0), latency("ours", 1.03), latency("ours-console-open", 1.07)]
+    assert targets.lines({"throughput": rows, "latency": ttft}) == [
+        ("TTFT P50 with 1 streams, `ours` against `ours-before`", "at most 1.02 times", "1.030 times", "**no**"),
+        ("TTFT P50 with 1 streams, `ours-console-open` against `ours`", "at most 1.05 times", "1.039 times", "yes"),
+        ("requests/s at 32, `ours` against `ours-before`", "at least 0.98 times", "0.985 times", "yes"),
+        ("requests/s at 32, `ours-console-open` against `ours`", "at least 0.95 times", "0.944 times", "**no**"),
+    ]

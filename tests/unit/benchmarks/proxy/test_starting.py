@@ -86,6 +86,22 @@ def test_proxies_whose_program_is_not_given_are_left_out(tmp_path: Path) -> None
     assert [peer.name for peer in peers(parse(["latency", "--peers", "seed,ours"]))] == ["ours"]
 
 
+def test_an_earlier_checkout_is_started_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "proxy").mkdir()
+    (before,) = peers(parse(["latency", "--peers", "ours-before", "--before", str(tmp_path)]))
+    assert before.launch(25000, UPSTREAM, (3, 5)).folder == tmp_path
+    assert peers(parse(["latency", "--peers", "ours-before"])) == []
+
+
+def test_only_one_proxy_has_its_console_open() -> None:
+    found = peers(parse(["latency", "--peers", "ours,ours-console-open,bare"]))
+    assert [(peer.name, peer.console) for peer in found] == [
+        ("ours", False),
+        ("ours-console-open", True),
+        ("bare", False),
+    ]
+
+
 def test_no_proxy_is_always_measured_after_the_same_one() -> None:
     targets = [Target(name, 0) for name in "abc"]
     turns = [f"{number}{target.name}" for number, target in in_turn(targets, 3)]
@@ -99,6 +115,7 @@ def test_no_proxy_is_always_measured_after_the_same_one() -> None:
         (["latency", "--peers", "nginx"], "'nginx': expected some of ours,"),
         (["latency", "--rounds", "0"], "'0': expected 1 or more"),
         (["latency", "--seed-proxy", "/nowhere.py"], "--seed-proxy='/nowhere.py': expected a file"),
+        (["latency", "--before", "/nowhere"], "--before='/nowhere': expected a checkout of this repository"),
         (["latency", "--toy-proxy", __file__], "--vllm-version='': expected the version or commit"),
         (["latency", "--ours-env", "PROXY_WORKERS"], "--ours-env='PROXY_WORKERS': expected NAME=VALUE"),
     ],

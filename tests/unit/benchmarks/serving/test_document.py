@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.serving.document import instances
-from loadtest.manifest import Manifest
+from loadtest.runs.manifest import Manifest
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
 from benchmarks.serving.points import PROMPTS
 from benchmarks.serving.sections import Section, as_html, as_markdown
 from benchmarks.tables import Row
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.unit.benchmarks.serving.figures import HEAD, MIXTURE, pair, row
 
 

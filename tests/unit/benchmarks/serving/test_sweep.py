@@ -15,8 +15,8 @@ from benchmarks.serving.measured import MARK, MeasuredRuns
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, points
 from benchmarks.serving.progress import Progress
-from loadtest.record import RequestRecord
-from loadtest.requests_file import RequestsFile
+from loadtest.figures.record import RequestRecord
+from loadtest.runs.requests_file import RequestsFile
 from tests.unit.benchmarks.serving import scripted_stack
 from tests.unit.benchmarks.serving.scripted_stack import MANIFEST, SUMMARY
 

@@ -13,7 +13,7 @@ from benchmarks.soak.containers import members_of
 from benchmarks.soak.processes import StackOfProcesses, tree_memory
 from benchmarks.soak.sample import Instance, Requests
 from benchmarks.soak.stack import Member, Unreachable
-from stack.settings import StackSettings
+from stack.configuration.settings import StackSettings
 
 PROXY = """\
 # TYPE pd_proxy_requests_in_flight gauge

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from connector.instance import launcher, vllm_command
-from stack.instance_settings import LauncherSettings
+from stack.instances.settings import LauncherSettings
 
 SERVER = Path(__file__).with_name("scripted_vllm.py")
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from connector.instance import vllm_command
 from connector.vllm_hooks.options import ConnectorOptions
-from stack.environment import load
-from stack.instance_settings import PORTS_PER_INSTANCE, LauncherSettings
-from stack.instances import Engine, engine_id
+from stack.configuration.environment import load
+from stack.instances.record import Engine, engine_id
+from stack.instances.settings import PORTS_PER_INSTANCE, LauncherSettings
 
 
 @dataclass(frozen=True)

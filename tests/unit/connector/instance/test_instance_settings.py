@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from connector.control.control_key import ControlKey
-from stack.environment import ConfigError, load
-from stack.instance_settings import SHORTEST_SECRET, LauncherSettings
+from stack.configuration.environment import ConfigError, load
+from stack.instances.settings import SHORTEST_SECRET, LauncherSettings
 
 SEED = {
     "prefill_url": "192.168.0.137:13003",
@@ -102,7 +102,7 @@ def test_the_seed_documents_file_wins_over_variables(
 
 def test_without_an_address_it_is_the_one_of_the_own_name(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("VLLM_HOST_IP")
-    environment.setattr("stack.addresses.look_up", lambda name: "172.17.0.5")
+    environment.setattr("stack.network.addresses.look_up", lambda name: "172.17.0.5")
     assert load(LauncherSettings).host == "172.17.0.5"
 
 
@@ -258,6 +258,10 @@ def test_a_roles_own_arguments_follow_those_of_all(
         (
             {"VLLM_EXTRA_ARGS": "-dp 4 --headless"},
             "VLLM_EXTRA_ARGS='-dp 4 --headless': --headless: its engines would be in no record",
+        ),
+        (
+            {"VLLM_EXTRA_ARGS": "--api-key hunter2 --headless"},
+            "VLLM_EXTRA_ARGS='--api-key *** --headless': --headless: its engines would be in no record",
         ),
         ({"DECODE_VLLM_EXTRA_ARGS": "-dp 4 -dpl 2"}, "DECODE_VLLM_EXTRA_ARGS='-dp 4 -dpl 2': --data-pa"),
         (

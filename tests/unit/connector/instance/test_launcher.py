@@ -17,9 +17,9 @@ import pytest
 
 from connector.telling.transfer_facts import PIPE_VARIABLE
 from stack import etcd
-from stack.instance_settings import WITHOUT_EFFECT, LauncherSettings
-from stack.instances import PREFIX, Adapter, Instance
-from stack.protobuf_choice import PROTOBUF_CHOICE
+from stack.etcd.protobuf_choice import PROTOBUF_CHOICE
+from stack.instances.record import PREFIX, Adapter, Instance
+from stack.instances.settings import WITHOUT_EFFECT, LauncherSettings
 from tests.etcd_process import EtcdProcess
 from tests.real_stack import FOREIGN_VARIABLES
 from tests.unit.connector.fakes import LIMIT_S, until

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from connector.instance.own_addresses import obstacle
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
+from stack.configuration.environment import load
+from stack.instances.settings import LauncherSettings
 
 FILE = {"prefill_url": "127.0.0.1:13003", "decode_url": "127.0.0.1:13503", "metadata_server": "localhost:2379"}
 

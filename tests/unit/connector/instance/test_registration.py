@@ -9,7 +9,7 @@ import pytest
 
 from connector.instance.registration import Registration, forget_old_segments
 from stack import etcd
-from stack.instances import Engine, Instance
+from stack.instances.record import Engine, Instance
 from tests.cuttable_link import CuttableLink
 from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import until

@@ -9,9 +9,9 @@ import pytest
 
 from connector.instance import vllm_command
 from connector.vllm_hooks.options import ConnectorOptions
-from stack.environment import load
-from stack.instance_settings import LauncherSettings
-from stack.instances import Engine
+from stack.configuration.environment import load
+from stack.instances.record import Engine
+from stack.instances.settings import LauncherSettings
 
 
 @pytest.fixture(params=["cpu", "gpu"])

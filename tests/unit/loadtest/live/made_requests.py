@@ -2,7 +2,7 @@
 
 import random
 
-from loadtest.record import RequestRecord
+from loadtest.figures.record import RequestRecord
 
 
 def completed(index: int, scheduled: float, ttft: float = 0.1, itl: tuple[float, ...] = ()) -> RequestRecord:

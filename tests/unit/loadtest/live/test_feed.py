@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import pytest
 
-from loadtest.collector import Collector
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.summary import summarize
 from loadtest.live import judgement
 from loadtest.live.feed import Feed
 from loadtest.live.timeline import Timeline
-from loadtest.manifest import manifest, plain_settings
-from loadtest.record import RequestRecord
-from loadtest.run_folder import Run
+from loadtest.recording.collector import Collector
+from loadtest.runs.manifest import manifest, plain_settings
+from loadtest.runs.run_folder import Run
 from loadtest.settings import LoadTestSettings
-from loadtest.summary import summarize
-from stack.environment import load
+from stack.configuration.environment import load
 from tests.unit.loadtest.live.made_requests import completed, poisson
 
 ZERO = 1_000_000.0

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loadtest.figures.record import RequestRecord
+from loadtest.figures.slo import Slo
+from loadtest.figures.summary import summarize
+from loadtest.figures.windows import windows as exact_windows
 from loadtest.live import buckets
 from loadtest.live.timeline import FIRST_WIDTH_S, PERCENTILES, WINDOWS, Series, Timeline
-from loadtest.record import RequestRecord
-from loadtest.slo import Slo
-from loadtest.summary import summarize
-from loadtest.windows import windows as exact_windows
 from tests.unit.loadtest.live.made_requests import completed, poisson
 
 ONE_PERCENT = 0.0101

@@ -5,7 +5,7 @@ import pytest
 
 from loadtest.settings import LoadTestSettings
 from loadtest.workloads import ServedTokenizer, Workload, workload
-from stack.environment import load
+from stack.configuration.environment import load
 from tests.unit.loadtest.workloads.served import KINDS, MODEL, Target, Tokenizer
 
 Make = Callable[..., Workload]

@@ -5,7 +5,7 @@ import pytest
 
 from loadtest.settings import LoadTestSettings
 from loadtest.workloads import ServedTokenizer, workload
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 from tests.unit.loadtest.workloads.conftest import Make, of_every_kind
 from tests.unit.loadtest.workloads.served import CHATML, CONTEXT_TOKENS, FORGETFUL, INST, MODEL, Target, Tokenizer
 

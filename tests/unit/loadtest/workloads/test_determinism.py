@@ -14,7 +14,7 @@ _PROGRAM = """
 import hashlib, json
 from loadtest.settings import LoadTestSettings
 from loadtest.workloads import ServedTokenizer, workload
-from stack.environment import load
+from stack.configuration.environment import load
 
 asked = workload(load(LoadTestSettings), "m", ServedTokenizer.approximate())
 print(json.dumps([hashlib.sha256(json.dumps(asked.request(n).body).encode()).hexdigest() for n in {indices}]))

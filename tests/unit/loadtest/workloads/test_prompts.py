@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 from tests.unit.loadtest.workloads.conftest import Make
 from tests.unit.loadtest.workloads.served import MODEL
 

@@ -1,7 +1,7 @@
 import pytest
 
 from loadtest.workloads import ServedTokenizer
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 from tests.unit.loadtest.workloads.conftest import Make, of_every_kind
 from tests.unit.loadtest.workloads.served import CONTEXT_TOKENS, MODEL, Target
 

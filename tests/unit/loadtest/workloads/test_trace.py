@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from loadtest.workloads import Workload
-from stack.environment import ConfigError
+from stack.configuration.environment import ConfigError
 from tests.unit.loadtest.workloads.conftest import Make, of_every_kind
 from tests.unit.loadtest.workloads.served import Target
 

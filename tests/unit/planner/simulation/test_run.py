@@ -14,7 +14,7 @@ from planner.simulation.run import simulate
 from planner.simulation.server import Scheduling, Server
 from planner.trace import Arrival, prompt_of
 from proxy.routing.dispatch import Policy
-from stack.instances import Role
+from stack.instances.record import Role
 
 SECOND = Server(StepCosts(step_s=1.0, prompt_token_s=0.001), Scheduling(step_tokens=4000))
 LOCAL = Policy(local_prompt_tokens=1000, no_producer="refuse")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.slo import Slo
+from loadtest.figures.slo import Slo
 from planner.profile import Step
 from planner.sizing.answer import Answer, Change, Row, Stand, answer
 from planner.sizing.capacity import Case, Effort, Objective

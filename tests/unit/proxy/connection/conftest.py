@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.settings import ProxySettings
-from stack.environment import load
+from stack.configuration.environment import load
 from tests.unit.proxy.connection.by_hand import DEFAULTS, Server, StartServer, running_server
 
 

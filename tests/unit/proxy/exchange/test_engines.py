@@ -9,7 +9,7 @@ import pytest
 
 from proxy.instances.instance_session import RANK_HEADER
 from proxy.routing.fleet import View
-from stack.instances import Engine, Role, engine_id
+from stack.instances.record import Engine, Role, engine_id
 from tests.unit.proxy.conftest import RunningProxy, eventually, running_proxy
 from tests.unit.proxy.scripted import MODEL, Script, ScriptedServer, error, prefilled, replies
 

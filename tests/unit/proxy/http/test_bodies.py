@@ -9,7 +9,7 @@ import pytest
 from backports import zstd
 
 from proxy.routing.fleet import View
-from stack.instances import Adapter
+from stack.instances.record import Adapter
 from tests.unit.proxy.conftest import Stack, StartStack, running_proxy
 from tests.unit.proxy.scripted import DONE, MODEL, instance, prefilled, replies, streams, token
 

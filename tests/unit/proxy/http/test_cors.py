@@ -6,7 +6,7 @@ import pytest
 
 from proxy.http.cors import Cors
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 from tests.unit.proxy.conftest import StartStack
 from tests.unit.proxy.http.raw import answered, get, post
 from tests.unit.proxy.scripted import DONE, MODEL, error, prefilled, replies, streams, token

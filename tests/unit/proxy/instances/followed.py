@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.instances.discovery import REGISTRATION_GRACE_S, Discovery
 from proxy.routing.fleet import View
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.unit.proxy.scripted import instance
 
 PATIENCE_S = 30.0

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.instances.followed import D0, P0, following, names, put
 from tests.unit.proxy.scripted import instance

@@ -9,7 +9,7 @@ from proxy.instances.discovery import view_of
 from proxy.instances.instance_session import RANK_HEADER, pinned
 from proxy.routing.fleet import Fleet, View
 from proxy.status import describe
-from stack.instances import Engine, Instance, Role, engine_id
+from stack.instances.record import Engine, Instance, Role, engine_id
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.instances.followed import following, names, put
 from tests.unit.proxy.scripted import instance

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from stack import etcd
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.scripted import ScriptedServer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.server import _listen
-from stack.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.process.proxy_process import PATIENCE_S, proxy_process
 from tests.unit.proxy.scripted import ScriptedServer

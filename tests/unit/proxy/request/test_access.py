@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from proxy.errors import Unauthorized
 from proxy.request.access import ClientKeys, read_client_keys
 from proxy.settings import ProxySettings
-from stack.environment import ConfigError, load
+from stack.configuration.environment import ConfigError, load
 
 KEYS = read_client_keys(SecretStr("alice:sk-one, team.b-2_x:sk:two"), None)
 

@@ -9,7 +9,7 @@ from proxy.routing.alone import Costs, Verdict
 from proxy.routing.dispatch import Demand, Load, Policy, Reason, choose
 from proxy.routing.prefill_order import FACTORS, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.unit.proxy.scripted import MODEL, instance
 
 LIMIT = 96  # PROXY_LOCAL_PROMPT_TOKENS

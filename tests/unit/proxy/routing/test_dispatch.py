@@ -9,7 +9,7 @@ from proxy.errors import ModelNotFound, NoInstance
 from proxy.request.prompt import Block, Prompt
 from proxy.routing.dispatch import SPLIT_ALL, Demand, Load, NoProducer, Policy, Reason, choose, mismatch
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances import Adapter, Instance, Role
+from stack.instances.record import Adapter, Instance, Role
 from tests.unit.proxy.scripted import MODEL, instance
 
 P0, P1 = instance("prefill", "p0"), instance("prefill", "p1")

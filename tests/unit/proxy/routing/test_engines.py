@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
-from stack.instances import Instance, Role
+from stack.instances.record import Instance, Role
 from tests.unit.proxy.instances.test_engines import server
 from tests.unit.proxy.scripted import MODEL, instance
 

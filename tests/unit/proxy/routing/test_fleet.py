@@ -6,7 +6,7 @@ from proxy.errors import NoInstance
 from proxy.request.prompt import Prompt
 from proxy.routing.dispatch import Demand, Policy
 from proxy.routing.fleet import Fleet, View
-from stack.instances import Instance
+from stack.instances.record import Instance
 from tests.unit.proxy.scripted import MODEL, instance
 
 P0, P1 = instance("prefill", "p0"), instance("prefill", "p1")

@@ -100,6 +100,17 @@ async def test_a_leg_that_fails_says_so(start_stack: StartStack, collector: Rece
     assert {leg.attributes["error.type"] for leg in legs} == {"InstanceError"}
 
 
+async def test_a_collector_that_asks_for_a_password_gets_it(
+    start_stack: StartStack, collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a header, because a URL may not have one."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20bWU6aHVudGVyMg==")
+    stack = await start(start_stack, collector)
+    assert await stack.proxy.status("/v1/completions", json=STREAM, headers=HEADERS) == 200
+    await trace_of(stack, collector)
+    assert collector.authorization == "Basic bWU6aHVudGVyMg=="
+
+
 async def test_without_a_collector_the_traceparent_goes_on_as_it_came(start_stack: StartStack) -> None:
     stack = await start_stack([prefilled()], [told(streams(), FACTS)])
     assert await stack.proxy.status("/v1/completions", json=STREAM, headers=HEADERS) == 200

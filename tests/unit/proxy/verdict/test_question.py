@@ -13,8 +13,8 @@ from proxy.settings import ProxySettings
 from proxy.verdict import evidence
 from proxy.verdict.circuit import Finding, Question
 from proxy.verdict.question import Questions
-from stack.environment import load
-from stack.instances import Adapter
+from stack.configuration.environment import load
+from stack.instances.record import Adapter
 from tests.unit.proxy.scripted import Script, ScriptedServer, breaks, error, hangs, instance, replies
 
 OK = replies(200, b"")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from connector.instance.identity.chat_template import clock_in_template
-from stack import hub
+from stack.installation import hub
 
 
 def template(form: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from connector.instance.identity.model import adapter_identity, deciding_options, facts_of
 from connector.instance.identity.weights import weights_in
-from stack import hub
+from stack.installation import hub
 from tests.unit.connector.instance.identity.made_models import model_folder, safetensors, scaled, some_tensors
 
 TENSORS = some_tensors()

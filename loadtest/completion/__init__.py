@@ -1,0 +1,1 @@
+"""One completion over HTTP: the client, its streamed events and when each of them arrived."""

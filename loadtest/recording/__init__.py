@@ -1,0 +1,1 @@
+"""Keeps what a test measures, from Locust's events to the run's folder."""

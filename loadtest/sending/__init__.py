@@ -1,0 +1,1 @@
+"""Which process sends which request when, and what becomes of it."""

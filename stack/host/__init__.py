@@ -1,0 +1,1 @@
+"""What the kernel of this machine tells and does for us."""

@@ -1,0 +1,1 @@
+"""What one vLLM instance is told, and the record that it keeps in etcd."""
