@@ -13,7 +13,7 @@ VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/pyth
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
 .PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
-	bench-loadtest soak plan plan-check lock lint format clean tools tests-environment
+	bench-loadtest soak profile plan plan-check lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -41,7 +41,10 @@ bench: tools ## disaggregated against aggregated serving, about 25 minutes on tw
 	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
 	$(LOADTEST) benchmarks.serving $(ARGS)
 
-plan: tools ## how many of each, simulated from a profile; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"
+profile: tools ## what the running stack's instances cost, in minutes, as profile.json; nothing else should use them
+	$(VLLM) benchmarks.profile $(ARGS)
+
+plan: tools ## how many of each, simulated from profile.json; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"
 	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
 	$(LOADTEST) benchmarks.plan $(ARGS)
 
