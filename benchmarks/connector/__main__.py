@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 from benchmarks import etcd_server, program
-from benchmarks.connector import link, page, servers, stages
-from benchmarks.connector.namespaces import PRODUCER_HOST, shaped_link
+from benchmarks.connector import page, stages
+from benchmarks.connector.measurements import link
 from benchmarks.connector.options import Options, parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.run import Run
+from benchmarks.connector.topology import servers
+from benchmarks.connector.topology.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
 from benchmarks.model_shapes import folder as shape_folder

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.connector.routes import Route
-from benchmarks.connector.servers import SERVED_MODEL
+from benchmarks.connector.topology.routes import Route
+from benchmarks.connector.topology.servers import SERVED_MODEL
 from benchmarks.deadline import Deadline
 from benchmarks.errors import RequestFailed
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.connector.options import Options
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.servers import Blueprint
+from benchmarks.connector.topology.servers import Blueprint
 from benchmarks.deadline import Deadline
 from benchmarks.processes import Processes
 from benchmarks.results import Results

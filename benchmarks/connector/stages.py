@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.connector import answers, concurrency, latency, routes, threshold
 from benchmarks.connector.client import open_client
+from benchmarks.connector.measurements import answers, concurrency, latency, threshold
 from benchmarks.connector.options import Options
-from benchmarks.connector.routes import Contender, OurPair, Route, Single, UpstreamPair
 from benchmarks.connector.run import Run
-from benchmarks.connector.servers import Place
+from benchmarks.connector.topology import routes
+from benchmarks.connector.topology.routes import Contender, OurPair, Route, Single, UpstreamPair
+from benchmarks.connector.topology.servers import Place
 
 BEFORE = "before"  # the pair of the checkout that --before names
 

@@ -15,12 +15,15 @@ from benchmarks.deadline import Deadline
 from benchmarks.errors import BenchmarkError
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
-from benchmarks.proxy import chunks, cpus, latency, memory, page, peers, profile, throughput
+from benchmarks.proxy import cpus
 from benchmarks.proxy.cpus import Layout
+from benchmarks.proxy.measurements import chunks, latency, memory, profile, throughput
 from benchmarks.proxy.options import Options, parse
-from benchmarks.proxy.peers import Peer
+from benchmarks.proxy.proxies import peers
+from benchmarks.proxy.proxies.peers import Peer
+from benchmarks.proxy.report import page
 from benchmarks.proxy.run import Run
-from benchmarks.proxy.upstream import LOOPBACK
+from benchmarks.proxy.upstreams.upstream import LOOPBACK
 from benchmarks.results import Results
 from stack.host import machine
 

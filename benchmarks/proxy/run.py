@@ -8,7 +8,7 @@ from benchmarks.deadline import Deadline
 from benchmarks.processes import Processes
 from benchmarks.proxy.cpus import Layout
 from benchmarks.proxy.options import Options
-from benchmarks.proxy.peers import Peer
+from benchmarks.proxy.proxies.peers import Peer
 from benchmarks.results import Results
 
 

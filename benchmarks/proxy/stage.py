@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 from benchmarks.errors import CannotStart
 from benchmarks.processes import Launch
-from benchmarks.proxy import console_tabs, instant_upstream
-from benchmarks.proxy.answers import DONE, KV_TRANSFER_PARAMS, MODEL, PATH, request_bodies
+from benchmarks.proxy.clients import console_tabs
 from benchmarks.proxy.cpus import pinned
-from benchmarks.proxy.peers import Peer
-from benchmarks.proxy.process_tree import ProcessTree
+from benchmarks.proxy.proxies.peers import Peer
+from benchmarks.proxy.proxies.process_tree import ProcessTree
+from benchmarks.proxy.report.summary import DIRECT
 from benchmarks.proxy.run import Run
-from benchmarks.proxy.summary import DIRECT
-from benchmarks.proxy.upstream import LOOPBACK, Upstream
+from benchmarks.proxy.upstreams import instant_upstream
+from benchmarks.proxy.upstreams.answers import DONE, KV_TRANSFER_PARAMS, MODEL, PATH, request_bodies
+from benchmarks.proxy.upstreams.upstream import LOOPBACK, Upstream
 from stack import etcd
 from stack.configuration.settings import REPOSITORY
 from stack.instances.record import PREFIX, Instance, Role
@@ -56,7 +57,7 @@ def paced(run: Run) -> Iterator[Upstream]:
     """paced_upstream.py, a process for each of its CPUs. Raises: CannotStart, OutOfTime."""
     upstream = Upstream(next(run.ports), next(run.ports), run.etcd)
     arguments = map(str, (upstream.prefill_port, upstream.decode_port, len(run.layout.upstream)))
-    command = pinned(run.layout.upstream, sys.executable, "-m", "benchmarks.proxy.paced_upstream", *arguments)
+    command = pinned(run.layout.upstream, sys.executable, "-m", "benchmarks.proxy.upstreams.paced_upstream", *arguments)
     yield from _upstream(run, upstream, Launch("paced-upstream", command, {}, REPOSITORY))
 
 

@@ -17,9 +17,9 @@ from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.model_shapes.full import QWEN25_7B
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
-from benchmarks.serving.document import Documents
 from benchmarks.serving.options import Options, parse
 from benchmarks.serving.plan import UPSTREAM, Plan, code_fingerprint
+from benchmarks.serving.report.document import Documents
 from benchmarks.serving.stack_side import PORTS
 from benchmarks.serving.sweep import Sweep
 from stack.configuration import env_file

@@ -9,13 +9,13 @@ from pathlib import Path
 from benchmarks.errors import OutOfTime
 from benchmarks.processes import Processes
 from benchmarks.serving import generator
-from benchmarks.serving.command_lines import options as options_of
-from benchmarks.serving.document import add_servers
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.options import Options
 from benchmarks.serving.plan import UPSTREAM, Measurement, Plan, compose_file
 from benchmarks.serving.points import Point
 from benchmarks.serving.progress import Progress, minutes
+from benchmarks.serving.report.command_lines import options as options_of
+from benchmarks.serving.report.document import add_servers
 from benchmarks.serving.stack_side import StackSide, Target, vllm_commands
 from benchmarks.serving.upstream_side import UpstreamSide
 from benchmarks.tables import Row, ms

@@ -14,9 +14,9 @@ from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, 
 from connector.control.wire import Wire
 from connector.mooncake.checksum import checksum_of_registered
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import ConsumerStep, Load, sum_of_shares, unfilled
 from connector.telling.stats import TransferStats
 from connector.transfer.revocation import AFTER_A_PEERS_END, BY_A_SILENT_PEER
-from connector.transfer.steps import ConsumerStep, Load, sum_of_shares, unfilled
 
 log = logging.getLogger(__name__)
 

@@ -9,29 +9,20 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from connector.control.awake_time import AwakeTime
-from connector.control.messages import (
-    Cancel,
-    Cancelled,
-    Done,
-    Failed,
-    Mended,
-    Message,
-    Register,
-    Sampled,
-)
+from connector.control.messages import Cancel, Cancelled, Done, Failed, Mended, Message, Register, Sampled
 from connector.control.misfit import misfit
 from connector.control.wire import Wire
 from connector.mooncake.engine import TransferError
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import ProducerStep
 from connector.telling.stats import TransferStats
 from connector.transfer.held import Held, HeldShare
 from connector.transfer.senders import Senders
 from connector.transfer.share import End, Share
-from connector.transfer.steps import ProducerStep
+from connector.transfer.step_layers import StepLayers
 from connector.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -77,10 +68,7 @@ class Producer:
         self._stats = stats
         self._time = AwakeTime()
         self._transfers = Transfers(cache.layout, self._time, pace.patience)
-        self._stepping: list[tuple[Held, int]] = []  # with the token up to which the step computes the prompt
-        self._streaming = False  # this step goes layer by layer
-        self._hooked: list[int] = []  # layers of this step whose hook was called, in that order
-        self._last_hooked: int | None = None  # of the step before: some layers, like those of a state, have no hook
+        self._step = StepLayers(len(cache.layout.layers), fences, self._mark)
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
@@ -93,9 +81,7 @@ class Producer:
         """Before the forward pass: which prompts it computes and how far; which requests the scheduler gave up."""
         began = time.monotonic()
         with self._lock:
-            self._stepping = []
-            self._hooked = []
-            self._streaming = sum(chunk.tokens for chunk in step.chunks) >= self._pace.min_stream_tokens
+            stepped: list[tuple[Held, int]] = []
             for queued in step.queued:
                 held = self._transfers.owned(queued.transfer_id, queued.request_id)
                 if held is not None:
@@ -111,12 +97,14 @@ class Producer:
                 end = min(chunk.step_end, chunk.prompt_tokens)
                 if not held.prefill_end:
                     held.chunks.begins(end, began)
-                self._stepping.append((held, end))
+                stepped.append((held, end))
                 self._check(held)
             for sampled in step.sampled:
                 self._sampled(sampled.transfer_id, sampled.token)
             for released in step.released:
                 self._release(released.transfer_id, released.request_id, released.complete)
+        tokens = sum(chunk.tokens for chunk in step.chunks)
+        self._step.begin(stepped, layer_by_layer=tokens >= self._pace.min_stream_tokens)
 
     def rewrite_blocks_of(self, request_ids: list[str]) -> None:
         """Blocks of these requests may be overwritten from now on: returns when no write reads them any more."""
@@ -133,21 +121,11 @@ class Producer:
 
     def layer_computed(self, layer: int) -> None:
         """The layer's cache of this step is written, or enqueued on the GPU."""
-        if not self._stepping:
-            return
-        self._hooked.append(layer)
-        if self._streaming:
-            self._fences.after(partial(self._mark, self._stepping, [layer]))
-        elif layer == self._last_hooked or len(self._hooked) == len(self._layout.layers):
-            # Now rather than after the logits and the sampling.
-            self._fences.after(partial(self._mark, self._stepping, list(self._hooked)))
+        self._step.computed(layer)
 
     def step_computed(self) -> None:
         """Every layer of this step is, whether or not `layer_computed` was called for each."""
-        if self._hooked:
-            self._last_hooked = self._hooked[-1]
-        if self._stepping:
-            self._fences.after(partial(self._mark, self._stepping, range(len(self._layout.layers))))
+        self._step.all_computed()
 
     def _mark(self, stepped: list[tuple[Held, int]], layers: Sequence[int]) -> None:
         now = time.monotonic()

@@ -6,7 +6,6 @@ exists before its KV cache is allocated. What each hook promises is vLLM's `kv_c
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,17 +24,17 @@ from connector.cache.movable import groups_of, refuse_unmovable
 from connector.cache.stages import refuse_disagreement
 from connector.cache.vllm_cache import layout_of
 from connector.control.channel import Channel
-from connector.control.messages import Done
 from connector.first_token.expected import FirstTokens
 from connector.first_token.sampled import SampledTokens
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.producer_scheduler import ProducerScheduler
+from connector.scheduling.steps import ConsumerStep, ProducerStep
 from connector.telling.metrics import StepStats, TransferMetrics
 from connector.telling.stats import TransferStats
 from connector.telling.transfer_facts import PIPE_VARIABLE, FactsWriter
 from connector.transfer.consumer import Consumer
-from connector.transfer.consumer_scheduler import ConsumerScheduler
 from connector.transfer.producer import Producer
-from connector.transfer.producer_scheduler import ProducerScheduler
-from connector.transfer.steps import ConsumerStep, ProducerStep, RankAddress
+from connector.vllm_hooks.metadata import RankMetadata, Received, StepMetadata
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather
 from connector.vllm_hooks.scheduler_channel import serve_a_consumer, serve_a_producer
@@ -54,33 +53,6 @@ log = logging.getLogger(__name__)
 
 # In a step without tokens the engine core would spin; the end of a transfer wakes it at once, so this only bounds it.
 IDLE_WAIT_S = 0.003
-
-
-@dataclass(frozen=True)
-class StepMetadata(KVConnectorMetadata):
-    step: ProducerStep | ConsumerStep
-
-
-@dataclass(frozen=True)
-class RankMetadata(KVConnectorHandshakeMetadata):
-    address: RankAddress
-
-
-@dataclass(frozen=True)
-class Received(KVConnectorWorkerMetadata):
-    """By request id, the facts of each rank's part of a transfer that arrived whole in this step; and by rank the
-    names under which its memory is reached from now on."""
-
-    done: dict[str, list[Done]]
-    segments: dict[int, dict[str, str]]
-
-    def aggregate(self, other: KVConnectorWorkerMetadata) -> "Received":
-        assert isinstance(other, Received)
-        requests = self.done.keys() | other.done.keys()
-        return Received(
-            {name: [*self.done.get(name, []), *other.done.get(name, [])] for name in requests},
-            self.segments | other.segments,
-        )
 
 
 class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsHMA):

@@ -12,11 +12,11 @@ from connector.mooncake.device_memory import DeviceMemory, StagedEngine, on_gpu,
 from connector.mooncake.engines import open_engines
 from connector.mooncake.fences import DeviceFences, HostFences
 from connector.mooncake.rank_cache import HostMemory, RankCache
+from connector.scheduling.steps import RankAddress
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Pace, Producer
 from connector.transfer.revocation import Revocation
-from connector.transfer.steps import RankAddress
 from connector.vllm_hooks.options import ConnectorOptions
 
 

@@ -5,7 +5,7 @@ import logging
 from connector.control.channel import Channel
 from connector.control.messages import FirstToken, Message
 from connector.first_token.expected import FirstTokens
-from connector.transfer.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from proxy.errors import (
     code,
     http_error,
 )
-from proxy.exchange import usage
 from proxy.exchange.attempt import Attempt, Deadlines, Job
+from proxy.exchange.counted import Counted
 from proxy.exchange.gateway import Gateway
 from proxy.exchange.legs import Answer, Deadline
 from proxy.request.completion_request import CompletionRequest
@@ -36,6 +36,7 @@ from proxy.routing.admission import Ticket
 from proxy.routing.dispatch import Demand
 from proxy.telemetry.history import Asked, Ended
 from proxy.telemetry.request_facts import RequestFacts
+from proxy.telemetry.request_log import log_request
 
 ATTEMPTS = 2
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection first
@@ -76,8 +77,7 @@ class Exchange:
         self._give_sign: Callable[[bytes], None] | None = None
         self._waiting_since: float | None = None  # for a stream's first token
         self._sign_given_at = 0.0
-        self._events = 0
-        self._bytes = 0
+        self._counted = Counted(self._facts)
         self._abort: ProxyError | None = None
         self._open = True
         gateway.metrics.in_flight.inc()
@@ -121,7 +121,7 @@ class Exchange:
                 raise
             raise self._abort from None
         self._facts.moved(self._answer.transfer.known)
-        self._answer.first = await self._counted(self._answer.first)
+        self._answer.first = await self._counted.take(self._answer.first, self._attempt)
         self._gateway.metrics.answered(self._facts, self._endpoint.path, self._answer.is_stream)
         return self._answer
 
@@ -175,7 +175,8 @@ class Exchange:
                 self._gateway.metrics.moved(self._facts)
             if outcome == OK and self._answer is not None:
                 attempt.finish(self._answer)
-                self._learn(attempt)
+                if self._model is not None and self._prompt is not None:
+                    self._counted.teach(self._gateway.estimate, self._model, self._prompt, self._answer, attempt)
             else:
                 attempt.cancel()
         if self._ticket is not None:
@@ -186,12 +187,12 @@ class Exchange:
         duration_s = time.monotonic() - self._facts.arrived_at
         metrics.ended(self._endpoint.path, status, outcome, self._client, duration_s)
         asked = Asked(self.request_id, self._client, self._endpoint.path, self._model)
-        ended = Ended(status, outcome, str(failure) if failure else None, self._events, self._bytes)
+        ended = Ended(status, outcome, str(failure) if failure else None, self._counted.events, self._counted.bytes)
         past = metrics.history.ended(asked, ended, self._facts, duration_s)
         if self._endpoint.both_legs:
             metrics.gen_ai.ended(past)
         self._span.end(self._facts, status=status, outcome=outcome, request_id=self.request_id)
-        self._log(status, outcome, failure)
+        log_request(asked, ended, self._facts, duration_s, streamed=self._answer is not None and self._answer.is_stream)
         self._facts.told()
 
     def abort(self, error: ProxyError) -> None:
@@ -274,54 +275,10 @@ class Exchange:
             self._facts.second_token()
         if answer.transfer.known is not self._facts.transfer:
             self._facts.moved(answer.transfer.known)
-        return await self._counted(events)
-
-    async def _counted(self, answer: bytes) -> bytes:
-        """The answer, or some events of it, with the client's `usage`; what is counted teaches the estimates."""
-        self._bytes += len(answer)
-        self._events += answer.count(b"data: ")
-        if self._facts.path == "disaggregated" and usage.counts_cached(answer):
-            attempt, transfer = self._attempt, self._facts.transfer
-            if attempt is not None:
-                await attempt.producer_answered()
-            prefill = attempt.prefill_answer if attempt else None
-            found = usage.of_prefill(prefill) if prefill is not None else None
-            moved = transfer.get("tokens", transfer.get("expected_tokens"))
-            return usage.corrected(answer, found, moved, transfer.get("left_out", 0))
-        return answer
-
-    def _learn(self, attempt: Attempt) -> None:
-        """How long the prompt and the answer really were."""
-        if self._answer is None or self._model is None or self._prompt is None:
-            return
-        whole = b"" if self._answer.is_stream else self._answer.first
-        prompt_tokens = usage.tokens(attempt.prefill_answer or whole, "prompt_tokens")
-        output_tokens = self._events if self._answer.is_stream else usage.tokens(whole, "completion_tokens")
-        if prompt_tokens is not None and output_tokens is not None:
-            self._gateway.estimate.learn(self._model, self._prompt, prompt_tokens, output_tokens)
+        return await self._counted.take(events, self._attempt)
 
     def _duration_ms(self) -> float:
         return round(1000 * (time.monotonic() - self._facts.arrived_at), 1)
-
-    def _log(self, status: int, outcome: str, error: ProxyError | None) -> None:
-        ttft = self._facts.ttft_s
-        log.info(
-            "request",
-            request_id=self.request_id,
-            client=self._client or None,
-            endpoint=self._endpoint.path,
-            model=self._model,
-            status=status,
-            outcome=outcome,
-            error=str(error) if error else None,
-            **self._facts.dispatch,
-            attempts=self._facts.attempts,
-            ttft_ms=round(ttft * 1000, 1) if ttft is not None and self._answer and self._answer.is_stream else None,
-            **self._facts.phases_ms(),
-            second_token_ms=self._facts.second_token_ms,
-            duration_ms=self._duration_ms(),
-            bytes=self._bytes,
-        )
 
 
 def _deadlines(gateway: Gateway, arrived_at: float) -> Deadlines:

@@ -20,7 +20,7 @@ import msgspec
 
 from connector.control.messages import Register
 from connector.instance import vllm_command
-from connector.transfer.consumer_scheduler import Asked, ConsumerScheduler, Part
+from connector.scheduling.consumer_scheduler import Asked, ConsumerScheduler, Part
 from stack.configuration.environment import load
 from stack.instances.settings import LauncherSettings
 

@@ -93,9 +93,9 @@ def drive(config: Any, case: Case, lengths: Mapping[str, int]) -> dict[str, Any]
     from connector.cache.layout import CacheGroup, CacheLayer, Kind, KVLayout
     from connector.control.messages import Done, FirstToken
     from connector.first_token.scheduler import scheduler as make
-    from connector.transfer.request_params import digest_of_prompt
-    from connector.transfer.steps import RankAddress
-    from connector.vllm_hooks.kv_connector import RankMetadata, Received
+    from connector.scheduling.request_params import digest_of_prompt
+    from connector.scheduling.steps import RankAddress
+    from connector.vllm_hooks.metadata import RankMetadata, Received
 
     config.scheduler_config.async_scheduling = case.runs_ahead
     config.cache_config.num_gpu_blocks = BLOCKS

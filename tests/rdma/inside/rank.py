@@ -22,11 +22,11 @@ from connector.control.messages import Cancel, GroupBlocks, LayerPlace, Message,
 from connector.mooncake.engine import TransferError
 from connector.mooncake.engines import open_engines
 from connector.mooncake.rank_cache import HostMemory, RankCache
+from connector.scheduling.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Pace, Producer
 from connector.transfer.revocation import Revocation
-from connector.transfer.steps import Chunk, ConsumerStep, Load, ProducerStep, Released
 
 LAYERS = 2
 BLOCKS = 64

@@ -11,8 +11,8 @@ from benchmarks.connector import page
 from benchmarks.connector.client import Client, open_client
 from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.routes import Route
 from benchmarks.connector.run import Run
+from benchmarks.connector.topology.routes import Route
 from benchmarks.deadline import Deadline
 from benchmarks.results import Results
 from tests.unit.benchmarks.scripted_vllm import FACTS, ScriptedVllm, serve, url

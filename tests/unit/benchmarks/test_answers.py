@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.connector import answers, page
+from benchmarks.connector import page
 from benchmarks.connector.client import Client
+from benchmarks.connector.measurements import answers
 from benchmarks.connector.run import Run
 from tests.unit.benchmarks.conftest import ABOUT, Scripted
 

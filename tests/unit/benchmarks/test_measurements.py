@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.connector import concurrency, latency, threshold
 from benchmarks.connector.client import Client
+from benchmarks.connector.measurements import concurrency, latency, threshold
 from benchmarks.connector.run import Run
 from tests.unit.benchmarks.conftest import Scripted
 

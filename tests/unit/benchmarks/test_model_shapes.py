@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.connector import servers
 from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import TOKENS
+from benchmarks.connector.topology import servers
 from benchmarks.errors import CannotStart
 from benchmarks.model_shapes import folder
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION, bounds

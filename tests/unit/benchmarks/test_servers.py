@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.connector import servers
 from benchmarks.connector.options import parse
-from benchmarks.connector.servers import Blueprint, Place
+from benchmarks.connector.topology import servers
+from benchmarks.connector.topology.servers import Blueprint, Place
 from benchmarks.errors import CannotStart
 from connector.instance import vllm_command
 from stack.configuration.environment import load

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import etcd_server
-from benchmarks.connector import namespaces, routes
-from benchmarks.connector.routes import Contender, OurPair, Single, UpstreamPair
+from benchmarks.connector.topology import namespaces, routes
+from benchmarks.connector.topology.routes import Contender, OurPair, Single, UpstreamPair
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart, OutOfTime
 from benchmarks.ports import STEP, free_ports
@@ -139,7 +139,7 @@ def test_a_link_needs_root() -> None:
     """In a process of its own, because a namespace is for the rest of a process's life."""
     program = """
 import os
-from benchmarks.connector.namespaces import CannotStart, shaped_link
+from benchmarks.connector.topology.namespaces import CannotStart, shaped_link
 if os.getuid() == 0:
     os.setuid(65534)
 try:

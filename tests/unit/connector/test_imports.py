@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 import connector
+from tests.unit.floors import full
 
 FOLDER = Path(connector.__file__).parent
 # Each may import those behind it.
-FLOORS = ["vllm_hooks", "instance", "transfer", "first_token", "telling", "mooncake", "control", "cache"]
+FLOORS = ["vllm_hooks", "instance", "transfer", "scheduling", "first_token", "telling", "mooncake", "control", "cache"]
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
     "vllm_hooks.kv_connector",
+    "vllm_hooks.metadata",
     "vllm_hooks.rank",
     "cache.movable",
     "cache.vllm_cache",
@@ -54,6 +56,10 @@ def test_a_folder_imports_only_what_lies_below_it(floor: str) -> None:
         if ".".join(name.split(".")[:2]) in above
     }
     assert not upward
+
+
+def test_no_folder_is_full() -> None:
+    assert full(FOLDER) == []
 
 
 def test_every_folder_is_a_floor() -> None:

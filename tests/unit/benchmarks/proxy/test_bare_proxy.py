@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from benchmarks.proxy.bare_proxy import COMPLETIONS, create_app
+from benchmarks.proxy.proxies.bare_proxy import COMPLETIONS, create_app
 
 
 async def _exchange() -> tuple[str, list[dict[str, Any]]]:

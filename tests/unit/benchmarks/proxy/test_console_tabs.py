@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks.errors import CannotStart
-from benchmarks.proxy import console_tabs
+from benchmarks.proxy.clients import console_tabs
 
 AT = 1_700_000_100.0
 LIMIT_S = 5.0

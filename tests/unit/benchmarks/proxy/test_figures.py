@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.proxy import profile, streams, wrk
-from benchmarks.proxy.histogram import Histogram
-from benchmarks.proxy.summary import added, cpu_s_per_1000, events_per_cpu_s, median, times
+from benchmarks.proxy.clients import streams, wrk
+from benchmarks.proxy.clients.histogram import Histogram
+from benchmarks.proxy.measurements import profile
+from benchmarks.proxy.report.summary import added, cpu_s_per_1000, events_per_cpu_s, median, times
 
 
 def histogram(*times_us: float) -> Histogram:

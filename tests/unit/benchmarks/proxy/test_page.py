@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.proxy import page, targets
 from benchmarks.proxy.options import parse
+from benchmarks.proxy.report import page, targets
 
 SETTINGS = {name: value for name, value in vars(parse(["latency"])).items() if isinstance(value, int | float)}
 HEAD = {

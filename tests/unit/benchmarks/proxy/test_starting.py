@@ -7,9 +7,9 @@ import pytest
 from benchmarks.errors import CannotStart
 from benchmarks.proxy.cpus import Layout, layout
 from benchmarks.proxy.options import parse
-from benchmarks.proxy.peers import peers, seed_program
+from benchmarks.proxy.proxies.peers import peers, seed_program
 from benchmarks.proxy.stage import Target, in_turn
-from benchmarks.proxy.upstream import Upstream
+from benchmarks.proxy.upstreams.upstream import Upstream
 
 UPSTREAM = Upstream(21000, 21016, "127.0.0.1:21032")
 SEED = """

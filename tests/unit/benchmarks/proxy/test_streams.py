@@ -8,10 +8,10 @@ from functools import partial
 import aiohttp
 import pytest
 
-from benchmarks.proxy import stream_client
-from benchmarks.proxy.answers import DONE, event
-from benchmarks.proxy.paced_upstream import STREAM_HEAD, Vllm
-from benchmarks.proxy.stream_client import Connection, Job, Recorder
+from benchmarks.proxy.clients import stream_client
+from benchmarks.proxy.clients.stream_client import Connection, Job, Recorder
+from benchmarks.proxy.upstreams.answers import DONE, event
+from benchmarks.proxy.upstreams.paced_upstream import STREAM_HEAD, Vllm
 from benchmarks.scripted_http import chunk
 
 BROKEN = {

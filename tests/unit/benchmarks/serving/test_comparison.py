@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from benchmarks.serving.comparison import GOODPUT, ITL_P99, TTFT_P50, TTFT_P99, Comparison, compare, noise
-from benchmarks.serving.conclusion import paragraph
 from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED
 from benchmarks.serving.points import PROMPTS, STREAMS
+from benchmarks.serving.report.comparison import GOODPUT, ITL_P99, TTFT_P50, TTFT_P99, Comparison, compare, noise
+from benchmarks.serving.report.conclusion import paragraph
 from benchmarks.tables import Row
 from tests.unit.benchmarks.serving.figures import MIXTURE, POINT, pair, row
 

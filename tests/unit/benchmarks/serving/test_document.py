@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.serving.document import instances
+from benchmarks.serving.report.document import instances
 from loadtest.runs.manifest import Manifest
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from benchmarks.serving import command_lines, page
-from benchmarks.serving.charts import charts
 from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, UPSTREAM
 from benchmarks.serving.points import PROMPTS
-from benchmarks.serving.sections import Section, as_html, as_markdown
+from benchmarks.serving.report import command_lines, page
+from benchmarks.serving.report.charts import charts
+from benchmarks.serving.report.sections import Section, as_html, as_markdown
 from benchmarks.tables import Row
 from stack.configuration.settings import REPOSITORY
 from tests.unit.benchmarks.serving.figures import HEAD, MIXTURE, pair, row

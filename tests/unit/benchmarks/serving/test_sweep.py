@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.processes import Processes
 from benchmarks.serving import __main__ as program
-from benchmarks.serving import document, generator, stack_side
+from benchmarks.serving import generator, stack_side
 from benchmarks.serving.measured import MARK, MeasuredRuns
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, points
 from benchmarks.serving.progress import Progress
+from benchmarks.serving.report import document
 from loadtest.figures.record import RequestRecord
 from loadtest.runs.requests_file import RequestsFile
 from tests.unit.benchmarks.serving import scripted_stack

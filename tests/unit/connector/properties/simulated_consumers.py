@@ -14,8 +14,8 @@ from connector.cache.pieces import Piece
 from connector.control.messages import Cancelled, Done, Failed, LayerPlace, Message, Outcome, Register
 from connector.mooncake.engine import TransferError
 from connector.mooncake.polled_write import always
-from connector.transfer.consumer_scheduler import ConsumerScheduler
-from connector.transfer.steps import RankAddress
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.steps import RankAddress
 from tests.unit.connector.fakes import LIMIT_S
 from tests.unit.connector.properties.simulated_cache import (
     UNTOUCHED,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from connector.cache.heads import Source
 from connector.cache.layout import KVLayout
 from connector.control.messages import Done, Failed, Outcome
+from connector.scheduling.steps import Load
 from connector.transfer.consumer import LAST_BYTES_S
-from connector.transfer.steps import Load
 from tests.unit.connector.properties.simulated_cache import memory_of
 
 TIMEOUT_S, CANCEL_TIMEOUT_S = 60.0, 35.0

@@ -13,10 +13,10 @@ from connector.control.messages import GroupBlocks, Message
 from connector.control.peers import MEND_S, PROBE_S, RECONNECT_MAX_MS
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import ConsumerStep, Load
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
 from connector.transfer.producer import Producer
-from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.fake_layouts import MIXED_SOURCE, MIXED_TARGET, SOURCE, TARGET, page_of
 from tests.unit.connector.fakes import Access, ArrayMemory, Outbox, never_opened, registrations, until
 from tests.unit.connector.transfer.producer_rank import Rank

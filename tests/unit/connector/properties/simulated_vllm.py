@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from connector.cache.layout import NULL_BLOCK, Kind, KVLayout
+from connector.scheduling.producer_scheduler import ProducerScheduler
+from connector.scheduling.steps import ProducerStep
 from connector.transfer.producer import Producer
-from connector.transfer.producer_scheduler import ProducerScheduler
-from connector.transfer.steps import ProducerStep
 from tests.unit.connector.properties.simulated_cache import (
     RECYCLED,
     Model,

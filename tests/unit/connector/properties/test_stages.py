@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from connector.cache.layout import KVLayout
 from connector.control.messages import Done, LayerPlace, Message, Register
 from connector.control.misfit import misfit
-from connector.transfer.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.consumer_scheduler import ConsumerScheduler
+from connector.scheduling.steps import RankAddress, unfilled
 from connector.transfer.prompt import Prompt
 from connector.transfer.share import Share
-from connector.transfer.steps import RankAddress, unfilled
 from tests.unit.connector.properties.simulated_cache import Served, Tables, heads_of, served
 
 TOKENS = 15  # of the prompt: of every kind of group something is moved

@@ -19,9 +19,9 @@ from connector.control.messages import Cancel, Cancelled, Done, Failed, GroupBlo
 from connector.mooncake.checksum import checksum_of_registered
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import ConsumerStep, Load
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import LAST_BYTES_S, Consumer
-from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.fakes import Access, never_opened, registrations
 from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Model, Packing, Tables, models
 from tests.unit.connector.properties.simulated_loads import (

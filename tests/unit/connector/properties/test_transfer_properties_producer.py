@@ -19,9 +19,9 @@ from connector.cache.layout import left_out_tokens
 from connector.control.messages import Cancel, Done, Failed
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.producer_scheduler import ProducerScheduler
 from connector.telling.stats import TransferStats
 from connector.transfer.producer import Pace, Producer
-from connector.transfer.producer_scheduler import ProducerScheduler
 from tests.unit.connector.fakes import CLOCKS, never_opened
 from tests.unit.connector.properties.at_rest import AtRest
 from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Served, served

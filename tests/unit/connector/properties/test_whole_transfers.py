@@ -15,9 +15,9 @@ from connector.control.messages import Done
 from connector.mooncake.engines import Engines
 from connector.mooncake.polled_write import always
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.producer_scheduler import ProducerScheduler
 from connector.telling.stats import TransferStats
 from connector.transfer.producer import Pace, Producer
-from connector.transfer.producer_scheduler import ProducerScheduler
 from tests.unit.connector.fakes import ImmediateFences, never_opened, until
 from tests.unit.connector.properties.simulated_cache import MOST_TOKENS, Served, served
 from tests.unit.connector.properties.simulated_consumers import Engine, Mailbox, Plan, Share, Write

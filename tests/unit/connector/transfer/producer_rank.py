@@ -7,9 +7,9 @@ from connector.cache.layout import NULL_BLOCK, Kind, KVLayout
 from connector.control.messages import Cancel, GroupBlocks, Register
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import Chunk, ProducerStep, Released
 from connector.telling.stats import TransferStats
 from connector.transfer.producer import Pace, Producer
-from connector.transfer.steps import Chunk, ProducerStep, Released
 from tests.unit.connector.fake_layouts import PAGE, SOURCE, TARGET, fill_page, page_of, places
 from tests.unit.connector.fakes import (
     LIMIT_S,

@@ -5,9 +5,9 @@ from connector.cache.layout import KVLayout
 from connector.control.messages import Done, GroupBlocks
 from connector.mooncake.engines import Engines
 from connector.mooncake.rank_cache import RankCache
+from connector.scheduling.steps import ConsumerStep, Load
 from connector.telling.stats import TransferStats
 from connector.transfer.consumer import Consumer
-from connector.transfer.steps import ConsumerStep, Load
 from tests.unit.connector.fake_layouts import HEADS, MEMORY_BYTES, TARGET
 from tests.unit.connector.fakes import Access, ArrayMemory, Outbox, never_opened, registrations
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from connector.control.messages import Cancel, Cancelled, Done, Failed, Outcome, Register
-from connector.transfer.steps import ConsumerStep
+from connector.scheduling.steps import ConsumerStep
 from tests.unit.connector.fakes import LIMIT_S, until
 from tests.unit.connector.transfer.consumer.consumer_rank import (
     BLOCKS,

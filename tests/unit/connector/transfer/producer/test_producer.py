@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from connector.control.messages import Cancelled, Done, Failed, GroupBlocks, LayerPlace
-from connector.transfer.steps import ProducerStep, Queued
+from connector.scheduling.steps import ProducerStep, Queued
 from tests.unit.connector.fake_layouts import HEADS, LAYERS, PAGE
 from tests.unit.connector.fakes import LIMIT_S, LateFences, until
 from tests.unit.connector.transfer.producer_rank import HERE, LONG_S, PROMPT, THERE, NewRank, Rank, consumer_first

@@ -3,7 +3,7 @@
 import pytest
 
 from connector.control.messages import Cancelled, Done, Failed, Mended
-from connector.transfer.steps import ProducerStep, Queued
+from connector.scheduling.steps import ProducerStep, Queued
 from tests.unit.connector.fake_layouts import NUM_BLOCKS, PAGE
 from tests.unit.connector.fakes import LIMIT_S, until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank, consumer_first

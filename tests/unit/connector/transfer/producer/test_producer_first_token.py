@@ -6,7 +6,7 @@ import pytest
 
 from connector.control.messages import Done, FirstToken, Message, Sampled
 from connector.first_token.sampled import FirstSampled
-from connector.transfer.steps import ProducerStep, Queued
+from connector.scheduling.steps import ProducerStep, Queued
 from tests.unit.connector.fakes import until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank, Rank
 

@@ -3,7 +3,7 @@
 import threading
 
 from connector.control.messages import Done, Failed
-from connector.transfer.steps import ProducerStep, Released
+from connector.scheduling.steps import ProducerStep, Released
 from tests.unit.connector.fake_layouts import LAYERS, PAGE, SOURCE, fill_page
 from tests.unit.connector.fakes import LIMIT_S, LateFences, until
 from tests.unit.connector.transfer.producer_rank import HERE, PROMPT, THERE, NewRank

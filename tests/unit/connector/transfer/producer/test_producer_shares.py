@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from connector.control.messages import Cancel, Cancelled, Done, Failed, LayerPlace
-from connector.transfer.steps import Chunk, ProducerStep
+from connector.scheduling.steps import Chunk, ProducerStep
 from tests.unit.connector.fake_layouts import (
     FULL,
     HEAD,

@@ -1,0 +1,1 @@
+"""Which servers there are, on which hosts, and the ways of a request through them."""

@@ -1,0 +1,1 @@
+"""Producers and consumers of no model, scripted, and what they answer."""
