@@ -10,7 +10,7 @@ from benchmarks.plan import page, settings_files
 from benchmarks.plan.charts import charts
 from benchmarks.plan.options import parse
 from benchmarks.plan.paragraph import paragraph
-from benchmarks.serving.sections import as_html, as_markdown
+from benchmarks.serving.report.sections import as_html, as_markdown
 from planner.sizing.answer import answer
 from stack.configuration import env_file
 

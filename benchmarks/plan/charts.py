@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from benchmarks.serving.charts import COLORS
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
+from benchmarks.serving.report.charts import COLORS
 from planner.sizing.answer import Answer, Row
 
 TIMES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (

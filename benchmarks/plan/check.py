@@ -19,7 +19,7 @@ from benchmarks.serving import mixture
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.serving.points import PROMPTS, STREAMS, Point, points
-from benchmarks.serving.sections import as_markdown
+from benchmarks.serving.report.sections import as_markdown
 from benchmarks.tables import Row
 from loadtest.figures.record import RequestRecord
 from loadtest.figures.slo import Slo

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
-from benchmarks.serving.sections import Section
+from benchmarks.serving.report.sections import Section
 from benchmarks.tables import Row, groups, ms
 from loadtest.figures.summary import Summary
 from planner.profile import Profile

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.plan import settings_files
 from benchmarks.plan.options import Options
-from benchmarks.serving.sections import Section
+from benchmarks.serving.report.sections import Section
 from benchmarks.tables import ms
 from planner.sizing.answer import Answer, Row
 

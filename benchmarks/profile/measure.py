@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.connector.client import Stream
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.routes import Route
+from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
 from benchmarks.profile.windows import gaps_while_all_run, longest_gap
 from planner.fit import Sample

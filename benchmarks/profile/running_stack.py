@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from benchmarks.connector.routes import Route
+from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import CannotStart
 from benchmarks.profile.measure import Routes
 from stack.instances.record import Instance

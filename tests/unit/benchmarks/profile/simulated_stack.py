@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.connector.client import Stream
-from benchmarks.connector.routes import Route
+from benchmarks.connector.topology.routes import Route
 from planner.profile import Profile
 from planner.simulation.exchange import Choose
 from planner.simulation.outcome import Served

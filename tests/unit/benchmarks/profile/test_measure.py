@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.connector.client import Stream
 from benchmarks.connector.prompts import Prompts
-from benchmarks.connector.routes import Route
+from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
 from benchmarks.profile.build import Measurements, build
 from benchmarks.profile.measure import Limits, Measuring, Routes
