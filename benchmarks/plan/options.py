@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> Options:
     defaults = PROFILES["gpu" if "GPU" in found.conditions else "cpu"].slo
     slo = Slo(given.slo_ttft or defaults.ttft, given.slo_tpot or defaults.tpot, given.slo_itl or defaults.itl)
     policy = Policy(given.local_prompt_tokens, "refuse")
-    effort = Effort(requests=given.requests, seed=given.seed)
+    effort = Effort(requests=given.requests, seconds=given.seconds, seed=given.seed)
     case = Case(workload, Variant(found, policy, given.transport), Objective(slo, given.attainment), effort)
     return Options(case, given.gpus, instances, given.price, given.changes, given.results)
 
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the proxy's {LOCAL_PROMPT_TOKENS}; unset: that of the environment, else the proxy's own",
     )
     add("--requests", type=count, default=1000, help="of one simulation, at least")
+    add("--seconds", type=_positive, default=60.0, help="of one simulation, at least, where requests come faster")
     add("--seed", type=int, default=1, help="of made-up arrivals")
     add(
         "--no-changes",

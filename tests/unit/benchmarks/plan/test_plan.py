@@ -31,7 +31,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_disaggregate(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("--profile", str(measured), "--gpus", "2", "--point", "2000/40@1", *SLO, "--requests", "40")
+    words = (
+        "--profile",
+        str(measured),
+        "--gpus",
+        "2",
+        "--point",
+        "2000/40@1",
+        *SLO,
+        "--requests",
+        "40",
+        "--seconds",
+        "1",
+    )
     out = tmp_path / "plan"
     assert run(monkeypatch, *words, "--price", "3.6", "--no-changes", "--results", str(out)) == 0
     page, env = (out / "plan.md").read_text(), (out / "plan.env").read_text()
@@ -54,7 +66,20 @@ def test_do_not_disaggregate(measured: Path, tmp_path: Path, monkeypatch: pytest
     out = tmp_path / "plan"
     out.mkdir()
     (out / "values.yaml").write_text("of an earlier plan\n")
-    words = ("--profile", str(measured), "--gpus", "3", "--point", "2000/2@1", "--requests", "40", "--slo-ttft", "2")
+    words = (
+        "--profile",
+        str(measured),
+        "--gpus",
+        "3",
+        "--point",
+        "2000/2@1",
+        "--requests",
+        "40",
+        "--slo-ttft",
+        "2",
+        "--seconds",
+        "1",
+    )
     assert run(monkeypatch, *words, "--slo-tpot", "9", "--slo-itl", "9", "--no-changes", "--results", str(out)) == 0
     assert "**Do not disaggregate: run 3 aggregated servers**" in (out / "plan.md").read_text()
     env = (out / "plan.env").read_text()
