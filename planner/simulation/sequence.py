@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proxy.request.prompt import Block, Prompt
+from proxy.request.prompt import Prompt
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,3 @@ class Sequence:
     def target(self) -> int:
         """Tokens that have to be computed before the next one can be made."""
         return self.prompt.tokens + self.made
-
-    @property
-    def held_blocks(self) -> tuple[Block, ...]:
-        return tuple(self.prompt.blocks[: self.shared])
