@@ -12,11 +12,11 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma load bench bench-connector bench-connector-link bench-proxy \
-	bench-loadtest soak profile plan plan-check lock lint format clean tools tests-environment
+.PHONY: help up down status logs doctor test test-rdma test-k8s load bench bench-connector bench-connector-link \
+	bench-proxy bench-loadtest bench-fleet soak profile plan plan-check lock lint format clean tools tests-environment
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
 up: tools ## set up what is missing, start the stack, wait until it answers
 	$(STACK) up
@@ -69,6 +69,9 @@ bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; 
 bench-loadtest: tests-environment ## can the load test be believed? about 45 minutes; ARGS="--rounds 2 --targets scripted"
 	$(TESTS) benchmarks.loadtest accuracy limit agreement $(ARGS)
 
+bench-fleet: tests-environment ## a thousand scripted instances in a real etcd; about 8 minutes; ARGS="--instances 2,100"
+	$(TESTS) benchmarks.fleet routes discovery proxy peers $(ARGS)
+
 soak: tests-environment ## 10 users, then 100, for 15 minutes, with a verdict; ARGS="--duration 4h"
 	$(TESTS) benchmarks.soak $(ARGS)
 
@@ -85,10 +88,13 @@ COMPOSE_TESTS = $(shell if [ "$${CI:-}" = true ] || docker info >/dev/null 2>&1;
 test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA device; as root, needs no card; ARGS="-k link"
 	$(TESTS) tests.rdma $(ARGS)
 
+test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this machine's own; as root; ARGS="-k install"
+	$(TESTS) tests.k8s $(ARGS)
+
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .
 	$(TESTS) ruff format --check .
-	$(TESTS) mypy stack connector proxy loadtest observability planner benchmarks tests
+	$(TESTS) mypy stack connector proxy loadtest observability planner benchmarks deploy tests
 
 format: tests-environment ## let ruff rewrite what it can
 	$(TESTS) ruff check --fix .

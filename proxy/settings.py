@@ -12,12 +12,28 @@ from proxy.routing.dispatch import NoProducer
 from proxy.routing.prefill_order import Order
 from stack import etcd
 from stack.configuration.environment import Settings
+from stack.network import addresses
 from stack.network.addresses import CollectorUrl, ListenHost
+
+DEFAULT_PORT = 8000
 
 
 def _cors_origins(value: str) -> str:
     Cors(value)
     return value
+
+
+def _peers(value: str) -> str:
+    for name in _listed(value):
+        try:
+            addresses.split(name, DEFAULT_PORT)
+        except ValueError as error:
+            raise ValueError(f"expected host:port, with commas, e.g. proxy-1:8000,proxy-2:8000; {error}") from error
+    return value
+
+
+def _listed(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -44,6 +60,8 @@ class ProxySettings(Settings):
     # docs/benchmarks/README.md.
     proxy_local_prompt_tokens: int = Field(96, ge=0)
     proxy_prefill_order: Order = "shortest"
+    # Other proxies before the same instances, which are asked what they have in hand there.
+    proxy_peers: Annotated[str, AfterValidator(_peers)] = ""
     proxy_no_producer: NoProducer = "refuse"
     proxy_connect_timeout_s: Seconds = 3.0
     proxy_first_token_timeout_s: Seconds = 300.0  # prefill of a long prompt behind a queue, on a CPU
@@ -106,6 +124,19 @@ class ProxySettings(Settings):
             expected = f"expected at least PROXY_MAX_BODY_BYTES={self.proxy_max_body_bytes}"
             raise ValueError(f"PROXY_MAX_BUFFERED_BYTES={self.proxy_max_buffered_bytes}: {expected}")
         return self
+
+    @model_validator(mode="after")
+    def _peers_are_asked_by_one_worker(self) -> Self:
+        if self.proxy_peers and self.proxy_workers > 1:
+            expected = (
+                "expected PROXY_WORKERS=1: a peer would be told by one of them at a time; start more proxies instead"
+            )
+            raise ValueError(f"PROXY_PEERS={self.proxy_peers}: {expected}")
+        return self
+
+    @property
+    def peers(self) -> list[tuple[str, int]]:
+        return [addresses.split(name, DEFAULT_PORT) for name in _listed(self.proxy_peers)]
 
     @cached_property
     def cors(self) -> Cors:

@@ -1,8 +1,9 @@
-"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /instances/targets, /metrics,
-/v1/models."""
+"""Paths that say how the proxy and its instances are: /health, /ready, /instances, /instances/targets, /loads,
+/metrics, /v1/models."""
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,12 +12,12 @@ from quart import Blueprint, Response, jsonify
 
 from proxy.errors import RETRY_AFTER_S, ModelNotFound, NoInstance, http_error
 from proxy.exchange.gateway import Gateway
-from proxy.routing import dispatch
-from proxy.routing.dispatch import NoProducer, of_role
+from proxy.instances import peers
+from proxy.routing.dispatch import NoProducer
 from proxy.routing.fleet import Fleet, View
-from stack.instances.record import Instance, Role
-
-PARTNER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
+from proxy.routing.pairing import PAIR, no_pair, of_role
+from proxy.routing.partners import Pairs
+from stack.instances.record import Instance
 
 
 def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
@@ -43,6 +44,11 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     @routes.get("/instances/targets")
     async def targets() -> Response:
         return jsonify(scrape_targets(gateway().fleet.view))
+
+    @routes.get(peers.PATH)
+    async def loads() -> Response:
+        """For other proxies, until this one drains; what is told is in `/metrics` too."""
+        return Response(gateway().teller.lines(), content_type="application/x-ndjson")
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -89,11 +95,11 @@ def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:
     """Ready when a producer and a consumer form a pair, or an instance may serve alone."""
     missing: NoInstance | None = None
     if not view.known:
-        missing = NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
-    elif not of_role(view.usable, "aggregated") and not any(
-        no_producer == "local" or pairs_with(instance, view) for instance in of_role(view.usable, "decode")
+        missing = NoInstance(PAIR, "Discovery has not reached etcd yet.")
+    elif not of_role(view.usable, "aggregated") and not (
+        of_role(view.usable, "decode") if no_producer == "local" else Pairs(view).any()
     ):
-        missing = dispatch.no_pair(view.usable)
+        missing = no_pair(view.usable)
     return {
         "status": "not ready" if missing else "ready",
         "missing": missing.missing if missing else [],
@@ -104,7 +110,7 @@ def readiness(view: View, no_producer: NoProducer = "refuse") -> dict[str, Any]:
 
 def describe(fleet: Fleet, now: float) -> dict[str, Any]:
     """What discovery knows, what each instance has in hand, and why an instance has no partner."""
-    view = fleet.view
+    view, pairs = fleet.view, Pairs(fleet.view)
     return {
         "stale": view.stale_since is not None,
         "stale_for_s": round(now - view.stale_since, 1) if view.stale_since is not None else None,
@@ -131,39 +137,12 @@ def describe(fleet: Fleet, now: float) -> dict[str, Any]:
                 "pairing": instance.pairing,
                 "age_s": round(now - instance.started_at, 1),
                 "outstanding": fleet.outstanding(instance.instance_id),
-                "pairs_with": pairs_with(instance, view),
-                "not_paired": reasons_not_paired(instance, view),
+                **asdict(pairs.of(instance)),
             }
             for instance in view.instances
         ],
         "unreadable": dict(view.unreadable),
     }
-
-
-def pairs_with(instance: Instance, view: View) -> list[str]:
-    return (
-        []
-        if instance not in view.usable
-        else [other.instance_id for other in _others(instance, view) if _why_not(instance, other) is None]
-    )
-
-
-def reasons_not_paired(instance: Instance, view: View) -> list[str]:
-    """One for each possible partner that is none, and for each model that one cannot share with it, or the reason why
-    there is no possible partner.
-
-    None for an aggregated instance, which needs no partner.
-    """
-    if (newer := view.superseded.get(instance.instance_id)) is not None:
-        return [f"{newer} has taken over {instance.url}"]
-    others = _others(instance, view)
-    if not others and instance.role in PARTNER:
-        return [f"no {PARTNER[instance.role]} instance is available"]
-    reasons: list[str] = []
-    for other in others:
-        reason = _why_not(instance, other)
-        reasons += [reason] if reason is not None else _not_shared(instance, other)
-    return reasons
 
 
 def served_models(view: View) -> dict[str, dict[str, Any]]:
@@ -193,23 +172,3 @@ def _bare_card(name: str, instance: Instance) -> dict[str, Any]:
         "parent": None,
         "max_model_len": instance.max_model_len,
     }
-
-
-def _others(instance: Instance, view: View) -> list[Instance]:
-    return of_role(view.usable, PARTNER[instance.role]) if instance.role in PARTNER else []
-
-
-def _why_not(instance: Instance, other: Instance, model: str | None = None) -> str | None:
-    producer, consumer = (instance, other) if instance.role == "prefill" else (other, instance)
-    if not set(producer.served_models) & set(consumer.served_models):
-        return f"no served model in common with {other.instance_id}"
-    return dispatch.mismatch(producer, consumer, model)
-
-
-def _not_shared(instance: Instance, other: Instance) -> list[str]:
-    """Of two that pair, the adapters that only one has, or that are not the same."""
-    ours, theirs = set(instance.served_models), set(other.served_models)
-    one_sided = [f"`{name}` is served by {instance.instance_id}, not by {other.instance_id}" for name in ours - theirs]
-    one_sided += [f"`{name}` is served by {other.instance_id}, not by {instance.instance_id}" for name in theirs - ours]
-    different = [reason for name in ours & theirs if (reason := _why_not(instance, other, name)) is not None]
-    return sorted(one_sided + different)

@@ -19,6 +19,8 @@ def locks() -> list[Path]:
         "stack/requirements.in",
         "images/*/requirements*.in",
         "tests/requirements.in",
+        "tests/k8s/requirements.in",
+        "tests/k8s/chart/requirements.in",
         "tests/rdma/requirements.in",
     ]
     return [source.with_suffix(".lock") for pattern in inputs for source in sorted(REPOSITORY.glob(pattern))]

@@ -22,7 +22,16 @@ _PACKAGES = re.compile(r"locust|gevent|geventhttpclient|numpy", re.IGNORECASE)
 # Secrets, and folders of the machine.
 _NOT_OF_THE_RUN = ("openai_api_key", "stack_dir", "loadtest_run_dir")
 _TIMEOUT_S = 3.0  # a target that does not say what it is must not hold the test up
-_NOT_OF_THE_INSTANCE = ("outstanding", "age_s", "pairs_with", "not_paired", "fingerprint", "url")
+_NOT_OF_THE_INSTANCE = (
+    "outstanding",
+    "age_s",
+    "pairs_with",
+    "not_paired",
+    "pairs_with_count",
+    "not_paired_count",
+    "fingerprint",
+    "url",
+)
 
 
 class Manifest(BaseModel):

@@ -5,6 +5,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from observability.dashboards.panels import RATE, Graph, Number, dashboard, quantiles
 
 NAMED = "{{role}} {{instance}}"
+OF_MODEL = "{{role}} {{model}}"
 
 
 def _of_instances(name: str) -> str:
@@ -59,6 +60,28 @@ def instances() -> Dashboard:
                         "short",
                         quantiles("vllm:iteration_tokens_total", by="role"),
                         "Prompt tokens and new ones",
+                    ),
+                ],
+            ),
+            (
+                "Scaling",
+                [
+                    Graph(
+                        "Prompt tokens waiting",
+                        "short",
+                        [("sum by (role, model) (pd_proxy_prefill_tokens_waiting)", OF_MODEL)],
+                        "Sent to instances and not computed yet. docs/scaling.md has the thresholds",
+                    ),
+                    Graph(
+                        "Predicted wait of a prompt",
+                        "s",
+                        [("max by (role, model) (pd_proxy_prefill_wait_seconds)", OF_MODEL)],
+                    ),
+                    Graph("Running streams", "short", [("sum by (role, model) (pd_proxy_running_streams)", OF_MODEL)]),
+                    Graph(
+                        "KV cache in use, mean",
+                        "percentunit",
+                        [("max by (role, model) (pd_proxy_kv_cache_usage_ratio)", OF_MODEL)],
                     ),
                 ],
             ),

@@ -10,12 +10,10 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from proxy.console import told, totals
-from proxy.console.gauges import Gauges
 from proxy.console.loadtest_runs import newest_runs
 from proxy.console.minutes import LastMinutes
 from proxy.console.workers import Workers
 from proxy.exchange.gateway import Gateway
-from proxy.instances.instance_session import open_session
 from proxy.status import described
 from proxy.telemetry.history import MOST_REQUESTS
 
@@ -52,7 +50,6 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # the server makes it for its workers
     workers = Workers(Path(folder) if folder else None, lambda question: answer(gateway(), question))
     minutes = LastMinutes()
-    gauges = Gauges(lambda connector: open_session(gateway().settings, connector))
 
     @routes.before_app_serving
     async def start() -> None:
@@ -60,7 +57,6 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
     @routes.after_app_serving
     async def close() -> None:
-        await gauges.close()
         await workers.close()
 
     @routes.get("/")
@@ -109,7 +105,7 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         # No slot more than it shows: to tell fifteen busy minutes stops everything else for some 30 ms.
         answers = await workers.ask("counts", totals.late_since(time.time()), float("inf"))
         shown = described(gateway(), time.time())
-        own = gauges.known(gateway().fleet.view.instances)
+        own = gateway().gauges.known(gateway().fleet.view.instances)
         for instance in shown["instances"]:
             instance["gauges"] = own.get(instance["instance_id"])
             hands = [each["in_hand"].get(instance["instance_id"], (0, 0)) for each in answers]

@@ -1,7 +1,7 @@
 """What all requests share: the session to the instances, the fleet, the bounds, and the requests being served."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -9,12 +9,17 @@ from proxy.errors import NoInstance, ProxyError, ShuttingDown
 from proxy.exchange.legs import Legs
 from proxy.http.signs_of_life import SignsOfLife, Silent
 from proxy.instances.discovery import Discovery
+from proxy.instances.gauges import Gauges
+from proxy.instances.instance_session import open_session
+from proxy.instances.peers import Peers, Teller
+from proxy.request.random_id import random_id
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.prefill_order import FACTORS
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.settings import ProxySettings
+from proxy.telemetry.autoscaling import AutoscalingCollector
 from proxy.telemetry.gen_ai import Bounds
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import Tracing
@@ -37,6 +42,9 @@ class Gateway:
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
         self.fleet = Fleet(policy, order_factor=FACTORS[settings.proxy_prefill_order])
+        own_id = random_id()  # by which a proxy knows itself among its peers
+        self.peers = Peers(settings.peers, own_id, self.fleet.others_have)
+        self.teller = Teller(own_id, self.fleet.in_hand, lambda: self.draining)
         self._questions = Questions(settings)
         self._checks = Checks(
             self._questions.ask,
@@ -56,12 +64,14 @@ class Gateway:
         self.estimate = TokenEstimate()
         self.legs = Legs(settings)
         bounds = Bounds(settings.proxy_goodput_ttft_s, settings.proxy_goodput_tpot_s)
-        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds)
+        self.gauges = Gauges(lambda connector: open_session(settings, connector))
+        self._prefills: dict[str, Prefills] = {}
+        autoscaling = AutoscalingCollector(self.fleet, self._prefills, self.gauges, self.breakers.blocked)
+        self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds, autoscaling, self.peers)
         self.tracing = Tracing(settings)
         self.being_served: set[BeingServed] = set()
         self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)
         self.draining = False
-        self._prefills: dict[str, Prefills] = {}
 
     def update(self, view: View) -> None:
         gone = {instance.instance_id for instance in self.fleet.view.instances}
@@ -96,7 +106,7 @@ class Gateway:
             prefills.refuse_late_first_token(self.settings.proxy_ttft_slo_s, route.prefill_tokens, ahead)
         return route
 
-    def _route_past(self, demand: Demand, failed: set[str], blocked: set[str]) -> Route:
+    def _route_past(self, demand: Demand, failed: set[str], blocked: Set[str]) -> Route:
         engines = self.fleet.engines_beside(failed) if failed else failed
         if engines > failed:
             with suppress(NoInstance):
@@ -104,6 +114,9 @@ class Gateway:
         return self.fleet.route(demand, failed | blocked)
 
     async def close(self) -> None:
+        self.metrics.close()
+        await self.peers.close()
+        await self.gauges.close()
         await self._checks.close()
         await self._questions.close()
         await self.legs.close()
@@ -132,6 +145,7 @@ async def open_gateway(settings: ProxySettings, follow: Follow = Discovery) -> A
     gateway = Gateway(settings)
     discovery = follow(settings.etcd_endpoint, gateway.update)
     discovery.start()
+    gateway.peers.start()
     try:
         yield gateway
     finally:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import grpc
 import structlog
-from pydantic import ValidationError
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
 from proxy.instances.etcd_watch import EtcdWatch, State, WatchEnded
+from proxy.instances.records import Records
 from proxy.routing.fleet import View
 from stack import etcd
-from stack.instances.record import PREFIX, Instance
+from stack.instances.record import PREFIX
 
 # A launcher registers again within 8 s with LEASE_TTL_S=5: it tries every third of that, with two calls of at most 3 s.
 # And as much again for a busy machine.
@@ -51,6 +51,7 @@ class Discovery:
         self._publish = publish
         self._grace_s = registration_grace_s
         self._view = View()
+        self._records = Records()
         self._shown: Shown | None = None  # none while etcd is away
         self._kept: Mapping[str, bytes] = {}  # what was served when etcd was lost, until the grace has ended
         self._grace_ends = 0.0
@@ -115,7 +116,7 @@ class Discovery:
         if shown == self._shown:
             return
         self._shown = shown
-        view = view_of(shown.served, state.revision)
+        view = self._records.view_of(shown.served, state.revision)
         if missing := [instance.instance_id for instance in view.usable if instance.key not in state.records]:
             reason = f"not registered again since etcd is back: {', '.join(missing)}"
             view = replace(view, stale_since=self._lost_at, stale_reason=reason)
@@ -137,32 +138,6 @@ class Discovery:
     def _change_to(self, view: View) -> None:
         self._view = view
         self._loop.call_soon_threadsafe(self._publish, view)
-
-
-def view_of(records: Mapping[str, bytes], revision: int) -> View:
-    """The view that these etcd keys and values amount to: of a server with several engines each is an instance."""
-    instances: list[Instance] = []
-    unreadable: dict[str, str] = {}
-    for key, value in sorted(records.items()):
-        try:
-            instance = Instance.model_validate_json(value)
-        except ValidationError as error:
-            unreadable[key] = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        else:
-            instances += instance.by_engine()
-    return View(tuple(instances), _superseded(instances), unreadable, revision)
-
-
-def _superseded(instances: list[Instance]) -> dict[str, str]:
-    """A restarted server has the old one's URL at once, but the old one's record stays until its lease ends."""
-    newest: dict[str, Instance] = {}
-    for instance in sorted(instances, key=lambda instance: instance.started_at):
-        newest[instance.url] = instance
-    return {
-        instance.instance_id: newest[instance.url].server
-        for instance in instances
-        if newest[instance.url].server != instance.server
-    }
 
 
 def _summary(error: BaseException | None) -> str:

@@ -17,6 +17,8 @@ from stack import etcd
 from stack.etcd.rpc import etcdrpc
 
 LIST_TIMEOUT_S = 3.0
+# Of one list: a thousand large records and more. gRPC's own bound is 4 MB, beyond which etcd would seem to be away.
+OPTIONS = (*etcd.CHANNEL_OPTIONS, ("grpc.max_receive_message_length", 64 << 20))
 PULSE_S = 1.0
 SILENCE_S = 3.0  # shorter than a lease of LEASE_TTL_S=5 just renewed: what ends while etcd is silent is seen as such
 # A progress request (field 3, empty), which came with etcd 3.4: etcd3's generated code is older and keeps it as it is.
@@ -54,7 +56,7 @@ class EtcdWatch:
         """
         bounds = {"key": self._prefix.encode(), "range_end": _prefix_end(self._prefix)}
         # These options share nothing with the connection before it: not its sockets, nor the wait after its failure.
-        with grpc.insecure_channel(self._target, options=etcd.CHANNEL_OPTIONS) as channel:
+        with grpc.insecure_channel(self._target, options=OPTIONS) as channel:
             listed = etcdrpc.KVStub(channel).Range(etcdrpc.RangeRequest(**bounds), LIST_TIMEOUT_S)
             records = {item.key.decode(): item.value for item in listed.kvs}
             since = etcdrpc.WatchCreateRequest(**bounds, start_revision=listed.header.revision + 1)

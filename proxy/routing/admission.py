@@ -75,16 +75,16 @@ class Prefills:
     """The prompts that one instance has yet to compute, and how fast it has been of late."""
 
     def __init__(self) -> None:
-        self._tokens = 0
+        self.tokens = 0
         self._throughput = Throughput()
 
     def begin(self, tokens: int, now: float) -> None:
-        self._tokens += tokens
+        self.tokens += tokens
         self._throughput.begin(now)
 
     def end(self, tokens: int, computed: int, now: float) -> None:
         """Every `begin` has its end, with the same tokens; 0 were computed when nothing came of it."""
-        self._tokens -= tokens
+        self.tokens -= tokens
         self._throughput.end(computed, now)
 
     def tokens_per_s(self) -> float | None:
@@ -100,7 +100,7 @@ class Prefills:
         tokens_per_s = self._throughput.tokens_per_s()
         if tokens_per_s is None:
             return
-        predicted_s = ((self._tokens if ahead is None else ahead) + prompt_tokens) / tokens_per_s
+        predicted_s = ((self.tokens if ahead is None else ahead) + prompt_tokens) / tokens_per_s
         if predicted_s > slo_s:
             raise SloUnreachable(predicted_s, slo_s, _bounded(predicted_s - slo_s))
 

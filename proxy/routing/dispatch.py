@@ -23,7 +23,7 @@ Equals are taken in turn, the longest unused first, so that the same inputs alwa
 which the consumer has little to compute goes to it alone where that costs less (`alone.py`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -31,9 +31,10 @@ from typing import Literal, NamedTuple
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.request.prompt import EMPTY, Prompt
 from proxy.routing.alone import Costs
+from proxy.routing.pairing import PAIR, Candidates, Group, group_of, no_pair, of_role
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances.record import Instance, Role
+from stack.instances.record import Instance
 
 Reason = Literal[
     "disaggregated",
@@ -47,8 +48,6 @@ Reason = Literal[
     "aggregated",
 ]
 NoProducer = Literal["refuse", "local"]
-
-PAIR: tuple[Role, ...] = ("prefill", "decode")
 
 
 class Load(NamedTuple):
@@ -134,20 +133,31 @@ def choose(
     producers by instance id, absent means that nothing waits there.
     Raises: ModelNotFound: instances are known and none serves the model; NoInstance: none that can take the request.
     """
-    serving = [instance for instance in instances if demand.model in instance.served_models]
-    if instances and not serving:
+    return choose_among(Candidates(instances, demand.model), loads, caches, demand, policy, avoid, orders)
+
+
+def choose_among(
+    candidates: Candidates,
+    loads: Mapping[str, Load],
+    caches: Mapping[str, PrefixCache],
+    demand: Demand,
+    policy: Policy,
+    avoid: Collection[str] = frozenset(),
+    orders: Mapping[str, PrefillOrder] = MappingProxyType({}),
+) -> Route:
+    """As `choose`; the candidates are those of the demand's model."""
+    if not candidates.serving and candidates.instances:
         raise ModelNotFound(demand.model)
-    usable = [instance for instance in serving if instance.instance_id not in avoid]
-    consumers = sorted(of_role(usable, "decode"), key=lambda consumer: _rank(consumer, loads))
+    left = candidates.without(avoid) if avoid else candidates
     decode_tokens = demand.prompt.tokens + demand.output_tokens
-    if not demand.splittable and consumers:
-        return Route(consumers[0], None, "parameters", 0, decode_tokens)
-    for consumer in consumers:
-        producers = [each for each in of_role(usable, "prefill") if mismatch(each, consumer, demand.model) is None]
+    for consumer in _in_order(left.consumers, loads):
+        if not demand.splittable:
+            return Route(consumer, None, "parameters", 0, decode_tokens)
+        producers = left.producers_for(consumer)
         pair: Route | None = None
-        known = [each for each in producers if demand.takes_rank or each.pin is None]
+        known = producers if demand.takes_rank else group_of(each for each in producers.instances if each.pin is None)
         if known:
-            producer, missing = _first_to_prefill(known, loads, caches, demand, policy)
+            producer, missing = _first_to_prefill(known, loads, caches, demand.prompt, policy)
             pair = Route(consumer, producer, "disaggregated", missing, decode_tokens)
         tokens = _missing(demand.prompt, consumer, caches)
         if tokens < policy.local_prompt_tokens:
@@ -160,71 +170,82 @@ def choose(
             return pair
         if producers:
             return Route(consumer, None, "rank_not_taken", 0, decode_tokens)
-    if aggregated := of_role(usable, "aggregated"):
-        chosen, missing = _first_to_prefill(aggregated, loads, caches, demand, policy)
+    if left.aggregated:
+        chosen, missing = _first_to_prefill(left.aggregated, loads, caches, demand.prompt, policy)
         return Route(chosen, None, "aggregated", missing, demand.output_tokens)
-    if consumers and policy.no_producer == "local":
-        return Route(consumers[0], None, "no_producer", 0, decode_tokens)
+    if left.consumers and policy.no_producer == "local":
+        return Route(_least_loaded(left.consumers, loads), None, "no_producer", 0, decode_tokens)
+    raise _nobody(left, demand.model)
+
+
+def _nobody(candidates: Candidates, model: str) -> NoInstance:
+    instances, serving = candidates.instances, candidates.serving
     if serving and len(of_role(serving, "aggregated")) == len(serving):
-        raise NoInstance(("aggregated",), "No aggregated instance is available.")
+        return NoInstance(("aggregated",), "No aggregated instance is available.")
     if lacking := tuple(role for role in PAIR if of_role(instances, role) and not of_role(serving, role)):
         others = ", ".join(sorted(instance.instance_id for instance in serving))
-        raise NoInstance(
-            lacking, f"No {' and no '.join(lacking)} instance serves `{demand.model}`, which {others} does."
-        )
-    raise no_pair(usable, demand.model)
-
-
-def no_pair(instances: Sequence[Instance], model: str | None = None) -> NoInstance:
-    """Why `instances`, of which none form a pair and none is aggregated, cannot serve."""
-    missing = tuple(role for role in PAIR if not of_role(instances, role))
-    if missing:
-        return NoInstance(missing, f"No {' and no '.join(missing)} instance is available.")
-    reason = mismatch(of_role(instances, "prefill")[0], of_role(instances, "decode")[0], model)
-    return NoInstance(
-        PAIR, f"No prefill and decode instance fit together: {reason or 'they serve no model in common'}."
-    )
-
-
-def of_role(instances: Sequence[Instance], role: Role) -> list[Instance]:
-    return [instance for instance in instances if instance.role == role]
-
-
-def mismatch(producer: Instance, consumer: Instance, model: str | None = None) -> str | None:
-    """Why these two cannot exchange KV blocks, of `model` if that is an adapter, or None when they can."""
-    both = f"({producer.instance_id}, {consumer.instance_id})"
-    if producer.fingerprint == consumer.fingerprint:
-        ours, theirs = _adapter(producer, model), _adapter(consumer, model)
-        return None if ours == theirs else f"different weights of the adapter `{model}`: {ours} and {theirs} {both}"
-    differing = _differing(producer.pairing, consumer.pairing)
-    if not differing:
-        compared = ("model", "dtype", "block_size", "vllm_version", "connector_version")
-        differing = _differing(*({name: getattr(each, name) for name in compared} for each in (producer, consumer)))
-    return f"different {', '.join(differing) or 'fingerprints'} {both}"
-
-
-def _adapter(instance: Instance, name: str | None) -> str | None:
-    """What its weights are told apart by; None for what is no adapter there."""
-    return next((adapter.identity for adapter in instance.adapters if adapter.id == name), None)
-
-
-def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return [f"{name} {one.get(name)!r} and {other.get(name)!r}" for name in names]
+        return NoInstance(lacking, f"No {' and no '.join(lacking)} instance serves `{model}`, which {others} does.")
+    return no_pair(candidates.usable, model)
 
 
 def _first_to_prefill(
-    instances: Sequence[Instance],
+    group: Group,
     loads: Mapping[str, Load],
     caches: Mapping[str, PrefixCache],
-    demand: Demand,
+    prompt: Prompt,
     policy: Policy,
 ) -> tuple[Instance, int]:
-    """The one of `instances` that would be done with the prompt first, and the tokens of it that it has to compute."""
-    missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in instances}
-    weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in instances) else 1
-    first = min(instances, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
-    return first, missing[first.instance_id]
+    """The one of `group` that would be done with the prompt first, and the tokens of it that it has to compute."""
+    missing = _missing_of_each(prompt, group.names, caches)
+    if len(missing) == 1:
+        return group.instances[0], missing[0]
+    in_hand = [loads.get(name, IDLE) for name in group.names]
+    weight = policy.busy_miss_weight if all(load.outstanding for load in in_hand) else 1
+    costs = [load.tokens + weight * tokens for load, tokens in zip(in_hand, missing, strict=True)]
+    first = _first_of(costs, group.names, loads)
+    return group.instances[first], missing[first]
+
+
+def _missing_of_each(prompt: Prompt, names: Sequence[str], caches: Mapping[str, PrefixCache]) -> list[int]:
+    """Tokens of the prompt that each has to compute. Most hold nothing of it, which its first block tells."""
+    whole = prompt.missing(0)
+    if not prompt.blocks:
+        return [whole] * len(names)
+    first = prompt.blocks[0]
+    return [
+        prompt.missing(cache.matched(prompt.blocks))
+        if (cache := caches.get(name)) is not None and first in cache.held
+        else whole
+        for name in names
+    ]
+
+
+def _in_order(consumers: Group, loads: Mapping[str, Load]) -> Iterator[Instance]:
+    """The least loaded first. Nearly always that one takes the request: the others are not sorted before."""
+    if not consumers:
+        return
+    yield _least_loaded(consumers, loads)
+    yield from sorted(consumers.instances, key=lambda consumer: _rank(consumer.instance_id, loads))[1:]
+
+
+def _least_loaded(group: Group, loads: Mapping[str, Load]) -> Instance:
+    if len(group.names) == 1:
+        return group.instances[0]
+    return group.instances[_first_of([loads.get(name, IDLE).tokens for name in group.names], group.names, loads)]
+
+
+def _first_of(costs: Sequence[int], names: Sequence[str], loads: Mapping[str, Load]) -> int:
+    """The place of the least cost; of equals in turn."""
+    least = min(costs)
+    first = costs.index(least)
+    if costs.count(least) == 1:
+        return first
+    equals = [
+        (loads.get(name, IDLE), name, place)
+        for place, (name, cost) in enumerate(zip(names, costs, strict=True))
+        if cost == least
+    ]
+    return min([(load.outstanding, load.last_used, name, place) for load, name, place in equals])[-1]
 
 
 def _cheaper(
@@ -250,10 +271,6 @@ def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCach
     return prompt.missing(cache.matched(prompt.blocks) if cache else 0)
 
 
-def _is_busy(instance: Instance, loads: Mapping[str, Load]) -> bool:
-    return loads.get(instance.instance_id, IDLE).outstanding > 0
-
-
-def _rank(instance: Instance, loads: Mapping[str, Load], more_tokens: int = 0) -> tuple[int, int, int, str]:
-    load = loads.get(instance.instance_id, IDLE)
-    return load.tokens + more_tokens, load.outstanding, load.last_used, instance.instance_id
+def _rank(name: str, loads: Mapping[str, Load]) -> tuple[int, int, int, str]:
+    load = loads.get(name, IDLE)
+    return load.tokens, load.outstanding, load.last_used, name

@@ -10,6 +10,7 @@ from proxy.errors import BadRequest, NoInstance
 from proxy.request.prompt import Prompt
 from proxy.routing import dispatch
 from proxy.routing.dispatch import Demand, Load, Policy, Route
+from proxy.routing.pairing import PAIR, Candidates
 from proxy.routing.prefill_order import FACTORS, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances.record import Instance
@@ -17,6 +18,8 @@ from stack.instances.record import Instance
 # Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
 # that it would have given (docs/benchmarks/2026-11-22-dispatch.md).
 BLOCKS_REMEMBERED = 32768
+# Of all instances together: 130 MB, a quarter of what the proxy's container has. Beyond 32 instances each has its part.
+BLOCKS_IN_ALL = 32 * BLOCKS_REMEMBERED
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,19 @@ class View:
     def usable(self) -> tuple[Instance, ...]:
         return tuple(instance for instance in self.instances if instance.instance_id not in self.superseded)
 
+    def candidates(self, model: str) -> Candidates:
+        """Who may serve it. Found once, but for names that nobody serves, of which there is no end."""
+        known = self._candidates.get(model)
+        if known is None:
+            known = Candidates(self.usable, model)
+            if known.serving:
+                self._candidates[model] = known
+        return known
+
+    @cached_property
+    def _candidates(self) -> dict[str, Candidates]:
+        return {}
+
     @cached_property
     def served_names(self) -> frozenset[str]:
         """Of all models and adapters."""
@@ -52,7 +68,7 @@ class View:
     @cached_property
     def base_models(self) -> tuple[str, ...]:
         """What a request without a model gets, from each of the instances: vLLM's first name that is not an adapter."""
-        return tuple(sorted({name for instance in self.usable if (name := _base_model(instance)) is not None}))
+        return tuple(sorted({name for instance in self.usable if (name := base_model(instance)) is not None}))
 
 
 class Fleet:
@@ -72,6 +88,8 @@ class Fleet:
         self._policy = policy
         self._blocks_remembered = blocks_remembered
         self._loads: dict[str, Load] = {}
+        self._of_others: Mapping[str, Load] = {}
+        self._together: dict[str, Load] = {}  # only kept up while others have something
         self._caches: dict[str, PrefixCache] = {}
         self._order_factor = order_factor
         self._clock = clock
@@ -82,16 +100,31 @@ class Fleet:
         self.view = view
         known = {instance.instance_id for instance in view.instances}
         self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
-        self._caches = {
-            name: self._caches[name] if name in self._caches else PrefixCache(self._blocks_remembered) for name in known
-        }
+        blocks = min(self._blocks_remembered, BLOCKS_IN_ALL // max(len(known), 1))
+        self._caches = {name: self._caches[name] if name in self._caches else PrefixCache(blocks) for name in known}
+        for cache in self._caches.values():
+            cache.capacity = blocks
         self._orders = {name: order for name, order in self._orders.items() if name in known}
+
+        self.others_have(self._of_others)
+
+    def others_have(self, loads: Mapping[str, Load]) -> None:
+        """What other proxies have in hand at the same instances, until the next call; by instance id."""
+        self._of_others = loads
+        both = self._loads.keys() | loads.keys() if loads else ()
+        self._together = {name: _sum(self._loads.get(name, dispatch.IDLE), loads.get(name)) for name in both}
+
+    def in_hand(self) -> Mapping[str, Load]:
+        """What this proxy has, where it has anything; by instance id."""
+        return {name: load for name, load in self._loads.items() if load.outstanding}
 
     def route(self, demand: Demand, avoid: Collection[str] = frozenset()) -> Route:
         """As `dispatch.choose`."""
         if not self.view.known:
-            raise NoInstance(dispatch.PAIR, "Discovery has not reached etcd yet.")
-        return dispatch.choose(self.view.usable, self._loads, self._caches, demand, self._policy, avoid, self._orders)
+            raise NoInstance(PAIR, "Discovery has not reached etcd yet.")
+        candidates = self.view.candidates(demand.model)
+        loads = self._together if self._of_others else self._loads
+        return dispatch.choose_among(candidates, loads, self._caches, demand, self._policy, avoid, self._orders)
 
     def engines_beside(self, instance_ids: Collection[str]) -> set[str]:
         """These, and the other engines of their servers."""
@@ -112,6 +145,10 @@ class Fleet:
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding
 
+    def streams(self, instance_id: str) -> int:
+        """Requests for which it makes tokens, or computes the prompt itself."""
+        return self._loads.get(instance_id, dispatch.IDLE).streams
+
     def outstanding_tokens(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).tokens
 
@@ -119,7 +156,7 @@ class Fleet:
         """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
         name = instance.instance_id
         load = self._loads.get(name, dispatch.IDLE)
-        self._loads[name] = Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come)
+        self._set(name, Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come))
 
     def end(self, instance: Instance, tokens: int = 0) -> None:
         self._change(instance, outstanding=-1, tokens=-tokens)
@@ -139,9 +176,15 @@ class Fleet:
     def _change(self, instance: Instance, outstanding: int = 0, tokens: int = 0, to_come: int = 0) -> None:
         name = instance.instance_id
         load = self._loads[name]
-        self._loads[name] = Load(
-            load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come
+        self._set(
+            name,
+            Load(load.outstanding + outstanding, load.last_used, load.tokens + tokens, load.to_come + to_come),
         )
+
+    def _set(self, name: str, load: Load) -> None:
+        self._loads[name] = load
+        if self._of_others:
+            self._together[name] = _sum(load, self._of_others.get(name))
 
     def order(self, producer: Instance) -> PrefillOrder:
         """In which it computes the prompts that were sent there."""
@@ -156,6 +199,18 @@ class Fleet:
             cache.insert(prompt.blocks)
 
 
-def _base_model(instance: Instance) -> str | None:
+def _sum(own: Load, others: Load | None) -> Load:
+    if others is None:
+        return own
+    return Load(
+        own.outstanding + others.outstanding,
+        own.last_used,
+        own.tokens + others.tokens,
+        own.to_come + others.to_come,
+    )
+
+
+def base_model(instance: Instance) -> str | None:
+    """Its first served name that is no adapter."""
     adapters = {adapter.id for adapter in instance.adapters}
     return next((name for name in instance.served_models if name not in adapters), None)

@@ -12,26 +12,29 @@ from proxy.request.prompt import Block
 
 
 class PrefixCache:
-    """At most `capacity` blocks, each of 128 tokens or so."""
+    """At most `capacity` blocks, each of 128 tokens or so. One that is made smaller is so from the next prompt on.
+
+    held: a prompt's first block is in it or none of its blocks is.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._held: OrderedDict[Block, None] = OrderedDict()
+        self.capacity = capacity
+        self.held: OrderedDict[Block, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def matched(self, blocks: Sequence[Block]) -> int:
         """How many leading blocks are held."""
-        return bisect_left(blocks, True, key=lambda block: block not in self._held)
+        return bisect_left(blocks, True, key=lambda block: block not in self.held)
 
     def insert(self, blocks: Sequence[Block]) -> None:
         """A prompt was sent here; the least recently used blocks make room for its own."""
-        held = self._held
-        for block in reversed(blocks[: self._capacity]):
+        held = self.held
+        for block in reversed(blocks[: self.capacity]):
             if block in held:
                 held.move_to_end(block)
             else:
                 held[block] = None
-        while len(held) > self._capacity:
+        while len(held) > self.capacity:
             held.popitem(last=False)

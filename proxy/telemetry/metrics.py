@@ -1,7 +1,8 @@
 """What `/metrics` shows. One registry a proxy, so that several can live in one test process.
 
 With several workers (PROMETHEUS_MULTIPROC_DIR) the one that is asked adds up what all have counted; instances, their
-circuits and the memory of the process are then left out, because each worker has its own.
+circuits and the memory of the process are then left out, because each worker has its own. What an autoscaler goes by
+is there (`worker_gauges.py`).
 """
 
 import os
@@ -23,12 +24,15 @@ from prometheus_client.registry import Collector
 
 from proxy.connection.refusal import REFUSED
 from proxy.errors import LegFailed, ProxyError, RejectedByInstance
+from proxy.instances.peers import Peers
 from proxy.routing.admission import Admission
-from proxy.routing.dispatch import of_role
 from proxy.routing.fleet import Fleet
+from proxy.routing.pairing import of_role
+from proxy.telemetry.autoscaling import AutoscalingCollector
 from proxy.telemetry.gen_ai import Bounds, GenAiMetrics
 from proxy.telemetry.history import History
 from proxy.telemetry.request_facts import RequestFacts
+from proxy.telemetry.worker_gauges import WorkerGauges
 from proxy.verdict.breakers import Breakers
 from stack.instances.record import Role
 
@@ -38,13 +42,24 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 
 class Metrics:
-    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission, bounds: Bounds) -> None:
+    """Made in a running loop; ends with `close`."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        breakers: Breakers,
+        admission: Admission,
+        bounds: Bounds,
+        autoscaling: AutoscalingCollector,
+        peers: Peers,
+    ) -> None:
         self.history = History()
         self._registry = registry = CollectorRegistry()
         self._known: dict[tuple[Any, ...], Any] = {}
         ProcessCollector(registry=registry)
-        registry.register(_FleetCollector(fleet, breakers, admission))
-        registry.register(REFUSED)
+        for collector in (_FleetCollector(fleet, breakers, admission, peers), REFUSED, autoscaling):
+            registry.register(collector)
+        self._of_workers = WorkerGauges(autoscaling) if _workers_folder() else None
         self.gen_ai = GenAiMetrics(registry, bounds, lambda: fleet.view.served_names)
         self.in_flight = Gauge(
             "pd_proxy_requests_in_flight",
@@ -141,15 +156,20 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All series in Prometheus's text format."""
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if folder is None:
+        folder = _workers_folder()
+        if folder is None or self._of_workers is None:
             return generate_latest(self._registry)
+        self._of_workers.write()
         for pid in {int(file.stem.rpartition("_")[2]) for file in Path(folder).glob("gauge_live*_*.db")}:
             if not Path(f"/proc/{pid}").exists():
                 multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+    def close(self) -> None:
+        if self._of_workers is not None:
+            self._of_workers.close()
 
     def _series(self, metric: Metric, *labels: str) -> Metric:
         """As `labels`, remembered: looking a series up costs as much as counting in it."""
@@ -175,6 +195,11 @@ class Metrics:
             self._series(self.kv_tokens, transport).inc(facts.transfer["tokens"])
 
 
+def _workers_folder() -> str | None:
+    """Where several workers keep what each has counted."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
 def _cause(error: BaseException) -> str:
     if isinstance(error, LegFailed):
         return error.cause
@@ -186,7 +211,8 @@ def _cause(error: BaseException) -> str:
 class _FleetCollector(Collector):
     """Read at each scrape, so that a vanished instance leaves no series behind."""
 
-    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission) -> None:
+    def __init__(self, fleet: Fleet, breakers: Breakers, admission: Admission, peers: Peers) -> None:
+        self._peers = peers
         self._fleet = fleet
         self._breakers = breakers
         self._admission = admission
@@ -218,4 +244,6 @@ class _FleetCollector(Collector):
         stale.add_metric((), view.stale_since is not None)
         queued = GaugeMetricFamily("pd_proxy_queued_requests", "Requests that wait for a place")
         queued.add_metric((), self._admission.queued_requests)
-        yield from (instances, requests, tokens, circuits, doubts, stale, queued)
+        peers = GaugeMetricFamily("pd_proxy_peers", "Other proxies that have told of late what they have in hand")
+        peers.add_metric((), self._peers.heard)
+        yield from (peers, instances, requests, tokens, circuits, doubts, stale, queued)

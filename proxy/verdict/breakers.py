@@ -1,6 +1,6 @@
 """The circuits of all instances, and the vote of each leg on its instance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 from proxy.errors import (
@@ -25,10 +25,11 @@ class Breakers:
         self._limits = limits
         self._doubted = doubted
         self._circuits: dict[str, Circuit] = {}
+        self._not_closed: set[str] = set()
 
-    def blocked(self) -> set[str]:
+    def blocked(self) -> Set[str]:
         """The instances that must not be chosen."""
-        return {name for name, circuit in self._circuits.items() if not circuit.closed}
+        return self._not_closed
 
     def state(self, instance_id: str) -> State:
         circuit = self._circuits.get(instance_id)
@@ -46,7 +47,7 @@ class Breakers:
         """A leg is sent to an instance that is not blocked."""
         circuit = self._circuits.get(instance_id)
         if circuit is None:
-            circuit = self._circuits[instance_id] = Circuit(instance_id, self._limits)
+            circuit = self._circuits[instance_id] = Circuit(instance_id, self._limits, self._not_closed)
         return Leg(circuit, now, self._doubted)
 
     def forget(self, instance_ids: Iterable[str]) -> None:

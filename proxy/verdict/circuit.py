@@ -59,9 +59,11 @@ class Circuit:
 
     Of a hundred legs that were under way when an instance died, some open the circuit and the rest, which may fail
     minutes later, say nothing about the instance that is back by then.
+
+    not_closed: of all circuits, the instance ids; each keeps its own there.
     """
 
-    def __init__(self, instance_id: str, limits: BreakerLimits) -> None:
+    def __init__(self, instance_id: str, limits: BreakerLimits, not_closed: set[str] | None = None) -> None:
         self.instance_id = instance_id
         self.period = 0
         self.closed = True
@@ -70,6 +72,7 @@ class Circuit:
         self.signs = Signs()
         self.last_finding: tuple[Finding, float] | None = None
         self._limits = limits
+        self._not_closed = set() if not_closed is None else not_closed
         self._cooldown_s = limits.cooldown_s
         self._question: Question | None = None
         self._asked: tuple[Question, float] | None = None  # under way, since when
@@ -152,6 +155,7 @@ class Circuit:
     def forget(self) -> None:
         """The instance is gone."""
         self._forgotten = True
+        self._not_closed.discard(self.instance_id)
 
     def _found_well(self, question: Question) -> None:
         if question == "token":
@@ -163,6 +167,7 @@ class Circuit:
     def _found_open(self, finding: Finding, asked_at: float, now: float) -> None:
         if finding in ("well", "alive"):
             self.closed = True
+            self._not_closed.discard(self.instance_id)
             self.failures = self._limits.failures - 1
             self.period += 1
             self._question = None
@@ -173,5 +178,7 @@ class Circuit:
         self.open_until = now + self._cooldown_s
         self._cooldown_s = min(2 * self._cooldown_s, max(MAX_COOLDOWN_S, self._limits.cooldown_s))
         self.closed = False
+        if not self._forgotten:
+            self._not_closed.add(self.instance_id)
         self._question = "token"
         self.period += 1

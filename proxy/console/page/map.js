@@ -162,6 +162,10 @@ function blocks(own) {
   return `${own.blocks ? t("ofBlocks", number(own.free_blocks), number(own.blocks)) : number(own.free_blocks)}${old}`;
 }
 
+function listed(names, count) {
+  return count > names.length ? `${names.join(", ")} … (${number(count)})` : names.join(", ") || "–";
+}
+
 function card(each) {
   const [kind, words] = standing(each);
   const { last_check: check, circuit, failures: failed } = each.verdict;
@@ -170,7 +174,7 @@ function card(each) {
     ["model", each.served_models.join(", ")],
     ["transports", each.transports.join(", ") || "–"],
     ["inHand", t("requestsTokens", number(each.outstanding), number(each.outstanding_tokens))],
-    ["pairsWith", each.role === "aggregated" ? null : each.pairs_with.join(", ") || "–"],
+    ["pairsWith", each.role === "aggregated" ? null : listed(each.pairs_with, each.pairs_with_count)],
     ["freeBlocks", own?.free_blocks === undefined ? null : blocks(own)],
     ["held", own?.blocks_held === undefined ? null : t(each.role === "prefill" ? "heldByProducer" : "heldByConsumer", number(own.blocks_held))],
     ["inEngine", own ? t("engine", number(own.running), number(own.waiting), share(own.cache_usage)) : null],

@@ -7,13 +7,14 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.dispatch import fleets
+from benchmarks.dispatch import fleets, several_proxies
 from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, with_seed
 from benchmarks.dispatch.fleets import Hardware, Outcome, aggregated, pairs
 from benchmarks.dispatch.page import render, row, unbounded_hit_rate
 from benchmarks.dispatch.prefill_order import Scheduling, Waited
 from benchmarks.dispatch.prefill_order import waits as waits_of
 from benchmarks.dispatch.prefill_order_page import mixture
+from benchmarks.dispatch.several_proxies import Setup
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
 from benchmarks.tables import percentile
 from planner.trace import Arrival, UnreadableTrace, prompt_of, read_trace
@@ -203,3 +204,15 @@ def test_short_prompts_gain_and_nobody_passes_the_bound() -> None:
 
     assert p99(ours) < 0.5 * p99(by_arrival)
     assert all(one.ttft_s <= 8 * other.ttft_s for one, other in zip(ours, by_arrival, strict=True))
+
+
+def test_several_proxies_that_tell_each_other_choose_as_one() -> None:
+    """Two producers, two prompts at once that each proxy alone would send to the same one."""
+    arrivals = [Arrival(at_s, prompt_of(1000, []), 1) for at_s in (0.0, 0.5)]
+    hardware = Hardware(prefill_rate=1000, cache_tokens=100_000)
+    by_themselves, told = (
+        several_proxies.simulate(arrivals, 2, 2, hardware, Setup(2, "random", every_s), seed=4)  # one to each proxy
+        for every_s in (None, 0.1)
+    )
+    assert max(by_themselves.ttft_s) > 1.5
+    assert max(told.ttft_s) < 1.1

@@ -1,7 +1,8 @@
 """What /ready, /instances and /v1/models say about a view."""
 
-from proxy.instances.discovery import view_of
+from proxy.instances.records import view_of
 from proxy.routing.fleet import Fleet, View
+from proxy.routing.partners import NAMED
 from proxy.status import describe, readiness, scrape_targets, served_models
 from stack.instances.record import Adapter, Instance
 from tests.unit.proxy.conftest import StartStack
@@ -108,6 +109,23 @@ def test_which_adapters_a_pair_does_not_share() -> None:
             "`other` is served by d0, not by p0",
             "different weights of the adapter `shared`: 1 and 2 (p0, d0)",
         ]
+
+
+def test_of_many_partners_some_are_named_and_all_are_counted() -> None:
+    producers = [instance("prefill", f"p{number:02}", f"http://p{number}:1") for number in range(NAMED + 8)]
+    strangers = [
+        instance("prefill", f"x{number:02}", f"http://x{number}:1", fingerprint="x", block_size=16)
+        for number in range(NAMED + 2)
+    ]
+    fleet = Fleet()
+    fleet.update(view(D0, *producers, *strangers))
+    shown = {each["instance_id"]: each for each in describe(fleet, now=1010.0)["instances"]}
+    assert shown["d0"]["pairs_with"] == [each.instance_id for each in producers[:NAMED]]
+    assert (shown["d0"]["pairs_with_count"], shown["d0"]["not_paired_count"]) == (NAMED + 8, NAMED + 2)
+    assert shown["d0"]["not_paired"][0] == "different block_size 16 and 32 (x00, d0)"
+    assert len(shown["d0"]["not_paired"]) == NAMED
+    assert (shown["p00"]["pairs_with"], shown["p00"]["pairs_with_count"]) == (["d0"], 1)
+    assert (shown["x00"]["pairs_with_count"], shown["x00"]["not_paired_count"]) == (0, 1)
 
 
 def test_instances_without_a_common_model_are_told_so() -> None:

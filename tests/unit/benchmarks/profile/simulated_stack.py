@@ -67,7 +67,7 @@ class SimulatedStack:
                 pair = fleet.route(demand)
                 if by_prompt[id(demand.prompt)].route.prefill_url:
                     return pair
-                (consumer,) = dispatch.of_role(instances, "decode")
+                (consumer,) = (each for each in instances if each.role == "decode")
                 return dispatch.Route(consumer, None, "short_prompt", 0, pair.decode_tokens)
 
             return choose

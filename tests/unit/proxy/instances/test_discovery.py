@@ -43,6 +43,13 @@ async def test_no_event_is_lost_while_the_watch_begins(etcd_server: EtcdProcess,
         await views.until(lambda view: names(view) == {each.instance_id for each in many})
 
 
+async def test_a_list_may_be_long(etcd_server: EtcdProcess, registry: Any) -> None:
+    many = [instance("decode", f"d{number}", kv_transfer={"filler": "x" * 1_000_000}) for number in range(5)]
+    put_all(registry, many)
+    async with following(etcd_server.endpoint) as views:
+        await views.until(lambda view: names(view) == {each.instance_id for each in many})
+
+
 async def test_etcd_may_come_later(tmp_path: Path) -> None:
     etcd_server = EtcdProcess(tmp_path)
     async with following(etcd_server.endpoint) as views:

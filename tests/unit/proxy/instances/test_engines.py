@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.instances.discovery import view_of
 from proxy.instances.instance_session import RANK_HEADER, pinned
+from proxy.instances.records import view_of
 from proxy.routing.fleet import Fleet, View
 from proxy.status import describe
 from stack.instances.record import Engine, Instance, Role, engine_id

@@ -100,6 +100,17 @@ async def test_sigterm_lets_a_stream_finish(
     assert status == 0
 
 
+async def test_other_proxies_do_not_hold_it_up(etcd_server: EtcdProcess) -> None:
+    async with proxy_process(etcd_server, PROXY_SHUTDOWN_GRACE_S="3600") as proxy:
+        await proxy.ready(503)  # without instances
+        async with proxy.client.get(proxy.url + "/loads") as answer:
+            assert json.loads(await answer.content.readline())["loads"] == {}
+            proxy.process.send_signal(signal.SIGTERM)
+            while await answer.content.readline():
+                pass
+        assert (await proxy.ended())[0] == 0
+
+
 async def test_who_sends_no_more_gets_its_answer_and_who_has_left_none(
     etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
@@ -160,6 +171,7 @@ async def test_it_leaves_although_a_client_does_not_read(
 async def test_two_workers_serve_one_port_and_count_together(
     etcd_server: EtcdProcess, producer: ScriptedServer, consumer: ScriptedServer
 ) -> None:
+    consumer.metrics = b"vllm:kv_cache_usage_perc 0.625\n"
     async with proxy_process(etcd_server, producer, consumer, PROXY_WORKERS="2") as proxy:
         for _ in range(40):  # over a new connection each, which either worker may take
             async with (
@@ -167,8 +179,15 @@ async def test_two_workers_serve_one_port_and_count_together(
                 client.post(f"{proxy.url}/v1/completions", data=SEEDS_BODY) as answer,
             ):
                 assert answer.status in (200, 503)  # 503: that worker has not reached etcd yet
-        async with proxy.client.get(proxy.url + "/metrics") as answer:
-            text = await answer.text()
+        async with asyncio.timeout(PATIENCE_S):
+            usage = f'pd_proxy_kv_cache_usage_ratio{{model="{MODEL}",role="decode"}} 0.625'
+            text = ""
+            while usage not in text:  # the instance is asked beside the first answer
+                async with proxy.client.get(proxy.url + "/metrics") as answer:
+                    text = await answer.text()
+        assert f'pd_proxy_prefill_tokens_waiting{{model="{MODEL}",role="prefill"}} 0.0' in text
+        assert f'pd_proxy_prefill_wait_seconds{{model="{MODEL}",role="prefill"}} 0.0' in text
+        assert f'pd_proxy_running_streams{{model="{MODEL}",role="decode"}} 0.0' in text
         shown = sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "pd_proxy_requests_total{" in line)
         async with proxy.client.get(proxy.url + "/console/api/requests") as answer:
             rows = (await answer.json())["requests"]
@@ -190,6 +209,7 @@ async def test_workers_end_with_a_supervisor_that_is_killed(
 ) -> None:
     more = asyncio.Event()
     consumer.script = streams(token(" city"), more, token(" of"), DONE)
+    consumer.metrics = b"vllm:kv_cache_usage_perc 0.625\n"
     async with proxy_process(etcd_server, producer, consumer, PROXY_WORKERS="2") as proxy:
         async with proxy.client.post(proxy.url + "/v1/completions", json=STREAM) as answer:
             seen = await answer.content.readuntil(b"\n\n")

@@ -7,7 +7,8 @@ import pytest
 
 from proxy.errors import ModelNotFound, NoInstance
 from proxy.request.prompt import Block, Prompt
-from proxy.routing.dispatch import SPLIT_ALL, Demand, Load, NoProducer, Policy, Reason, choose, mismatch
+from proxy.routing.dispatch import SPLIT_ALL, Demand, Load, NoProducer, Policy, Reason, choose
+from proxy.routing.pairing import mismatch
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances.record import Adapter, Instance, Role
 from tests.unit.proxy.scripted import MODEL, instance

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.errors import NoInstance
 from proxy.request.prompt import Prompt
+from proxy.routing import fleet as fleet_module
 from proxy.routing.dispatch import Demand, Policy
 from proxy.routing.fleet import Fleet, View
 from stack.instances.record import Instance
@@ -66,3 +67,18 @@ def test_an_update_keeps_what_the_others_hold() -> None:
     fleet.holds(P1, LONG.prompt)
     fleet.update(View((P0, P1, D0, D1), revision=2))
     assert fleet.route(LONG).producer == P1
+
+
+def test_all_instances_together_remember_a_bounded_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "BLOCKS_IN_ALL", 8)
+    fleet = Fleet(blocks_remembered=4)
+    fleet.update(View((P0, D0), revision=1))
+    prompts = [Prompt(400, [hash((number, place)) for place in range(4)], 100.0) for number in range(3)]
+    for prompt in prompts:
+        fleet.holds(P0, prompt)
+        fleet.holds(D0, prompt)
+    assert fleet.route(Demand(MODEL, prompts[2])).prefill_tokens == 1
+    fleet.update(View((P0, P1, D0, D1), revision=2))
+    fleet.holds(P0, prompts[0])
+    assert fleet.route(Demand(MODEL, prompts[0])).prefill_tokens == 200  # half of its blocks, the first ones
+    assert fleet.route(Demand(MODEL, prompts[2])).prefill_tokens == 400

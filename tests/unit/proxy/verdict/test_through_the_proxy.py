@@ -68,7 +68,7 @@ def poisonous(kind: str, number: int = 0) -> dict[str, Any]:
 
 
 def blocked(stack: Stack) -> set[str]:
-    return stack.proxy.gateway.breakers.blocked()
+    return set(stack.proxy.gateway.breakers.blocked())
 
 
 async def send(stack: Stack, body: dict[str, Any]) -> int:

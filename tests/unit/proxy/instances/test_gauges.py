@@ -1,12 +1,13 @@
-"""What instances say of themselves on the map: asked for in the background, shown as it was last known."""
+"""What instances say of themselves: asked for in the background, shown as it was last known."""
 
 import asyncio
 
 import aiohttp
+import pytest
 from aiohttp import web
 
-from proxy.console import gauges
-from proxy.console.gauges import Gauges, read
+from proxy.instances import gauges
+from proxy.instances.gauges import Gauges, read
 from tests.unit.proxy.conftest import eventually
 from tests.unit.proxy.scripted import instance
 
@@ -71,6 +72,30 @@ async def test_the_map_never_waits() -> None:
         await eventually(lambda: server.asked == 2)
         assert set(found.known(there)) == {"p0"}  # as it was
         assert found.known(there[1:]) == {}
+    finally:
+        await found.close()
+        await runner.cleanup()
+
+
+async def test_of_many_those_are_asked_that_were_not_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "AT_MOST", 2)
+    server = Server()
+    runner = web.ServerRunner(web.Server(server.handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    there = [instance("prefill", f"p{number}", f"http://{host}:{port}") for number in range(5)]
+    found = Gauges(lambda connector: aiohttp.ClientSession(connector=connector))
+    try:
+        for asked, known in (
+            (2, {"p0", "p1"}),
+            (4, {"p0", "p1", "p2", "p3"}),
+            (6, {each.instance_id for each in there}),
+        ):
+            found._asked_at -= gauges.AGAIN_S
+            found.known(there)
+            await eventually(lambda: server.asked == asked and found._asking is not None and found._asking.done())  # noqa: B023
+            assert set(found.known(there)) == known
     finally:
         await found.close()
         await runner.cleanup()
