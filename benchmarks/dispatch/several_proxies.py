@@ -84,7 +84,7 @@ def simulate(
     return Waited(
         [each.ttft_s for each in served],
         [each.tpot_s for each in served if each.tpot_s is not None],
-        sum(each.computed for each in served),
+        sum(each.route.prefill_tokens for each in served),
         sum(each.arrival.prompt.tokens for each in served),
     )
 
