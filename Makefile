@@ -12,8 +12,9 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-rdma test-k8s load bench bench-connector bench-connector-link \
-	bench-proxy bench-loadtest bench-fleet soak profile plan plan-check lock lint format clean tools tests-environment
+.PHONY: help up down status logs doctor test test-parallel test-rdma test-k8s load bench bench-connector \
+	bench-connector-link bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
+	lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -90,6 +91,9 @@ test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA devic
 
 test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this machine's own; as root; ARGS="-k install"
 	$(TESTS) tests.k8s $(ARGS)
+
+test-parallel: tests-environment ## engines and stages through whole stacks, 15 to 20 minutes; as root; ARGS="-k hosts"
+	$(TESTS) pytest tests/parallel $(ARGS)
 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .

@@ -70,16 +70,18 @@ def status_routes(gateway: Callable[[], Gateway]) -> Blueprint:
 
 
 def scrape_targets(view: View) -> list[dict[str, Any]]:
-    """The usable instances as Prometheus' HTTP service discovery wants them, `instance` named as in our own metrics.
+    """The usable servers as Prometheus' HTTP service discovery wants them, `instance` named as in our own metrics.
 
+    A server's page has the metrics of all of its data-parallel engines, so that it is one target, under its own name.
     https://prometheus.io/docs/prometheus/latest/http_sd/
     """
+    servers = {instance.server: instance for instance in view.usable}
     return [
         {
             "targets": [urlsplit(instance.url).netloc],
-            "labels": {"role": instance.role, "instance": instance.instance_id, "model": instance.model},
+            "labels": {"role": instance.role, "instance": name, "model": instance.model},
         }
-        for instance in view.usable
+        for name, instance in servers.items()
     ]
 
 

@@ -20,7 +20,7 @@ CACHE_TOKENS = 1_000_000
 TRACE_PRODUCERS = 4  # as many as bear the trace's hour with a little to spare, at 10,000 tokens/s each
 ALONE = Setup(1)
 OWN = (Setup(2), Setup(4))
-TOLD = tuple(Setup(proxies, "random", every_s) for proxies in (2, 4) for every_s in (1.0, 0.2, PERIOD_S))
+TOLD = tuple(Setup(proxies, "random", every_s) for proxies in (2, 4) for every_s in (1.0, 0.1, PERIOD_S))
 BY_CONVERSATION = (Setup(2, "conversation"), Setup(4, "conversation"))
 BOTH = tuple(replace(setup, told_every_s=PERIOD_S) for setup in BY_CONVERSATION)
 COLUMNS = (

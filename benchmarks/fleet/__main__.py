@@ -30,7 +30,7 @@ MEASUREMENTS = {
 def main() -> int:
     options = parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, program.end)
-    results = Results(options.out, program.name(("fleet",)), _about(options), page.render)
+    results = Results(options.out, program.name(("fleet", *options.measurements)), _about(options), page.render)
 
     def measure(scratch: Path, processes: Processes) -> None:
         deadline, ports = Deadline(options.time_limit), free_ports()

@@ -79,11 +79,13 @@ def main() -> int:
             clock,
         )
 
-    stop = threading.Event()
+    over = threading.Event()  # a signal has come, or vLLM has ended
+    signals: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         log.info("got %s", signal.Signals(number).name)
-        stop.set()
+        signals.append(number)
+        over.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
@@ -103,25 +105,36 @@ def main() -> int:
         preexec_fn=partial(end_with_parent, os.getpid()),
         start_new_session=True,  # a Ctrl-C at the terminal must reach the launcher only, or nothing would be drained
     )
+    threading.Thread(target=_tell_of_end, args=(vllm.pid, over), daemon=True).start()
     registration = Registration(settings.etcd, instance, settings.lease_ttl_s)
     try:
-        served = _watch(vllm, settings, registration, stop)
+        served = _watch(vllm, settings, registration, over)
         registration.leave()
         if served:
             _drain(vllm, settings)
     finally:
         _stop(vllm)
         folder.cleanup()
-    if stop.is_set():
+    if signals:
         return 0
     log.error("vLLM ended by itself with code %d", vllm.returncode)
     return vllm.returncode if vllm.returncode >= 0 else 128 - vllm.returncode
 
 
+def _tell_of_end(pid: int, over: threading.Event) -> None:
+    """Sets `over` as soon as the process has ended: etcd has its record until then, and every request for it fails.
+
+    It stays to be waited for by whoever started it.
+    """
+    with contextlib.suppress(ChildProcessError):  # that has been done already
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    over.set()
+
+
 def _watch(
-    vllm: "subprocess.Popen[bytes]", settings: LauncherSettings, registration: Registration, stop: threading.Event
+    vllm: "subprocess.Popen[bytes]", settings: LauncherSettings, registration: Registration, over: threading.Event
 ) -> bool:
-    """Keep the registration while vLLM is healthy; returns when it has ended or `stop` is set.
+    """Keep the registration while vLLM is healthy, until `over` is set.
 
     Returns: whether it was ever healthy, and so may have requests.
     """
@@ -129,7 +142,7 @@ def _watch(
     interval = settings.lease_ttl_s / 3  # of a check as well as between two, so that a silent server's lease is renewed
     answered = 0.0
     started_at = time.time()
-    while vllm.poll() is None and not stop.is_set():
+    while vllm.poll() is None and not over.is_set():
         began = time.monotonic()
         try:
             answers_well = _get(settings, "/health", interval) is not None
@@ -155,7 +168,7 @@ def _watch(
             with contextlib.suppress(TimeoutError):  # busy by now; the lease was renewed before this wait
                 if registration.serves(_served(settings, interval, started_at)):
                     registration.keep()
-        stop.wait(max(0.0, asked + interval - time.monotonic()))
+        over.wait(max(0.0, asked + interval - time.monotonic()))
     return served
 
 

@@ -29,8 +29,8 @@ GAUGES = {
     "vllm:num_requests_waiting": "waiting",
     "vllm:kv_cache_usage_perc": "cache_usage",
 }
-_LINE = re.compile(rf"^({'|'.join(GAUGES)})(?:{{[^}}\n]*}})? (\S+)$".encode(), re.MULTILINE)
-_BLOCKS = re.compile(rb'^vllm:cache_config_info{[^}\n]*num_gpu_blocks="(\d+)"', re.MULTILINE)
+_LINE = re.compile(rf"^({'|'.join(GAUGES)})(?:{{([^}}\n]*)}})? (\S+)$".encode(), re.MULTILINE)
+_BLOCKS = re.compile(rb'^vllm:cache_config_info{([^}\n]*num_gpu_blocks="(\d+)"[^}\n]*)}', re.MULTILINE)
 
 Json = dict[str, Any]
 
@@ -73,14 +73,17 @@ class Gauges:
         return instance.instance_id in self._known
 
     async def _ask(self, instances: list[Instance]) -> None:
+        servers: dict[str, list[Instance]] = {}  # each answers for all of its data-parallel engines at once
+        for each in instances:
+            servers.setdefault(each.url, []).append(each)
         async with self._open_session(aiohttp.TCPConnector(limit=AT_ONCE)) as session:
-            await asyncio.gather(*(self._read(session, each) for each in instances))
+            await asyncio.gather(*(self._read(session, url, engines) for url, engines in servers.items()))
 
-    async def _read(self, session: aiohttp.ClientSession, instance: Instance) -> None:
+    async def _read(self, session: aiohttp.ClientSession, url: str, engines: list[Instance]) -> None:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):  # it is shown as it was
             async with (
                 asyncio.timeout(LIMIT_S),
-                session.get(instance.url + "/metrics", allow_redirects=False) as answer,
+                session.get(url + "/metrics", allow_redirects=False) as answer,
             ):
                 if answer.status == 200:
                     text = bytearray()
@@ -88,15 +91,19 @@ class Gauges:
                         text += chunk
                         if len(text) > MOST_BYTES:
                             return
-                    self._known[instance.instance_id] = time.monotonic(), read(bytes(text))
+                    for each in engines:
+                        self._known[each.instance_id] = time.monotonic(), read(bytes(text), each.data_parallel_rank)
 
 
-def read(metrics: bytes) -> Json:
-    """Of Prometheus' text: sums over the engines of one server, the cache's use as their mean."""
+def read(metrics: bytes, rank: int | None = None) -> Json:
+    """Of Prometheus' text: of the data-parallel engine of that rank, or sums over the engines of one server, the
+    cache's use as their mean."""
+    ours = b"" if rank is None else f'engine="{rank}"'.encode()
     found: dict[str, list[float]] = {}
-    for name, value in _LINE.findall(metrics):
-        found.setdefault(GAUGES[name.decode()], []).append(float(value))
+    for name, labels, value in _LINE.findall(metrics):
+        if ours in labels:
+            found.setdefault(GAUGES[name.decode()], []).append(float(value))
     told = {name: sum(values) / (len(values) if name == "cache_usage" else 1) for name, values in found.items()}
-    if blocks := [int(each) for each in _BLOCKS.findall(metrics)]:
+    if blocks := [int(each) for labels, each in _BLOCKS.findall(metrics) if ours in labels]:
         told["blocks"] = sum(blocks)
     return told

@@ -4,7 +4,7 @@ Whether two pair depends on their models, adapters and fingerprints, in which mo
 found for each kind of instance, and of a thousand partners some are named and all are counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from proxy.routing.fleet import View
@@ -48,7 +48,12 @@ class Pairs:
         self._known: dict[_Kind, _Others] = {}
 
     def any(self) -> bool:
-        return any(self._others(consumer).pairing for consumer in self._of_role["decode"])
+        """Ends with the first pair: readiness is asked for often."""
+        return any(
+            _why_not(consumer, producer) is None
+            for consumer in _one_of_each_kind(self._of_role["decode"])
+            for producer in _one_of_each_kind(self._of_role["prefill"])
+        )
 
     def of(self, instance: Instance) -> Partners:
         if (newer := self._view.superseded.get(instance.instance_id)) is not None:
@@ -88,6 +93,14 @@ class Pairs:
             if differs:
                 differing.append(other)
         return _Others(pairing, differing)
+
+
+def _one_of_each_kind(instances: Sequence[Instance]) -> Iterator[Instance]:
+    seen: set[_Kind] = set()
+    for instance in instances:
+        if (kind := _kind(instance)) not in seen:
+            seen.add(kind)
+            yield instance
 
 
 def _kind(instance: Instance) -> _Kind:

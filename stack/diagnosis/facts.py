@@ -2,9 +2,12 @@
 
 import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +100,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         env_path=str(env_file.path()),
         env_entries=env_file.applied(),
         known_variables=env_file.known_names(),
-        bad_settings=bad_settings(),
+        bad_settings=bad_settings() + tuple(_repeated_ranks(settings)),
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
         unusable_addresses=address_facts.gather(settings, launcher, with_docker=with_docker),
         keys_without_effect=_keys_without_effect(launcher),
@@ -172,6 +175,30 @@ def _engines(settings: StackSettings) -> int:
         else:
             count += service.replicas * launcher.data_parallel.local
     return count
+
+
+def _repeated_ranks(settings: StackSettings) -> Iterator[str]:
+    """A line as bad_settings has them for each role of which several servers here would be the same ranks.
+
+    Replicas are told the same, and so are both services of the baseline.
+    """
+    servers: Counter[str] = Counter()
+    for service in services.instances(settings):
+        if service.name in settings.stack_services:
+            servers[service.environment["VLLM_DISTRIBUTED_KV_ROLE"]] += service.replicas
+    for role, count in servers.items():
+        try:
+            launcher = load(LauncherSettings, **{**STAND_INS, "vllm_distributed_kv_role": role})
+        except ConfigError:  # reported through bad_settings
+            continue
+        engines = launcher.data_parallel
+        if count > 1 and engines.rpc:
+            replicas = f"{launcher.role.upper()}_REPLICAS" if launcher.has_connector else "the replicas"
+            yield (
+                f"{launcher.extra_variable}={shlex.join(launcher.extra_words)!r}: "
+                f"expected one server here that is rank {engines.first} of {engines.size}, not {count}: "
+                f"set {replicas} to 1, and start those of other ranks with arguments of their own"
+            )
 
 
 def _is_file(name: str) -> bool:

@@ -108,8 +108,7 @@ class LauncherSettings(Settings):
     def _engines_can_be_served(self) -> Self:
         """Of either role: the doctor asks once for both."""
         for role in dict.fromkeys(("prefill", "decode", self.role)):
-            words, own = self._words_of(role)
-            variable = f"{role.upper()}_VLLM_EXTRA_ARGS" if own else "VLLM_EXTRA_ARGS"
+            words, variable = self._words_of(role)
             try:
                 engines = data_parallel_of(words)
             except ValueError as error:
@@ -201,13 +200,19 @@ class LauncherSettings(Settings):
         return self._words_of(self.role)[0]
 
     @property
+    def extra_variable(self) -> str:
+        """Which has them, or the last of them."""
+        return self._words_of(self.role)[1]
+
+    @property
     def data_parallel(self) -> DataParallel:
         return data_parallel_of(self.extra_words)
 
-    def _words_of(self, role: str) -> tuple[list[str], bool]:
-        """And whether some of them are that role's own."""
+    def _words_of(self, role: str) -> tuple[list[str], str]:
+        """And the variable that has the last of them."""
         own = {"prefill": self.prefill_vllm_extra_args, "decode": self.decode_vllm_extra_args}.get(role, "")
-        return shlex.split(self.vllm_extra_args) + shlex.split(own), bool(own)
+        variable = f"{role.upper()}_VLLM_EXTRA_ARGS" if own else "VLLM_EXTRA_ARGS"
+        return shlex.split(self.vllm_extra_args) + shlex.split(own), variable
 
     @property
     def model_path(self) -> str:

@@ -129,15 +129,11 @@ def _of_instance(service: Service, hosts: Hosts, control_port: int, apart: int) 
     first = control_port + offset if control_port and not file else launcher.control_ports.start
     variable = f"{launcher.role}_url of MOONCAKE_CONFIG_PATH" if file else "CONTROL_PORT"
     engines = launcher.data_parallel
+    if engines.rpc and engines.first == 0:  # of replicas nobody else can be rank 0: see facts.py
+        waiting = f"{_name(service, 0)}'s data-parallel ranks"
+        hosts_of_rank_0 = (_address(engines.rpc[0]),)
+        yield Port(engines.rpc[1], waiting, f"{service.name.upper()}_VLLM_EXTRA_ARGS", hosts=hosts_of_rank_0)
     for index in range(service.replicas):
-        if engines.rpc and engines.first == 0:
-            yield Port(
-                engines.rpc[1],
-                f"{_name(service, index)}'s data-parallel ranks",
-                f"{service.name.upper()}_VLLM_EXTRA_ARGS",
-                replicas=_replicas(service),
-                hosts=(_address(engines.rpc[0]),),
-            )
         for rank in range(engines.local * ranks.ranks):
             yield Port(
                 first + rank + index * apart * PORTS_PER_INSTANCE,

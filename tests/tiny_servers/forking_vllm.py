@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import msgspec
 
@@ -60,8 +60,8 @@ def main() -> None:
     from vllm import ModelRegistry
 
     import connector.vllm_hooks.kv_connector  # noqa: F401
+    import tests.tiny_servers.on_cpus.pipelines  # noqa: F401
 
-    _make_buffers_between_stages()
     for name in MODELS:  # or each server asks one more process what its model can do
         ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
     fork = multiprocessing.get_context("fork")
@@ -82,23 +82,6 @@ def main() -> None:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def _make_buffers_between_stages() -> None:
-    """Of a pipeline. vLLM's first model runner makes the buffer that a later stage receives into in its dummy run. On a
-    CPU 0.32 leaves that out where it compiles nothing and the cache's size is given, and its first step fails."""
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    gather = GPUModelRunner.sync_and_gather_intermediate_tensors
-
-    def gather_into_a_buffer(self: GPUModelRunner, *args: Any, **more: Any) -> Any:
-        if self.intermediate_tensors is None:
-            self.intermediate_tensors = self.model.make_empty_intermediate_tensors(
-                batch_size=self.max_num_tokens, dtype=self.model_config.dtype, device=self.device
-            )
-        return gather(self, *args, **more)
-
-    GPUModelRunner.sync_and_gather_intermediate_tensors = gather_into_a_buffer
 
 
 def _serve(order: Order) -> None:

@@ -3,23 +3,21 @@
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from tests.integration.caches import answers, models
+from tests.integration.caches import models
 from tests.integration.caches.answers import Answer
+from tests.integration.caches.legs import SEEN_LIMIT_S, abort, decode, held, prefill, seen
 from tests.integration.caches.models import Served
 from tests.integration.caches.servers import Trio
 from tests.real_stack import metrics, wait_until
-from tests.tiny_servers.instances import Fleet, Server, Tokens
+from tests.tiny_servers.instances import Fleet, Tokens
 
 # Several groups, of which all is computed anew; one, of which a part may be kept; a state.
 KINDS = ["gemma-3", "gemma-4-unequal-one-group", "nemotron-h"]
-SEEN_LIMIT_S = 30
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -96,31 +94,3 @@ async def assert_computed(trio: Trio, prompts: list[Tokens], found: list[Answer]
     """By the consumer alone, and as the plain server does."""
     assert not await trio.different(prompts, found)
     assert not any(answer.facts for answer in found)
-
-
-async def prefill(trio: Trio, prompt: Tokens, transfer_id: str) -> None:
-    """The producer's leg."""
-    transfer = {"do_remote_decode": True, "transfer_id": transfer_id}
-    await answers.plain(trio.producer, [prompt], max_tokens=1, kv_transfer_params=transfer)
-
-
-async def decode(trio: Trio, prompt: Tokens, transfer_id: str) -> Answer:
-    """The consumer's leg."""
-    transfer = {"do_remote_prefill": True, "producer": trio.producer.record, "transfer_id": transfer_id}
-    (answer,) = await answers.plain(trio.consumer, [prompt], kv_transfer_params=transfer)
-    return answer
-
-
-def held(server: Server) -> float:
-    return metrics(server.url)["pd_kv_blocks_held"]
-
-
-async def seen(condition: Any, what: str) -> None:
-    await asyncio.to_thread(wait_until, condition, SEEN_LIMIT_S, what)
-
-
-async def abort(leg: "asyncio.Task[Any]") -> None:
-    """Close its connections, which is how vLLM learns that nobody waits any more."""
-    assert leg.cancel(), "it has ended already"
-    with suppress(asyncio.CancelledError, aiohttp.ClientError):
-        await leg

@@ -22,6 +22,7 @@ from tests.k8s.release.release import PROXY_PORT, Release
 
 GROUP = "external.metrics.k8s.io"
 VERSION = f"{GROUP}/v1beta1"
+NAMESPACE = "kube-system"
 PORT = 6444
 SUMS = ("pd_proxy_prefill_tokens_waiting", "pd_proxy_running_streams")
 LARGEST = ("pd_proxy_prefill_wait_seconds", "pd_proxy_kv_cache_usage_ratio")
@@ -103,12 +104,13 @@ def served(release: Release) -> Iterator[None]:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, name="external metrics")
     thread.start()
-    objects = json.dumps({"apiVersion": "v1", "kind": "List", "items": _registration()})
+    registration = json.dumps({"apiVersion": "v1", "kind": "List", "items": _registration()})
+    where = (f"--namespace={NAMESPACE}", "--filename", "-")
     try:
-        release.kubectl("apply", "--filename", "-", given=objects)
+        release.kubectl("apply", *where, given=registration)
         yield
+        release.kubectl("delete", *where, "--ignore-not-found", given=registration)
     finally:
-        release.kubectl("delete", "--filename", "-", "--ignore-not-found", given=objects)
         server.shutdown()
         server.server_close()
         thread.join()
@@ -116,7 +118,7 @@ def served(release: Release) -> Iterator[None]:
 
 def _registration() -> list[dict[str, Any]]:
     """A Service whose only address is here, and the API that it stands for."""
-    place = {"name": "external-metrics", "namespace": "kube-system"}
+    place = {"name": "external-metrics", "namespace": NAMESPACE}
     return [
         {"apiVersion": "v1", "kind": "Service", "metadata": place, "spec": {"ports": [{"name": "https", "port": 443}]}},
         {

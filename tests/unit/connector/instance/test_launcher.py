@@ -7,14 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from connector.instance import launcher as real_launcher
 from connector.telling.transfer_facts import PIPE_VARIABLE
 from stack import etcd
 from stack.etcd.protobuf_choice import PROTOBUF_CHOICE
@@ -315,6 +319,25 @@ def test_when_vllm_is_killed_the_code_is_a_shells(launch: Launch) -> None:
     launcher.until_registered()
     launcher.vllm().kill()
     assert launcher.wait() == 128 + signal.SIGKILL
+
+
+def test_the_end_of_vllm_is_not_left_to_the_next_check() -> None:
+    """Which would be an hour later here: its record would stay in etcd until then."""
+    vllm = subprocess.Popen(["sleep", "600"])
+    over = threading.Event()
+    telling = threading.Thread(target=real_launcher._tell_of_end, args=(vllm.pid, over))
+    telling.start()
+    settings: Any = SimpleNamespace(listen_host="127.0.0.1", port=1, openai_api_key="", lease_ttl_s=3 * 3600)
+    unused: Any = None
+    watching = threading.Thread(target=real_launcher._watch, args=(vllm, settings, unused, over), daemon=True)
+    watching.start()
+    assert not over.wait(0.1)
+    vllm.kill()
+    watching.join(LIMIT_S)
+    assert not watching.is_alive()
+    telling.join()
+    assert vllm.wait(LIMIT_S) == -signal.SIGKILL
+    real_launcher._tell_of_end(vllm.pid, over)  # has been waited for: no error
 
 
 def test_a_killed_launcher_takes_vllm_with_it(launch: Launch) -> None:

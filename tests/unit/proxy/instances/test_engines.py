@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy.instances.instance_session import RANK_HEADER, pinned
 from proxy.instances.records import view_of
 from proxy.routing.fleet import Fleet, View
-from proxy.status import describe
+from proxy.status import describe, scrape_targets
 from stack.instances.record import Engine, Instance, Role, engine_id
 from tests.etcd_process import EtcdProcess
 from tests.unit.proxy.instances.followed import following, names, put
@@ -59,6 +59,12 @@ def test_what_is_shown_of_them() -> None:
     assert (shown["p_dp3"]["server"], shown["p_dp3"]["data_parallel_rank"]) == ("p", 3)
     assert (shown["d"]["server"], shown["d"]["data_parallel_rank"]) == ("d", None)
     assert shown["d"]["pairs_with"] == ["p_dp2", "p_dp3"]
+
+
+def test_prometheus_asks_a_server_once() -> None:
+    """Its page has what all of its engines count, which would be added up twice."""
+    targets = scrape_targets(seen(HYBRID, instance("decode", "d", "http://d:1")))
+    assert [(each["targets"], each["labels"]["instance"]) for each in targets] == [(["d:1"], "d"), (["p:1"], "p")]
 
 
 def test_a_server_that_is_back_takes_over_all_engines_of_the_one_before() -> None:

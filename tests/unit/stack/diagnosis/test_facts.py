@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,39 @@ def test_each_data_parallel_engine_needs_memory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("DECODE_VLLM_EXTRA_ARGS", "--data-parallel-size three")
     assert gather(settings, with_docker=False).instances == 2 + 2
     assert [line.partition("=")[0] for line in bad_settings()] == ["DECODE_VLLM_EXTRA_ARGS"]
+
+
+HYBRID = "--data-parallel-size 4 --data-parallel-size-local 2 --data-parallel-start-rank 2"
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "line"),
+    [
+        (
+            {"PREFILL_VLLM_EXTRA_ARGS": HYBRID},
+            {"prefill_replicas": 2},
+            f"PREFILL_VLLM_EXTRA_ARGS='{HYBRID}': expected one server here that is rank 2 of 4, not 2: "
+            "set PREFILL_REPLICAS to 1, and start those of other ranks with arguments of their own",
+        ),
+        (
+            {"VLLM_EXTRA_ARGS": HYBRID},
+            {"compose_file": "compose.yaml:compose.baseline.yaml"},
+            f"VLLM_EXTRA_ARGS='{HYBRID}': expected one server here that is rank 2 of 4, not 2: "
+            "set the replicas to 1, and start those of other ranks with arguments of their own",
+        ),
+        ({"PREFILL_VLLM_EXTRA_ARGS": HYBRID}, {"decode_replicas": 2}, ""),
+        ({"PREFILL_VLLM_EXTRA_ARGS": HYBRID}, {"prefill_replicas": 2, "stack_services": ("decode",)}, ""),
+        ({"PREFILL_VLLM_EXTRA_ARGS": "--data-parallel-size 4"}, {"prefill_replicas": 2}, ""),
+    ],
+    ids=["replicas", "baseline", "the other role's", "not started here", "all ranks in each server"],
+)
+def test_several_servers_cannot_be_the_same_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], settings: dict[str, Any], line: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    facts = gather(StackSettings(stack_dir=tmp_path, **settings), with_docker=False)
+    assert facts.bad_settings == ((line,) if line else ())
 
 
 @pytest.mark.parametrize(
