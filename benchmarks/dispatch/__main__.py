@@ -9,12 +9,13 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.dispatch import aggregated, page
-from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
+from benchmarks.dispatch import page
+from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, with_seed
+from benchmarks.dispatch.fleets import Hardware, aggregated, pairs, run
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
-from benchmarks.dispatch.simulation import Hardware, simulate
-from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
 from benchmarks.option_types import count, counts
+from planner.simulation.run import ours
+from planner.trace import Arrival, UnreadableTrace, read_trace
 from proxy.routing.dispatch import SPLIT_ALL
 
 WEIGHTS = (1, 2, 4, 8, 16)
@@ -68,14 +69,13 @@ def _sections_of_aggregated(options: argparse.Namespace, arrivals: Sequence[Arri
     ):
         rows = []
         for each, (name, chooser) in product(hardware, AGGREGATED_CHOOSERS.items()):
-            fleet = aggregated_fleet_of(options.aggregated)
-            outcome = aggregated.simulate(traffic, fleet, each, chooser(fleet, options.seed))
+            outcome = run(traffic, aggregated(each, options.aggregated), with_seed(chooser, options.seed))
             rows.append([name, *page.row(each, traffic, outcome)])
         yield f"Who chooses: {title}", "chosen by", rows
         rows = []
         for each, weight in product(hardware[:1], WEIGHTS):
-            fleet = aggregated_fleet_of(options.aggregated, replace(SPLIT_ALL, busy_miss_weight=weight))
-            outcome = aggregated.simulate(traffic, fleet, each, fleet.route)
+            policy = replace(SPLIT_ALL, busy_miss_weight=weight)
+            outcome = run(traffic, aggregated(each, options.aggregated, policy), ours)
             rows.append([str(weight), *page.row(each, traffic, outcome)])
         yield f"`busy_miss_weight`: {title}", "weight", rows
 
@@ -85,8 +85,8 @@ def _by_chooser(
 ) -> list[list[str]]:
     rows = []
     for each, (name, chooser) in product(hardware, CHOOSERS.items()):
-        fleet = fleet_of(options.producers, options.consumers)
-        rows.append([name, *page.row(each, arrivals, simulate(arrivals, fleet, each, chooser(fleet, options.seed)))])
+        fleet = pairs(each, options.producers, options.consumers)
+        rows.append([name, *page.row(each, arrivals, run(arrivals, fleet, with_seed(chooser, options.seed)))])
     return rows
 
 
@@ -95,8 +95,8 @@ def _by_weight(
 ) -> list[list[str]]:
     rows = []
     for each, weight in product(hardware, WEIGHTS):
-        fleet = fleet_of(options.producers, options.consumers, replace(SPLIT_ALL, busy_miss_weight=weight))
-        rows.append([str(weight), *page.row(each, arrivals, simulate(arrivals, fleet, each, fleet.route))])
+        fleet = pairs(each, options.producers, options.consumers, replace(SPLIT_ALL, busy_miss_weight=weight))
+        rows.append([str(weight), *page.row(each, arrivals, run(arrivals, fleet, ours))])
     return rows
 
 
@@ -105,8 +105,8 @@ def _by_memory(
 ) -> list[list[str]]:
     rows = []
     for each, blocks in product(hardware, REMEMBERED):
-        fleet = fleet_of(options.producers, options.consumers, blocks_remembered=blocks)
-        rows.append([f"{blocks:,}", *page.row(each, arrivals, simulate(arrivals, fleet, each, fleet.route))])
+        fleet = pairs(each, options.producers, options.consumers, blocks_remembered=blocks)
+        rows.append([f"{blocks:,}", *page.row(each, arrivals, run(arrivals, fleet, ours))])
     return rows
 
 

@@ -1,28 +1,18 @@
 """Who chooses: the proxy's own functions, what other routers do, and ours without one of its halves."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
-from benchmarks.dispatch.simulation import MODEL, Choose
-from proxy.routing import dispatch
-from proxy.routing.dispatch import SPLIT_ALL, Demand, Route
-from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet, View
+from planner.simulation.exchange import Choose
+from planner.simulation.run import Chooser
+from proxy.routing.dispatch import Demand, Route
+from proxy.routing.fleet import BLOCKS_REMEMBERED, Fleet
 from proxy.routing.prefix_cache import PrefixCache
-from stack.instances.record import Instance, Role
+from stack.instances.record import Instance
 
-Chooser = Callable[[Fleet, int], Choose]
-
-
-def fleet_of(
-    producers: int, consumers: int, policy: dispatch.Policy = SPLIT_ALL, blocks_remembered: int = BLOCKS_REMEMBERED
-) -> Fleet:
-    return _fleet({"prefill": producers, "decode": consumers}, policy, blocks_remembered)
-
-
-def aggregated_fleet_of(servers: int, policy: dispatch.Policy = SPLIT_ALL) -> Fleet:
-    return _fleet({"aggregated": servers}, policy, BLOCKS_REMEMBERED)
+Seeded = Callable[[Fleet, int], Choose]
 
 
 def ours(fleet: Fleet, seed: int) -> Choose:
@@ -95,7 +85,11 @@ def at_random(fleet: Fleet, seed: int) -> Choose:
     return lambda demand: _route(demand, dice.choice(producers), dice.choice(consumers))
 
 
-CHOOSERS: dict[str, Chooser] = {
+def with_seed(chooser: Seeded, seed: int) -> Chooser:
+    return lambda fleet: chooser(fleet, seed)
+
+
+CHOOSERS: dict[str, Seeded] = {
     "ours": ours,
     "least tokens": least_tokens,
     "cache aware": cache_aware,
@@ -103,14 +97,7 @@ CHOOSERS: dict[str, Chooser] = {
     "round robin": round_robin,
     "random": at_random,
 }
-AGGREGATED_CHOOSERS: dict[str, Chooser] = {"ours": ours, "until the end": until_the_end} | CHOOSERS
-
-
-def _fleet(names: Mapping[Role, int], policy: dispatch.Policy, blocks_remembered: int) -> Fleet:
-    fleet = Fleet(policy, blocks_remembered)
-    instances = [_instance(role, number) for role, many in names.items() for number in range(many)]
-    fleet.update(View(tuple(instances), revision=1))
-    return fleet
+AGGREGATED_CHOOSERS: dict[str, Seeded] = {"ours": ours, "until the end": until_the_end} | CHOOSERS
 
 
 def _sides(fleet: Fleet) -> tuple[list[Instance], list[Instance]]:
@@ -132,22 +119,3 @@ def _route(demand: Demand, producer: Instance, consumer: Instance) -> Route:
     if producer.role == "aggregated":
         return Route(producer, None, "aggregated", tokens, demand.output_tokens)
     return Route(consumer, producer, "disaggregated", tokens, tokens + demand.output_tokens)
-
-
-def _instance(role: Role, number: int) -> Instance:
-    return Instance(
-        role=role,
-        instance_id=f"{role}-{number}",
-        url=f"http://{role}-{number}",
-        served_models=(MODEL,),
-        model=MODEL,
-        max_model_len=1 << 20,
-        block_size=16,
-        dtype="bfloat16",
-        tensor_parallel_size=1,
-        fingerprint="same",
-        kv_transfer={},
-        vllm_version="",
-        connector_version="",
-        started_at=0.0,
-    )

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from benchmarks.dispatch.simulation import Hardware, Outcome
-from benchmarks.dispatch.trace import Arrival
+from benchmarks.dispatch.fleets import Hardware, Outcome
 from benchmarks.tables import percentile, table
+from planner.trace import Arrival
 from proxy.routing.prefix_cache import PrefixCache
 
 # A title, what the first column is, and rows with their value of it in front.
@@ -72,7 +72,7 @@ def render(
 
 
 EXPLANATION = """\
-No servers and no clock: the same command gives the same page. `cache`: tokens of one producer's prefix cache;
+No servers and no clock: the same command gives the same page. `cache`: tokens of one producer's KV cache;
 `prefill`: tokens that one producer computes in a second; `busy`: the share of the time that the producers need for
 what they compute. TTFT is queue and prefill, without transfer and first decode step. `producers`: tokens computed by
 the busiest one, divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and then the mean.
@@ -84,10 +84,11 @@ vllm-router, as its source describes it, with its default thresholds. The shared
 
 AGGREGATED_EXPLANATION = """\
 Aggregated servers, as `compose.baseline.yaml` starts them: each computes prompts in chunks and answers, in the same
-steps. No servers and no clock: the same command gives the same page. `cache`: tokens of one server's prefix cache;
-`prefill`: prompt tokens that one server computes in a second of its own; `busy`: the share of the time that the servers
-need for prompts alone. `producers`: prompt tokens computed by the busiest one, divided by the mean; `consumers`: the
-same of outstanding tokens, at each arrival and then the mean. 1.00 is perfect balance.
+steps. No servers and no clock: the same command gives the same page. `cache`: tokens of one server's KV cache, for
+what runs and for what is kept; `prefill`: prompt tokens that one server computes in a second of its own; `busy`: the
+share of the time that the servers need for prompts alone. `producers`: prompt tokens computed by the busiest one,
+divided by the mean; `consumers`: the same of outstanding tokens, at each arrival and then the mean. 1.00 is perfect
+balance.
 
 `ours` is the proxy's own code; `until the end` the same, where a prompt's tokens count as outstanding until its answer
 ends; `least tokens` the same as `ours`, blind to prefixes; `cache aware` the default policy of vllm-router, as its

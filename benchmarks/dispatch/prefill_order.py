@@ -1,23 +1,18 @@
-"""Producers in simulated time, step by step as vLLM's scheduler takes them, and who waits for whom there.
+"""Who waits for whom at producers that take their prompts step by step, in the order of the proxy's own code."""
 
-A step has room for so many tokens. Prompts that have begun come first, in the order in which they began, then those
-that wait, by the number that the proxy's own code gave them. One that has begun takes all the room it can use, unless
-long prompts share it (`--long-prefill-token-threshold` with `--long-prefill-token-threshold-adaptive`): then none
-takes more than an equal part of the step, counting those that wait, or the threshold if that is more.
-"""
-
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
-from benchmarks.dispatch.simulation import MODEL, Clock, Hardware
-from benchmarks.dispatch.trace import BLOCK_TOKENS, Arrival
-from proxy.routing.admission import Prefills
-from proxy.routing.dispatch import Demand
-from proxy.routing.fleet import Fleet
-from proxy.routing.prefill_order import PrefillOrder
-from proxy.routing.prefix_cache import PrefixCache
+from benchmarks.dispatch.fleets import NO_BOUND, Hardware
+from planner.simulation import server
+from planner.simulation.costs import StepCosts
+from planner.simulation.deployment import Deployment
+from planner.simulation.run import simulate
+from planner.simulation.server import Server
+from planner.trace import Arrival
+from stack.instances.record import Role
+
+CONSUMERS = 4  # that cost nothing
 
 
 @dataclass(frozen=True)
@@ -33,6 +28,10 @@ class Scheduling:
     step_tokens: int = 2048
     step_s: float = 0.003
 
+    def producer(self, hardware: Hardware) -> Server:
+        options = server.Scheduling(self.step_tokens, NO_BOUND, self.threshold, self.adaptive)
+        return Server(StepCosts(self.step_s, prompt_token_s=1 / hardware.prefill_rate), options, hardware.cache_tokens)
+
 
 @dataclass(frozen=True)
 class Waited:
@@ -43,96 +42,12 @@ class Waited:
     ttft_s: float
 
 
-@dataclass
-class _Prompt:
-    arrival: Arrival
-    done: Callable[[], None]
-    left: int = 0
-
-
-class StepProducer:
-    def __init__(self, clock: Clock, hardware: Hardware, scheduling: Scheduling) -> None:
-        self._clock = clock
-        self._rate = hardware.prefill_rate
-        self._scheduling = scheduling
-        self._cache = PrefixCache(hardware.cache_tokens // BLOCK_TOKENS)
-        self._waiting: list[tuple[int, int, _Prompt]] = []
-        self._running: list[_Prompt] = []
-        self._numbers = count()
-        self._idle = True
-
-    def submit(self, arrival: Arrival, number: int, done: Callable[[], None]) -> None:
-        heapq.heappush(self._waiting, (number, next(self._numbers), _Prompt(arrival, done)))
-        if self._idle:
-            self._idle = False
-            self._step()
-
-    def _step(self) -> None:
-        step_tokens, cap = self._scheduling.step_tokens, self._cap()
-        room = step_tokens
-        for prompt in self._running:
-            room -= self._compute(prompt, min(room, cap))
-        while room and self._waiting:
-            prompt = heapq.heappop(self._waiting)[2]
-            blocks = prompt.arrival.prompt.blocks
-            prompt.left = prompt.arrival.prompt.missing(self._cache.matched(blocks))
-            self._running.append(prompt)
-            room -= self._compute(prompt, min(room, cap))
-        lasts_s = self._scheduling.step_s + (step_tokens - room) / self._rate
-        self._clock.at(self._clock.now + lasts_s, self._end)
-
-    def _cap(self) -> int:
-        """Tokens of one prompt in one step."""
-        scheduling, prompts = self._scheduling, len(self._running) + len(self._waiting)
-        if not scheduling.threshold or prompts == 1:
-            return scheduling.step_tokens
-        return max(scheduling.threshold, scheduling.step_tokens // prompts * scheduling.adaptive)
-
-    def _compute(self, prompt: _Prompt, room: int) -> int:
-        taken = min(prompt.left, room)
-        prompt.left -= taken
-        return taken
-
-    def _end(self) -> None:
-        complete = [prompt for prompt in self._running if not prompt.left]
-        self._running = [prompt for prompt in self._running if prompt.left]
-        for prompt in complete:
-            self._cache.insert(prompt.arrival.prompt.blocks)
-            prompt.done()
-        self._idle = not self._running and not self._waiting
-        if not self._idle:
-            self._step()
-
-
-def simulate(arrivals: Sequence[Arrival], fleet: Fleet, hardware: Hardware, scheduling: Scheduling) -> list[Waited]:
+def waits(arrivals: Sequence[Arrival], producers: int, hardware: Hardware, scheduling: Scheduling) -> list[Waited]:
     """What each prompt waited for its producer, which is the proxy's choice; in the order in which they were done."""
-    clock = Clock()
-    names = [each.instance_id for each in fleet.view.usable if each.role == "prefill"]
-    producers = {name: StepProducer(clock, hardware, scheduling) for name in names}
-    orders = {name: PrefillOrder(scheduling.factor, lambda: clock.now) for name in names}
-    measured = {name: Prefills() for name in names}
-    waited: list[Waited] = []
-
-    def arrive(arrival: Arrival) -> None:
-        route = fleet.route(Demand(MODEL, arrival.prompt))
-        producer, tokens = route.producer, route.prefill_tokens
-        if producer is None:
-            raise ValueError(f"{route.reason}: expected a policy that splits every request")
-        name = producer.instance_id
-        fleet.begin(producer, tokens)
-        fleet.holds(producer, arrival.prompt)
-        place = orders[name].enter(tokens, measured[name].tokens_per_s())
-        measured[name].begin(tokens, clock.now)
-
-        def done() -> None:
-            fleet.end(producer, tokens)
-            orders[name].leave(place)
-            measured[name].end(tokens, tokens, clock.now)
-            waited.append(Waited(arrival.at_s, tokens, clock.now - arrival.at_s))
-
-        producers[name].submit(arrival, place.number, done)
-
-    for arrival in arrivals:
-        clock.at(arrival.at_s, lambda arrival=arrival: arrive(arrival))  # type: ignore[misc]
-    clock.run()
-    return waited
+    idle = Server(StepCosts(), server.Scheduling(NO_BOUND, NO_BOUND))
+    servers: dict[Role, tuple[int, Server]] = {
+        "prefill": (producers, scheduling.producer(hardware)),
+        "decode": (CONSUMERS, idle),
+    }
+    outcome = simulate(arrivals, Deployment(servers, order_factor=scheduling.factor))
+    return [Waited(each.arrival.at_s, each.route.prefill_tokens, each.ttft_s) for each in outcome.served]

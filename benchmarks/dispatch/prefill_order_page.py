@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.dispatch.choosers import fleet_of
-from benchmarks.dispatch.prefill_order import Scheduling, Waited, simulate
-from benchmarks.dispatch.simulation import Hardware
-from benchmarks.dispatch.trace import TRACE_BLOCK, Arrival, UnreadableTrace, prompt_of, read_trace
+from benchmarks.dispatch.fleets import Hardware
+from benchmarks.dispatch.prefill_order import Scheduling, Waited, waits
 from benchmarks.option_types import count
 from benchmarks.tables import percentile, table
+from planner.trace import TRACE_BLOCK, Arrival, UnreadableTrace, prompt_of, read_trace
 
 FACTORS = (1, 2, 4, 8, 16)
 SHARING = (
@@ -95,15 +94,15 @@ def _section(
     for each in orders:
         if each.step_tokens not in by_arrival:
             first_come = Scheduling(1, step_tokens=each.step_tokens)
-            by_arrival[each.step_tokens] = simulate(arrivals, fleet_of(producers, 4), hardware, first_come)
-        waited = simulate(arrivals, fleet_of(producers, 4), hardware, each)
+            by_arrival[each.step_tokens] = waits(arrivals, producers, hardware, first_come)
+        waited = waits(arrivals, producers, hardware, each)
         rows.append(row(waited, by_arrival[each.step_tokens], each, limits))
     return f"## {title}\n\n{table(COLUMNS, rows)}"
 
 
 EXPLANATION = """\
 No servers and no clock: the same command gives the same page. The order is the proxy's own code; a producer takes
-what waits step by step as vLLM's scheduler does (`benchmarks/dispatch/prefill_order.py`). TTFT is queue and prefill.
+what waits step by step as vLLM's scheduler does (`planner/simulation/instance.py`). TTFT is queue and prefill.
 Short are prompts of which at most 2,000 tokens are to be computed, long those of 16,000 or more; in the mixture it is
 one or the other. `shared`: `--long-prefill-token-threshold`. `worst factor`: of all prompts the largest quotient of
 the TTFT and that in the order of arrival with the same steps. The bound is the factor where one producer serves all

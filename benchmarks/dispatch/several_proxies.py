@@ -1,7 +1,7 @@
 """Several proxies before one fleet, in simulated time: each has the proxy's own code, and knows what it has been told.
 
 Producers compute step by step in the order of the numbers that the proxies gave, consumers decode as in
-`simulation.py`. A request comes to a proxy at random, as a load balancer spreads connections, or to that of its
+`fleets.py`. A request comes to a proxy at random, as a load balancer spreads connections, or to that of its
 conversation. What the others have in hand is told every so many seconds, or never.
 """
 
@@ -9,16 +9,20 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from benchmarks.dispatch.choosers import fleet_of
-from benchmarks.dispatch.prefill_order import Scheduling, StepProducer
-from benchmarks.dispatch.simulation import MODEL, Clock, Consumer, Hardware
-from benchmarks.dispatch.trace import Arrival
-from proxy.routing.admission import Prefills
-from proxy.routing.dispatch import IDLE, Demand, Load
-from proxy.routing.prefill_order import FACTORS, PrefillOrder
-from proxy.routing.token_estimate import TokenEstimate
+from benchmarks.dispatch.fleets import Hardware
+from benchmarks.dispatch.prefill_order import Scheduling
+from planner.simulation.clock import Clock
+from planner.simulation.deployment import Deployment
+from planner.simulation.exchange import Exchange, World
+from planner.simulation.instance import Instance
+from planner.simulation.server import Server
+from planner.trace import Arrival
+from proxy.routing.dispatch import IDLE, Load
+from proxy.routing.prefill_order import FACTORS
+from stack.instances.record import Role
 
 Spread = Literal["random", "conversation"]
 FACTOR = FACTORS["shortest"]
@@ -45,64 +49,24 @@ class Waited:
     prompt: int = 0
 
 
-class _Proxy:
-    def __init__(self, producers: int, consumers: int, clock: Clock) -> None:
-        self.fleet = fleet_of(producers, consumers)
-        self.estimate = TokenEstimate()
-        names = [each.instance_id for each in self.fleet.view.usable]
-        self.orders = {name: PrefillOrder(FACTOR, lambda: clock.now) for name in names}
-        self.measured = {name: Prefills() for name in names}
-
-
 def simulate(
     arrivals: Sequence[Arrival], producers: int, consumers: int, hardware: Hardware, setup: Setup, seed: int
 ) -> Waited:
-    clock, waited = Clock(), Waited()
-    proxies = [_Proxy(producers, consumers, clock) for _ in range(setup.proxies)]
-    view = proxies[0].fleet.view
-    scheduling = Scheduling(FACTOR)
-    prefill = {
-        each.instance_id: StepProducer(clock, hardware, scheduling) for each in view.usable if each.role == "prefill"
+    clock = Clock()
+    servers: dict[Role, tuple[int, Server]] = {
+        "prefill": (producers, Scheduling(FACTOR).producer(hardware)),
+        "decode": (consumers, hardware.consumer),
     }
-    decode = {each.instance_id: Consumer(clock, hardware) for each in view.usable if each.role == "decode"}
+    deployment = Deployment(servers, order_factor=FACTOR)
+    instances = {name: Instance(clock, server) for name, server in deployment.names.items()}
+    proxies = [_proxy(deployment, clock, instances) for _ in range(setup.proxies)]
     proxy_of = _spread(setup, seed)
     left = len(arrivals)
 
     def arrive(arrival: Arrival) -> None:
         nonlocal left
         left -= 1
-        proxy = proxies[proxy_of(arrival)]
-        fleet = proxy.fleet
-        route = fleet.route(Demand(MODEL, arrival.prompt, proxy.estimate.output_tokens(MODEL, None)))
-        producer, consumer, tokens = route.producer, route.consumer, route.prefill_tokens
-        if producer is None:
-            raise ValueError(f"{route.reason}: expected a policy that splits every request")
-        name = producer.instance_id
-        fleet.begin(producer, tokens)
-        fleet.holds(producer, arrival.prompt)
-        fleet.begin(consumer, route.decode_tokens)
-        order, measured = proxy.orders[name], proxy.measured[name]
-        place = order.enter(tokens, measured.tokens_per_s())
-        measured.begin(tokens, clock.now)
-        waited.computed += tokens
-        waited.prompt += arrival.prompt.tokens
-
-        def prefilled() -> None:
-            fleet.end(producer, tokens)
-            fleet.holds(consumer, arrival.prompt)
-            order.leave(place)
-            measured.end(tokens, tokens, clock.now)
-            waited.ttft_s.append(clock.now - arrival.at_s)
-            began = clock.now
-
-            def answered() -> None:
-                fleet.end(consumer, route.decode_tokens)
-                proxy.estimate.learn(MODEL, arrival.prompt, arrival.prompt.tokens, arrival.output_tokens)
-                waited.tpot_s.append((clock.now - began) / arrival.output_tokens)
-
-            decode[consumer.instance_id].submit(arrival, answered)
-
-        prefill[name].submit(arrival, place.number, prefilled)
+        Exchange(proxies[proxy_of(arrival)], arrival)
 
     def tell() -> None:
         in_hand = [proxy.fleet.in_hand() for proxy in proxies]
@@ -114,9 +78,21 @@ def simulate(
     if setup.told_every_s is not None:
         clock.at(arrivals[0].at_s, tell)
     for arrival in arrivals:
-        clock.at(arrival.at_s, lambda arrival=arrival: arrive(arrival))  # type: ignore[misc]
+        clock.at(arrival.at_s, partial(arrive, arrival))
     clock.run()
-    return waited
+    served = [each for proxy in proxies for each in proxy.outcome.served]
+    return Waited(
+        [each.ttft_s for each in served],
+        [each.tpot_s for each in served if each.tpot_s is not None],
+        sum(each.route.prefill_tokens for each in served),
+        sum(each.arrival.prompt.tokens for each in served),
+    )
+
+
+def _proxy(deployment: Deployment, clock: Clock, instances: Mapping[str, Instance]) -> World:
+    """With a fleet, estimates and measured rates of its own, before instances that all share."""
+    fleet = deployment.fleet(lambda: clock.now)
+    return World(clock, deployment, fleet, fleet.route, instances)
 
 
 def _sums(told: Sequence[Mapping[str, Load]]) -> dict[str, Load]:

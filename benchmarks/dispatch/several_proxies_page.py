@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.dispatch.fleets import Hardware
 from benchmarks.dispatch.page import about
 from benchmarks.dispatch.several_proxies import Setup, Waited, simulate
-from benchmarks.dispatch.simulation import Hardware
-from benchmarks.dispatch.trace import Arrival, UnreadableTrace, read_trace
 from benchmarks.option_types import count, counts
 from benchmarks.tables import percentile, table
+from planner.trace import Arrival, UnreadableTrace, read_trace
 from proxy.instances.peers import PERIOD_S
 
 CACHE_TOKENS = 1_000_000

@@ -7,7 +7,7 @@ tokens, and 256 to 2,048 tokens that occur nowhere else; they arrive at random.
 import random
 from itertools import count
 
-from benchmarks.dispatch.trace import TRACE_BLOCK, Arrival, prompt_of
+from planner.trace import TRACE_BLOCK, Arrival, prompt_of
 
 PREFIX_BLOCKS = 16
 

@@ -16,6 +16,7 @@ from proxy.request.random_id import random_id
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
 from proxy.routing.fleet import Fleet, View
+from proxy.routing.prefill_order import FACTORS
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.settings import ProxySettings
 from proxy.telemetry.autoscaling import AutoscalingCollector
@@ -40,7 +41,7 @@ class Gateway:
         self.settings = settings
         self.loop = asyncio.get_running_loop()  # kept: to ask for it asks the kernel for the process's id each time
         policy = Policy(settings.proxy_local_prompt_tokens, settings.proxy_no_producer)
-        self.fleet = Fleet(policy, prefill_order=settings.proxy_prefill_order)
+        self.fleet = Fleet(policy, order_factor=FACTORS[settings.proxy_prefill_order])
         own_id = random_id()  # by which a proxy knows itself among its peers
         self.peers = Peers(settings.peers, own_id, self.fleet.others_have)
         self.teller = Teller(own_id, self.fleet.in_hand, lambda: self.draining)

@@ -1,6 +1,7 @@
 """The instances as discovery last saw them, what each has in hand, and what each is thought to hold of past prompts."""
 
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -10,7 +11,7 @@ from proxy.request.prompt import Prompt
 from proxy.routing import dispatch
 from proxy.routing.dispatch import Demand, Load, Policy, Route
 from proxy.routing.pairing import PAIR, Candidates
-from proxy.routing.prefill_order import FACTORS, Order, PrefillOrder
+from proxy.routing.prefill_order import FACTORS, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
 from stack.instances.record import Instance
 
@@ -71,13 +72,17 @@ class View:
 
 
 class Fleet:
-    """Both legs of a request begin and end here, each with the tokens that its route names."""
+    """Both legs of a request begin and end here, each with the tokens that its route names.
+
+    order_factor, clock: of the order of prompts at each producer; Unix time, in seconds.
+    """
 
     def __init__(
         self,
         policy: Policy = dispatch.SPLIT_ALL,
         blocks_remembered: int = BLOCKS_REMEMBERED,
-        prefill_order: Order = "shortest",
+        order_factor: int = FACTORS["shortest"],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.view = View()
         self._policy = policy
@@ -86,7 +91,8 @@ class Fleet:
         self._of_others: Mapping[str, Load] = {}
         self._together: dict[str, Load] = {}  # only kept up while others have something
         self._caches: dict[str, PrefixCache] = {}
-        self._order_factor = FACTORS[prefill_order]
+        self._order_factor = order_factor
+        self._clock = clock
         self._orders: dict[str, PrefillOrder] = {}
         self._dispatches = count(1)
 
@@ -184,7 +190,7 @@ class Fleet:
         """In which it computes the prompts that were sent there."""
         order = self._orders.get(producer.instance_id)
         if order is None:
-            order = self._orders[producer.instance_id] = PrefillOrder(self._order_factor)
+            order = self._orders[producer.instance_id] = PrefillOrder(self._order_factor, self._clock)
         return order
 
     def holds(self, instance: Instance, prompt: Prompt) -> None:

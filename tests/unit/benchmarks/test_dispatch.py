@@ -7,17 +7,17 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.dispatch import aggregated, several_proxies
-from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, aggregated_fleet_of, fleet_of
+from benchmarks.dispatch import fleets, several_proxies
+from benchmarks.dispatch.choosers import AGGREGATED_CHOOSERS, CHOOSERS, with_seed
+from benchmarks.dispatch.fleets import Hardware, Outcome, aggregated, pairs
 from benchmarks.dispatch.page import render, row, unbounded_hit_rate
 from benchmarks.dispatch.prefill_order import Scheduling, Waited
-from benchmarks.dispatch.prefill_order import simulate as simulate_order
+from benchmarks.dispatch.prefill_order import waits as waits_of
 from benchmarks.dispatch.prefill_order_page import mixture
 from benchmarks.dispatch.several_proxies import Setup
 from benchmarks.dispatch.shared_prefixes import shared_prefixes
-from benchmarks.dispatch.simulation import Hardware, Outcome, simulate
-from benchmarks.dispatch.trace import Arrival, UnreadableTrace, prompt_of, read_trace
 from benchmarks.tables import percentile
+from planner.trace import Arrival, UnreadableTrace, prompt_of, read_trace
 
 # Mooncake's conversation trace, where it lies beside the checkout; docs/benchmarks has the whole hour.
 TRACE = Path(__file__).parents[4] / "shared/data/conversation_trace.jsonl"
@@ -25,8 +25,7 @@ FAST = Hardware(prefill_rate=1000, cache_tokens=100_000, step_s=1.0, step_s_per_
 
 
 def run(arrivals: list[Arrival], hardware: Hardware, chooser: str, producers: int = 4, consumers: int = 4) -> Outcome:
-    fleet = fleet_of(producers, consumers)
-    return simulate(arrivals, fleet, hardware, CHOOSERS[chooser](fleet, 1))
+    return fleets.run(arrivals, pairs(hardware, producers, consumers), with_seed(CHOOSERS[chooser], 1))
 
 
 def conversations(count: int, turns: int, turn_s: float, seed: int = 1) -> list[Arrival]:
@@ -52,10 +51,10 @@ def test_one_of_each_on_paper() -> None:
     assert outcome.ttft_s == pytest.approx([1.0, 0.5 + 0.488])
     assert sum(outcome.computed.values()) == 1488
     assert outcome.hit_rate == pytest.approx(512 / 2000)
-    # 2,110 tokens are held while both decode, 1,100 before and after.
-    both_s, alone_s = 1 + 2.110, 1 + 1.100
-    assert outcome.tpot_s[0] == pytest.approx(both_s)
-    assert outcome.tpot_s[1] == pytest.approx((0.488 + 10 * both_s + (100 - 10 - 0.488 / alone_s) * alone_s) / 100)
+    # The first token is the producer's. The second joins at the end of the first one's first step, at 3.0 s.
+    both_s = sum(1 + 0.001 * (1001 + 1000 + 2 * step) for step in range(9))
+    alone_s = sum(1 + 0.001 * (1000 + step) for step in range(10, 99))
+    assert outcome.tpot_s == pytest.approx([(3.0 + both_s + alone_s - 1.0) / 99, (3.0 + both_s - 1.488) / 9])
 
 
 @pytest.mark.parametrize("chooser", CHOOSERS)
@@ -144,11 +143,7 @@ def test_the_page() -> None:
 
 
 def run_aggregated(arrivals: list[Arrival], hardware: Hardware, chooser: str, servers: int = 4) -> Outcome:
-    fleet = aggregated_fleet_of(servers)
-    outcome = aggregated.simulate(arrivals, fleet, hardware, AGGREGATED_CHOOSERS[chooser](fleet, 1))
-    for each in fleet.view.usable:
-        assert (fleet.outstanding(each.instance_id), fleet.outstanding_tokens(each.instance_id)) == (0, 0)
-    return outcome
+    return fleets.run(arrivals, aggregated(hardware, servers), with_seed(AGGREGATED_CHOOSERS[chooser], 1))
 
 
 def test_one_aggregated_server_on_paper() -> None:
@@ -158,10 +153,10 @@ def test_one_aggregated_server_on_paper() -> None:
         Arrival(0.5, prompt_of(3000, [1, 3, 4, 5, 6, 7]), 1),
     ]
     outcome = run_aggregated(arrivals, FAST, "ours", servers=1)
-    # 2,047 of the second's 2,488 tokens fit beside the first's token; then the rest, and a step for its own token.
-    steps_s = [1 + 1.000, 1 + 1.002 + 2.047, 1 + 1.002 + 0.441, 1 + 3.001]
-    assert outcome.ttft_s == pytest.approx([steps_s[0], sum(steps_s[:3]) - 0.5])
-    assert outcome.tpot_s == pytest.approx([sum(steps_s[1:3]) / 2, steps_s[3]])
+    # 2,047 of the second's 2,488 tokens fit beside the first's last token; then the rest.
+    steps_s = [1 + 1.000, 1 + 1.000 + 2.047, 1 + 0.441]
+    assert outcome.ttft_s == pytest.approx([steps_s[0], sum(steps_s) - 0.5])
+    assert outcome.tpot_s == pytest.approx([steps_s[1]])
     assert (sum(outcome.computed.values()), outcome.prompt_tokens) == (3488, 4000)
 
 
@@ -180,7 +175,7 @@ ONE_S = Scheduling(1, step_tokens=1000, step_s=0.0)  # a full step of FAST takes
 def waits(scheduling: Scheduling, *prompts: tuple[float, int]) -> dict[int, float]:
     """TTFT by the prompt's tokens; prompts: when they arrive and of how many."""
     arrivals = [Arrival(at_s, prompt_of(tokens, []), 1) for at_s, tokens in prompts]
-    waited = simulate_order(arrivals, fleet_of(1, 1), FAST, scheduling)
+    waited = waits_of(arrivals, 1, FAST, scheduling)
     return {each.tokens: each.ttft_s for each in waited}
 
 
@@ -201,8 +196,7 @@ def test_long_prompts_that_share_steps_let_a_short_one_in() -> None:
 def test_short_prompts_gain_and_nobody_passes_the_bound() -> None:
     arrivals, hardware = mixture(400, 10.0, (64, 8000)), Hardware(34_000, 1_000_000)
     by_arrival, ours = (
-        sorted(simulate_order(arrivals, fleet_of(1, 1), hardware, Scheduling(factor)), key=lambda each: each.at_s)
-        for factor in (1, 8)
+        sorted(waits_of(arrivals, 1, hardware, Scheduling(factor)), key=lambda each: each.at_s) for factor in (1, 8)
     )
 
     def p99(waited: list[Waited]) -> float:

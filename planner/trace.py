@@ -19,9 +19,12 @@ BLOCK_TOKENS = 128
 
 @dataclass(frozen=True)
 class Arrival:
+    """output_limit: what its client says of the answer's length (`max_tokens`), None: nothing."""
+
     at_s: float
     prompt: Prompt
     output_tokens: int
+    output_limit: int | None = None
 
 
 class UnreadableTrace(Exception):
@@ -37,7 +40,7 @@ def read_trace(file: Path, limit: int | None = None) -> list[Arrival]:
                 if limit is not None and len(rows) == limit:
                     break
                 try:
-                    rows.append(_row(json.loads(line)))
+                    rows.append(arrival_of(json.loads(line)))
                 except (ValueError, KeyError, TypeError) as error:
                     raise UnreadableTrace(
                         f"{file}:{number}: expected a line of Mooncake's format: {error!r}"
@@ -47,7 +50,8 @@ def read_trace(file: Path, limit: int | None = None) -> list[Arrival]:
     return list(_spread(rows))
 
 
-def _row(line: Any) -> Arrival:
+def arrival_of(line: Any) -> Arrival:
+    """Of one line's object. Raises: KeyError, TypeError."""
     return Arrival(line["timestamp"] / 1000, prompt_of(line["input_length"], line["hash_ids"]), line["output_length"])
 
 

@@ -1,0 +1,84 @@
+"""Charts of a plan, as HTML that holds all it needs: what each split bears, its times, and what would change it."""
+
+from collections.abc import Callable, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
+from benchmarks.serving.report.charts import COLORS
+from planner.sizing.answer import Answer, Row
+
+TIMES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
+    ("TTFT P50 (ms)", lambda row: row.asked.ttft_s.p50),
+    ("TTFT P99 (ms)", lambda row: row.asked.ttft_s.p99),
+    ("TPOT P50 (ms)", lambda row: row.asked.tpot_s.p50),
+    ("ITL P99 (ms)", lambda row: row.asked.itl_s.p99),
+)
+
+
+def charts(answer: Answer) -> str:
+    figures = [_largest_rates(answer), _times(answer), *_changes(answer)]
+    return "".join(
+        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
+        for number, figure in enumerate(figures)
+    )
+
+
+def _largest_rates(answer: Answer) -> go.Figure:
+    figure = go.Figure()
+    figure.add_bar(
+        x=_names(answer.rows),
+        y=[row.largest_per_s for row in answer.rows],
+        marker={"color": _colors(answer.rows)},
+        text=[f"{row.largest_per_s:.3g}" for row in answer.rows],
+    )
+    figure.add_hline(y=answer.rate, line_dash="dot", annotation_text=f"asked for: {answer.rate:.3g}")
+    figure.update_yaxes(title="requests/s", rangemode="tozero")
+    figure.update_layout(title="The largest rate within the objective", height=380, template="plotly_white")
+    return figure
+
+
+def _times(answer: Answer) -> go.Figure:
+    figure = make_subplots(rows=1, cols=len(TIMES), subplot_titles=[name for name, _ in TIMES])
+    for number, (_, value) in enumerate(TIMES):
+        seconds = [value(row) for row in answer.rows]
+        figure.add_bar(
+            x=_names(answer.rows),
+            y=[None if each is None else each * 1000 for each in seconds],
+            marker={"color": _colors(answer.rows)},
+            showlegend=False,
+            row=1,
+            col=number + 1,
+        )
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(title=f"At {answer.rate:.3g} requests/s", height=380, template="plotly_white")
+    return figure
+
+
+def _changes(answer: Answer) -> list[go.Figure]:
+    if not answer.changes:
+        return []
+    figure = go.Figure()
+    for axis in dict.fromkeys(each.axis for each in answer.changes):
+        points = [(each.factor, each.gain) for each in answer.changes if each.axis == axis]
+        points = sorted([*points, (1.0, answer.gain)], key=lambda point: point[0])
+        figure.add_scatter(
+            x=[factor for factor, _ in points],
+            y=[gain for _, gain in points],
+            mode="lines+markers",
+            name=axis,
+        )
+    figure.add_hline(y=1, line_color="#1c2330")
+    figure.update_xaxes(type="log", title="times what it is")
+    figure.update_yaxes(type="log", title="the best pairs / aggregated: above 1 disaggregation bears more")
+    figure.update_layout(title="What would change the answer", height=420, template="plotly_white")
+    return [figure]
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return [str(row.split) for row in rows]
+
+
+def _colors(rows: Sequence[Row]) -> list[str]:
+    return [COLORS[AGGREGATED if row.split.aggregated else DISAGGREGATED] for row in rows]

@@ -1,0 +1,1 @@
+"""What one prefill and one decode instance of the running stack cost: `make profile`, which writes profile.json."""

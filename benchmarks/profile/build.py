@@ -1,0 +1,70 @@
+"""The profile from what was measured: one fit of all, so that what is small counts beside the step that it is in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.profile.measure import Limits, Moved
+from planner.fit import Sample, fit
+from planner.profile import Profile, Step, Transfer
+
+OF_STEPS = ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s", "join_s", "join_token_s")
+PARTS = ("request_s", *OF_STEPS, "handover_s", "byte_s")
+NO_BOUND = 1e15  # bytes/s where more bytes do not take longer
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """steps: of prompts, streams, both, and what joins them. proxy_s: that the proxy adds to a first token."""
+
+    steps: Sequence[Sample]
+    moved: Sequence[Moved]
+    proxy_s: float
+
+
+def build(
+    found: Measurements, limits: Limits, block_tokens: int, steps_ahead: int, conditions: dict[str, str]
+) -> Profile:
+    """Raises: NoFit: what was measured is noise, or no costs describe it."""
+    fitted = fit([*found.steps, *second_tokens(found.moved, limits)], PARTS)
+    costs = fitted.costs
+    way_s = costs["request_s"] + found.proxy_s
+    byte_s = costs["byte_s"]
+    transfer = Transfer(
+        bytes_per_s=1 / byte_s if byte_s > 1 / NO_BOUND else NO_BOUND, latency_s=0.0, handover_s=costs["handover_s"]
+    )
+    return Profile(
+        conditions=conditions,
+        step=Step(**{name: costs[name] for name in OF_STEPS}),
+        residuals=fitted.residuals,
+        bytes_per_token=median(each.bytes_per_token for each in found.moved),
+        transfers={found.moved[0].transport: transfer},
+        # Which part of the way is before the engine and which behind it cannot be told from a client.
+        before_s=way_s / 2,
+        after_s=way_s / 2,
+        kv_tokens=limits.kv_tokens,
+        block_tokens=block_tokens,
+        step_tokens=limits.step_tokens,
+        steps_ahead=steps_ahead,
+    )
+
+
+def second_tokens(moved: Sequence[Moved], limits: Limits) -> list[Sample]:
+    """Behind the first one, which is the producer's: the bytes of the last step's tokens, the handover, and a step."""
+    return [
+        Sample(
+            "transfer",
+            f"the second token behind a transfer of {each.tokens:,} tokens",
+            each.second_s,
+            {
+                "handover_s": 1.0,
+                "byte_s": (each.tokens % limits.step_tokens or limits.step_tokens) * each.bytes_per_token,
+                "step_s": 1.0,
+                "sequence_s": 1.0,
+                "context_token_s": each.tokens,
+                "join_s": 1.0,
+                "join_token_s": each.tokens,
+            },
+        )
+        for each in moved
+    ]

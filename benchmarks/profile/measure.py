@@ -1,0 +1,209 @@
+"""The measurements of a profile: each is a request or a few, some times over, and says of what its time is made.
+
+Prompts and answers are measured at the consumer, which computes both when nobody else does, as an aggregated server
+with the same options would. Transfers go from the producer to it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.connector.client import Stream
+from benchmarks.connector.prompts import Prompts
+from benchmarks.connector.topology.routes import Route
+from benchmarks.errors import RequestFailed
+from benchmarks.profile.windows import gaps_while_all_run, longest_gap
+from planner.fit import Sample
+from planner.simulation.costs import pairs
+
+Ask = Callable[[Route, Sequence[int], int], Awaitable[Stream]]
+Sleep = Callable[[float], Awaitable[None]]
+LENGTHS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CONTEXTS = (64, 1024, 4096)
+ANSWER = 48  # tokens of a stream whose gaps are looked at
+SHORT = 8  # tokens of a prompt that costs hardly more than a step
+STREAMS = 4  # beside which a prompt, or a transfer, is measured
+OF_PROMPTS = ("request_s", "step_s", "prompt_token_s", "prompt_pair_s")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of the servers: tokens of a step, of a request, of the KV cache. repeats: of each measurement.
+
+    longest_s: no measurement's prompts may take longer to compute; longer ones are left out.
+    """
+
+    step_tokens: int
+    request_tokens: int
+    kv_tokens: int
+    repeats: int = 5
+    longest_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class Routes:
+    """consumer: alone. pair: with its producer. proxy: what the proxy makes of a request."""
+
+    consumer: Route
+    pair: Route
+    proxy: Route
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Of one length: seconds to the second token, and of them those that the connector calls exposed, of each repeat.
+
+    bytes_per_token: of KV cache.
+    """
+
+    tokens: int
+    second_s: Sequence[float]
+    exposed_s: Sequence[float]
+    bytes_per_token: float
+    transport: str
+
+
+class Measuring:
+    def __init__(
+        self, ask: Ask, routes: Routes, limits: Limits, prompts: Prompts, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._ask, self._routes, self._limits = ask, routes, limits
+        self._prompts, self._sleep = prompts, sleep
+        # About, of a token of a prompt and of a step: known when prompts, and streams, have been measured.
+        self._token_s, self._step_s = 0.0, float("inf")
+
+    async def prompts(self) -> list[Sample]:
+        """Time to the first token by length; longer than a step they are computed in several."""
+        found = []
+        for tokens in self._lengths():
+            if tokens * self._token_s > self._limits.longest_s:
+                break
+            await self._first_token(self._routes.consumer, tokens)  # what is made at the first of its kind
+            seconds = [await self._first_token(self._routes.consumer, tokens) for _ in range(self._limits.repeats)]
+            self._token_s = max(self._token_s, median(seconds) / tokens if tokens >= LENGTHS[2] else 0.0)
+            steps = -(-tokens // self._limits.step_tokens)
+            parts = dict(zip(OF_PROMPTS, (1.0, steps, tokens, pairs(0, tokens)), strict=True))
+            found.append(Sample("prefill", f"a prompt of {tokens:,} tokens", seconds, parts))
+        return found
+
+    async def streams(self) -> list[Sample]:
+        """A step's time by how many sequences decode, and how long their contexts are."""
+        found = []
+        for context in CONTEXTS:
+            for sequences in BATCHES:
+                if not self._bears(sequences, context):
+                    break
+                seconds = [
+                    median(gaps_while_all_run(await self._run(sequences, context))) for _ in range(self._repeats)
+                ]
+                self._step_s = min(self._step_s, median(seconds))
+                middle = context + self._answer(sequences, context) / 2
+                parts = {"step_s": 1.0, "sequence_s": sequences, "context_token_s": sequences * middle}
+                found.append(Sample("decode", f"{sequences} streams after {context:,} tokens", seconds, parts))
+        return found
+
+    async def mixed(self) -> list[Sample]:
+        """The one step that a prompt and running streams share, as the longest gap of the streams."""
+        found = []
+        for tokens in self._lengths():
+            if tokens + STREAMS > self._limits.step_tokens or tokens < LENGTHS[2]:
+                continue
+            seconds = [await self._beside_streams(self._routes.consumer, tokens, 1) for _ in range(self._repeats)]
+            context = STREAMS * (CONTEXTS[0] + ANSWER / 2)
+            parts = {"step_s": 1.0, "sequence_s": STREAMS, "context_token_s": context}
+            parts |= {"prompt_token_s": tokens, "prompt_pair_s": pairs(0, tokens)}
+            found.append(Sample("mixed", f"a prompt of {tokens:,} tokens beside {STREAMS} streams", seconds, parts))
+        return found
+
+    async def proxy_s(self) -> float:
+        """What the way through the proxy adds to a first token."""
+        through = [await self._first_token(self._routes.proxy, SHORT) for _ in range(2 * self._repeats)]
+        directly = [await self._first_token(self._routes.consumer, SHORT) for _ in range(2 * self._repeats)]
+        return max(0.0, median(through) - median(directly))
+
+    async def transfers(self) -> list[Moved]:
+        found = []
+        for tokens in self._moved_lengths():
+            streams = [await self._moved(tokens) for _ in range(self._repeats)]
+            facts = [_facts(stream) for stream in streams]
+            found.append(
+                Moved(
+                    tokens,
+                    [stream.itl_s[0] for stream in streams],
+                    [each["exposed_seconds"] for each in facts],
+                    facts[0]["bytes"] / facts[0].get("tokens", tokens),
+                    facts[0]["transport"],
+                )
+            )
+        return found
+
+    async def joins(self) -> list[Sample]:
+        """The longest gap of running streams while a KV cache arrives beside them, and joins them."""
+        found = []
+        for tokens in self._moved_lengths():
+            seconds = [await self._beside_streams(self._routes.pair, tokens, 3) for _ in range(self._repeats)]
+            context = STREAMS * (CONTEXTS[0] + ANSWER / 2) + tokens
+            parts = {"step_s": 1.0, "sequence_s": STREAMS + 1.0, "context_token_s": context}
+            parts |= {"join_s": 1.0, "join_token_s": tokens}
+            found.append(Sample("join", f"{tokens:,} tokens that come to {STREAMS} streams", seconds, parts))
+        return found
+
+    @property
+    def _repeats(self) -> int:
+        return self._limits.repeats
+
+    def _lengths(self) -> list[int]:
+        """The powers of two, and whole steps."""
+        step = self._limits.step_tokens
+        wanted = sorted({*LENGTHS, step, 2 * step, 4 * step})
+        return [tokens for tokens in wanted if tokens + ANSWER <= self._limits.request_tokens]
+
+    def _moved_lengths(self) -> Iterator[int]:
+        for tokens in self._lengths():
+            if tokens >= LENGTHS[2] and tokens * self._token_s <= self._limits.longest_s:
+                yield tokens
+
+    def _bears(self, sequences: int, context: int) -> bool:
+        tokens = context + self._answer(sequences, context)
+        fits = sequences * tokens <= 0.8 * self._limits.kv_tokens and tokens <= self._limits.request_tokens
+        return fits and sequences * context * self._token_s <= self._limits.longest_s
+
+    def _answer(self, sequences: int, context: int) -> int:
+        """The first of them must still run when the last one's prompt has been computed, step by step."""
+        return ANSWER + -(-sequences * context // self._limits.step_tokens) + sequences
+
+    async def _first_token(self, route: Route, tokens: int) -> float:
+        return (await self._ask(route, self._prompts.next(tokens), 1)).ttft_s
+
+    async def _run(self, sequences: int, context: int, answer: int | None = None) -> list[Stream]:
+        prompts = [self._prompts.next(context) for _ in range(sequences)]
+        answer = answer or self._answer(sequences, context)
+        return list(await asyncio.gather(*(self._ask(self._routes.consumer, prompt, answer) for prompt in prompts)))
+
+    async def _beside_streams(self, route: Route, tokens: int, answer: int) -> float:
+        """The longest gap of streams beside which one request runs, which begins when all of them do."""
+        begun_s = STREAMS * CONTEXTS[0] * self._token_s
+        lasts = round(2 * tokens * self._token_s / self._step_s) + 2 * ANSWER
+        running = asyncio.ensure_future(self._run(STREAMS, CONTEXTS[0], lasts))
+        prompt = self._prompts.next(tokens)
+        await self._sleep(2 * begun_s)
+        asked = await self._ask(route, prompt, answer)
+        streams = await running
+        until = asked.started + asked.ttft_s + sum(asked.itl_s)
+        longest = median(longest_gap(stream, asked.started, until) for stream in streams)
+        if not longest:
+            raise RequestFailed(f"{STREAMS} streams had ended before a prompt of {tokens:,} tokens was computed")
+        return longest
+
+    async def _moved(self, tokens: int) -> Stream:
+        return await self._ask(self._routes.pair, self._prompts.next(tokens), 3)
+
+
+def _facts(stream: Stream) -> dict[str, Any]:
+    """Raises: RequestFailed: nothing has moved."""
+    if stream.transfer is None or not stream.transfer.get("bytes"):
+        raise RequestFailed("no KV cache came from the producer, the consumer computed it")
+    return stream.transfer

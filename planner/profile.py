@@ -1,0 +1,115 @@
+"""What one machine's instances cost, as `make profile` measured it: profile.json.
+
+Every figure is of one instance. `residuals` say how far the fit is from what was measured; a plan repeats them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from planner.simulation.costs import Constants, StepCosts, TransferCosts
+from planner.simulation.server import Scheduling, Server
+from planner.trace import BLOCK_TOKENS
+from stack.configuration.environment import ConfigError
+
+VERSION = 1
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Step(_Part):
+    """As `StepCosts`."""
+
+    step_s: Seconds
+    sequence_s: Seconds
+    context_token_s: Seconds
+    prompt_token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    prompt_pair_s: Seconds
+    join_s: Seconds = 0.0
+    join_token_s: Seconds = 0.0
+
+
+class Transfer(_Part):
+    """As `TransferCosts`, over one transport."""
+
+    bytes_per_s: Annotated[float, Field(gt=0)]
+    latency_s: Seconds
+    handover_s: Seconds
+
+
+class Residual(_Part):
+    """Of one kind of measurement: |fitted - measured| / measured over so many of them."""
+
+    samples: Count
+    median: Seconds
+    worst: Seconds
+
+
+class Profile(_Part):
+    """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
+
+    transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
+    between the client and the engine, to it and back.
+    """
+
+    version: Literal[1] = 1
+    conditions: dict[str, str]
+    gpus_per_instance: Count = 1
+    step: Step
+    residuals: dict[str, Residual]
+    bytes_per_token: Annotated[float, Field(gt=0)]
+    layers: Count = 1
+    transfers: Annotated[dict[str, Transfer], Field(min_length=1)]
+    before_s: Seconds
+    after_s: Seconds
+    first_token: Literal["producer", "consumer"] = "producer"
+    kv_tokens: Count
+    block_tokens: Count
+    step_tokens: Count
+    max_sequences: Count = 256
+    steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
+
+    @property
+    def error(self) -> float:
+        """How far a step's predicted time is off: the largest of the kinds' medians."""
+        return max((residual.median for residual in self.residuals.values()), default=0.0)
+
+    def server(self, slower: float = 1.0) -> Server:
+        """Args: slower: its steps take so many times as long."""
+        costs = StepCosts(**{name: value * slower for name, value in self.step.model_dump().items()})
+        scheduling = Scheduling(self.step_tokens, self.max_sequences, steps_ahead=self.steps_ahead)
+        # A block larger than one with an identity, or none of its divisors, is told in the largest that is.
+        block = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if self.block_tokens % size == 0)
+        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS))
+
+    def transfer(self, transport: str | None = None, bandwidth: float = 1.0) -> TransferCosts:
+        """Args: transport: None: the first; bandwidth: so many times that of the profile. Raises: KeyError."""
+        found = self.transfers[transport or next(iter(self.transfers))]
+        return TransferCosts(
+            self.bytes_per_token, found.bytes_per_s * bandwidth, found.latency_s, self.layers, found.handover_s
+        )
+
+    @property
+    def constants(self) -> Constants:
+        return Constants(self.before_s, self.after_s, self.first_token)
+
+
+def read(path: Path, name: str) -> Profile:
+    """Args: name: of the option or variable that says where it is. Raises: ConfigError."""
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            [f"{name}={str(path)!r}: {error.strerror}; `make profile` writes one where the stack runs"]
+        ) from error
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors()[:5]:
+            member = ".".join(str(part) for part in problem["loc"])
+            lines.append(f"{name}={str(path)!r}: {f'{member}: ' if member else ''}{problem['msg']}")
+        raise ConfigError(lines) from error

@@ -1,0 +1,68 @@
+"""What a step of an instance takes, and what it takes to move a prompt's KV cache.
+
+A step's time is a sum, because that is what fits measurements (planner/fit.py says how well): what every step takes,
+something for each answer in it and for each token of KV cache that those read, and for prompts something for each
+token and for each pair of a token and one before it, which is attention's part.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds: of every step, a decoding sequence, a token of its context, a token of a prompt, a pair of those.
+
+    join_s, join_token_s: of a sequence whose KV cache has come from another instance, and of a token of it, in the step
+    that it joins: what arrives is in the way of what runs.
+    """
+
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    context_token_s: float = 0.0
+    prompt_token_s: float = 0.0
+    prompt_pair_s: float = 0.0
+    join_s: float = 0.0
+    join_token_s: float = 0.0
+
+    def seconds(self, sequences: int, context_tokens: int, prompt_tokens: int = 0, prompt_pairs: float = 0.0) -> float:
+        return (
+            self.step_s
+            + self.sequence_s * sequences
+            + self.context_token_s * context_tokens
+            + self.prompt_token_s * prompt_tokens
+            + self.prompt_pair_s * prompt_pairs
+        )
+
+
+def pairs(begin: int, tokens: int) -> float:
+    """Of `tokens` of a prompt that follow its first `begin`."""
+    return tokens * (begin + tokens / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCosts:
+    """latency_s: from the end of a piece's computation until its last layer is there, beside the time of its bytes.
+
+    layers: a piece is sent layer by layer while it is computed, so that only the last one's bytes come after it.
+    handover_s: from the last byte until the consumer may take the request into a step.
+    """
+
+    bytes_per_token: float = 0.0
+    bytes_per_s: float = math.inf
+    latency_s: float = 0.0
+    layers: int = 1
+    handover_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """before_s: from the client's sending until the engine has the request; after_s: from a step's end to the client.
+
+    first_token: whose is passed on to the client; the consumer's comes when it has the KV cache, by a step of its own.
+    """
+
+    before_s: float = 0.0
+    after_s: float = 0.0
+    first_token: Literal["producer", "consumer"] = "producer"

@@ -1,0 +1,313 @@
+"""One vLLM instance: in each step a token for every answer under way, and of prompts what then fits.
+
+It follows vLLM's scheduler (v1/core/sched/scheduler.py, `schedule`): prompts that have begun go on in their order, then
+those that wait begin, by priority and then in the order in which they came, while there is room in the step, in the
+number of sequences, and in the KV cache for the whole prompt. Where an answer's next token finds no block, whoever was
+admitted last (with priorities: the last in order) loses its blocks and is computed again later.
+
+Steps in which answers alone go on, and none of them ends, differ only in the growing context. Such a run of steps is
+one event; what comes meanwhile cuts it at the end of the step in which it comes. `ends` has the end of every step.
+"""
+
+import heapq
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
+from planner.simulation.clock import Clock
+from planner.simulation.costs import pairs
+from planner.simulation.decoding import Decoding
+from planner.simulation.kv_pool import KvPool
+from planner.simulation.sequence import Sequence
+from planner.simulation.server import Server
+from planner.trace import BLOCK_TOKENS
+
+LONGEST_RUN = 1024  # steps in one event
+
+
+class Instance:
+    """`ends`: of each step, in seconds. computed: tokens of prompts. busy_s: in steps."""
+
+    def __init__(self, clock: Clock, server: Server) -> None:
+        self.ends: list[float] = []
+        self.computed = 0
+        self.busy_s = 0.0
+        self.preemptions = 0
+        self.pool = KvPool(server.kv_tokens, server.block_tokens)
+        self._clock = clock
+        self._costs = server.costs
+        self._scheduling = server.scheduling
+        self._numbers = count()
+        self._waiting: list[tuple[int, int, Sequence]] = []
+        self._ready: deque[Sequence] = deque()  # whose KV cache has come
+        self._coming: deque[tuple[int, Sequence]] = deque()  # of either, with the step that can have it first
+        self._prefilling: list[Sequence] = []
+        self._decoding = Decoding(server.block_tokens)
+        self._idle = True
+        self._planned = 0  # steps of the run under way
+        self._began = 0.0
+        self._chunks: dict[Sequence, int] = {}
+        self._firsts: list[Sequence] = []
+        self._run = 0  # its number: an event of an earlier one is void
+
+    @property
+    def steps(self) -> int:
+        """That are over or under way."""
+        return len(self.ends)
+
+    def submit(self, sequence: Sequence) -> None:
+        tokens = sequence.prompt.tokens + sequence.output_tokens
+        if self.pool.blocks_of(tokens) > self.pool.capacity:
+            most = self.pool.capacity * self.pool.block_tokens
+            raise ValueError(f"a request of {tokens} tokens, prompt and answer: expected at most {most}")
+        sequence.number = next(self._numbers)
+        self._come(sequence)
+
+    def arrived(self, sequence: Sequence) -> None:
+        """The KV cache of a remote one is here."""
+        sequence.computed = sequence.target - 1
+        whole = min(len(sequence.prompt.blocks), sequence.computed // BLOCK_TOKENS)
+        before = self.pool.private_blocks(sequence.prompt.tokens, sequence.shared)
+        after = self.pool.private_blocks(sequence.computed, whole)
+        self.pool.take(sequence.prompt.blocks[sequence.shared : whole], after - before)
+        sequence.shared = whole
+        if sequence.made == sequence.output_tokens:
+            self._free(sequence)
+            _call(sequence.on_end)
+            self._touch()
+        else:
+            sequence.has_come = True
+            self._come(sequence)
+
+    def release(self, sequence: Sequence) -> None:
+        """Of one that has kept its blocks at its end."""
+        self._free(sequence)
+        self._touch()
+
+    def _come(self, sequence: Sequence) -> None:
+        if self._planned > 1:
+            self._cut()
+        self._coming.append((self.steps + self._scheduling.steps_ahead, sequence))
+        if self._idle:
+            self._touch()
+
+    def _admit(self) -> None:
+        """What has come is seen by the scheduler, all of it where there is nothing to run meanwhile."""
+        nothing_runs = not self._decoding and not self._prefilling
+        while self._coming and (nothing_runs or self._coming[0][0] <= self.steps):
+            _, sequence = self._coming.popleft()
+            if sequence.has_come:
+                self._ready.append(sequence)
+            else:
+                self._wait(sequence)
+
+    def _touch(self) -> None:
+        """Something has changed that the next step has to see."""
+        if self._idle:
+            self._idle = False
+            self._step()
+        elif self._planned > 1:
+            self._cut()
+
+    def _cut(self) -> None:
+        """The run ends with the step that is under way."""
+        first = len(self.ends) - self._planned
+        steps = bisect_left(self.ends, self._clock.now, lo=first) - first + 1
+        if steps < self._planned:
+            self.pool.take((), self._decoding.growth(first, steps) - self._decoding.growth(first, self._planned))
+            del self.ends[first + steps :]
+            self._plan(steps)
+
+    def _plan(self, steps: int) -> None:
+        self._planned = steps
+        self._run += 1
+        self._clock.at(self.ends[-1], partial(self._end, self._run))
+
+    def _step(self) -> None:
+        self._began = self._clock.now
+        self._admit()
+        joining_s = 0.0
+        while self._ready and self._has_place():
+            joining_s += self._join(self._ready.popleft())
+        preempted = False
+        while self._decoding and self._decoding.growth(self.steps, 1) > self.pool.available:
+            preempted |= bool(self._preempt())
+        self.pool.take((), self._decoding.growth(self.steps, 1))
+        room = self._continue_prompts(self._scheduling.step_tokens - len(self._decoding))
+        if room is not None and not preempted:
+            self._begin_prompts(room)
+        if not self._decoding and not self._chunks:
+            self._idle = not preempted and room is not None and not self._ready
+            if not self._idle:
+                self._step()  # what was preempted has made room
+            return
+        steps, sequences = 1, len(self._decoding)
+        if not self._chunks and not self._firsts and not preempted and not joining_s:
+            steps = self._undisturbed()
+            self.pool.take((), self._decoding.growth(self.steps, steps) - self._decoding.growth(self.steps, 1))
+        prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
+        lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
+        lasts_s += joining_s
+        longer_s, end, ends = self._costs.context_token_s * sequences, self._clock.now, self.ends
+        for _ in range(steps):
+            end += lasts_s
+            ends.append(end)
+            lasts_s += longer_s
+        self._plan(steps)
+
+    def _continue_prompts(self, room: int) -> int | None:
+        """Tokens of the step that are left; None: a prompt has been preempted, and so none is begun."""
+        most, preempted = self._most_of_one(), False
+        for sequence in tuple(self._prefilling):
+            tokens = min(sequence.target - sequence.computed, most, room)
+            if tokens <= 0 or sequence not in self._prefilling:
+                continue
+            while not self._allocate(sequence, tokens):
+                preempted, victim = True, self._preempt()
+                room += self._chunks.pop(victim, 0)
+                if victim is sequence:
+                    break
+            else:
+                self._chunks[sequence] = tokens
+                room -= tokens
+        return None if preempted else room
+
+    def _begin_prompts(self, room: int) -> None:
+        most = self._most_of_one()
+        while self._waiting and room > 0 and self._has_place():
+            sequence = self._waiting[0][2]
+            prompt = sequence.prompt
+            computed = prompt.tokens - prompt.missing(self.pool.matched(prompt.blocks))
+            shared = min(len(prompt.blocks), computed // BLOCK_TOKENS)
+            if not self.pool.fits(prompt.blocks, shared, sequence.target):
+                return
+            heapq.heappop(self._waiting)
+            sequence.computed, sequence.shared = computed, shared
+            held = prompt.tokens if sequence.remote else computed
+            self.pool.take(prompt.blocks[:shared], self.pool.private_blocks(held, shared))
+            if sequence.remote:
+                if sequence.on_room:
+                    sequence.on_room(computed)
+                continue
+            if sequence.on_computed and sequence.computed:
+                sequence.on_computed(self._clock.now, 0, sequence.computed)
+            tokens = min(sequence.target - sequence.computed, most, room)
+            self._allocate(sequence, tokens)
+            self._prefilling.append(sequence)
+            self._chunks[sequence] = tokens
+            room -= tokens
+
+    def _end(self, run: int) -> None:
+        if run != self._run:
+            return
+        self.busy_s += self._clock.now - self._began
+        self._decoding.advance(self._planned)
+        self._planned = 0
+        firsts, self._firsts = self._firsts, []
+        for sequence in firsts:
+            _call(sequence.on_first)
+        chunks, self._chunks = self._chunks, {}
+        for sequence in self._decoding.ended(self.steps):
+            self._finish(sequence)
+        for sequence, tokens in chunks.items():
+            self._has_computed(sequence, tokens)
+        self._step()
+
+    def _has_computed(self, sequence: Sequence, tokens: int) -> None:
+        begin = sequence.computed
+        sequence.computed += tokens
+        sequence.missed += tokens
+        self.computed += tokens
+        if sequence.on_computed:
+            sequence.on_computed(self._began, begin, sequence.computed)
+        if sequence.computed < sequence.target:
+            return
+        self._prefilling.remove(sequence)
+        sequence.made += 1
+        sequence.stretches.append([self.steps - 1, self.steps])
+        if sequence.made == 1:
+            _call(sequence.on_first)
+        if sequence.made == sequence.output_tokens:
+            self._finish(sequence)
+        else:
+            self._decoding.add(sequence, self.steps)
+
+    def _join(self, sequence: Sequence) -> float:
+        """One whose KV cache has come from elsewhere makes its next token in this step, which takes so much longer."""
+        sequence.stretches.append([self.steps, self.steps])
+        if sequence.made == 0:
+            self._firsts.append(sequence)
+        self._decoding.add(sequence, self.steps)
+        return self._costs.join_s + self._costs.join_token_s * sequence.computed
+
+    def _finish(self, sequence: Sequence) -> None:
+        if not sequence.keeps_blocks:
+            self._free(sequence)
+        _call(sequence.on_end)
+
+    def _preempt(self) -> Sequence:
+        """The one that was admitted last; its prompt, and what it has made so far, is computed again."""
+        if self._prefilling:
+            victim = max(self._prefilling, key=lambda each: (each.priority, each.number))
+            self._prefilling.remove(victim)
+        else:
+            victim = self._decoding.last()
+            self._decoding.remove(victim, self.steps)
+            if victim in self._firsts:
+                self._firsts.remove(victim)
+        self._free(victim)
+        victim.computed = victim.shared = 0
+        victim.remote = False
+        victim.preemptions += 1
+        self.preemptions += 1
+        self._wait(victim)
+        return victim
+
+    def _wait(self, sequence: Sequence) -> None:
+        heapq.heappush(self._waiting, (sequence.priority, sequence.number, sequence))
+
+    def _allocate(self, sequence: Sequence, tokens: int) -> bool:
+        """Blocks for so many more tokens of its prompt, if they are there."""
+        pool, after = self.pool, sequence.computed + tokens
+        if pool.blocks_of(after) - pool.blocks_of(sequence.computed) > pool.available:
+            return False
+        before = pool.private_blocks(sequence.computed, sequence.shared)
+        whole = min(len(sequence.prompt.blocks), after // BLOCK_TOKENS)
+        pool.take(sequence.prompt.blocks[sequence.shared : whole], pool.private_blocks(after, whole) - before)
+        sequence.shared = whole
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        chunk = self._chunks.get(sequence, 0)
+        private = self.pool.private_blocks(sequence.computed + chunk, sequence.shared)
+        self.pool.free(sequence.prompt.blocks[: sequence.shared], private)
+
+    def _has_place(self) -> bool:
+        return len(self._decoding) + len(self._prefilling) < self._scheduling.max_sequences
+
+    def _most_of_one(self) -> int:
+        """Tokens of one prompt in one step."""
+        scheduling = self._scheduling
+        others = len(self._decoding) + len(self._prefilling) + len(self._waiting)
+        if not scheduling.long_prefill_threshold or others <= 1:
+            return scheduling.step_tokens
+        share = scheduling.step_tokens // others if scheduling.adaptive_threshold else 0
+        return max(scheduling.long_prefill_threshold, share)
+
+    def _undisturbed(self) -> int:
+        """Steps in which nothing but answers goes on, and none ends."""
+        steps = min(self._decoding.next_end() - self.steps, LONGEST_RUN)
+        if self._coming:
+            steps = min(steps, self._coming[0][0] - self.steps)
+        # One step's growth is there, and reserved.
+        spare = self.pool.available + self._decoding.growth(self.steps, 1)
+        while steps > 1 and self._decoding.growth(self.steps, steps) > spare:
+            steps //= 2
+        return steps
+
+
+def _call(happen: Callable[[], None] | None) -> None:
+    if happen:
+        happen()

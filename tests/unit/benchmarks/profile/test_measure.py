@@ -1,0 +1,113 @@
+"""What is measured at a stack of known costs gives these costs: a profile of a profile."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from benchmarks.connector.client import Stream
+from benchmarks.connector.prompts import Prompts
+from benchmarks.connector.topology.routes import Route
+from benchmarks.errors import RequestFailed
+from benchmarks.profile.build import Measurements, build
+from benchmarks.profile.measure import Limits, Measuring, Routes
+from planner.fit import NoFit
+from planner.profile import Profile, Step, Transfer
+from tests.unit.benchmarks.profile.simulated_stack import CONSUMER, PAIR, PROXY, SimulatedStack
+from tests.unit.planner.profiles import profile
+
+GPU = Step(
+    step_s=0.0045,
+    sequence_s=2e-5,
+    context_token_s=1.3e-8,
+    prompt_token_s=2e-5,
+    prompt_pair_s=4e-10,
+    join_s=0.001,
+    join_token_s=5e-7,
+)
+CPU = Step(step_s=0.05, sequence_s=0.006, context_token_s=1e-6, prompt_token_s=0.003, prompt_pair_s=1e-8)
+
+
+def made_up(step: Step, **changes: object) -> Profile:
+    facts: dict[str, object] = {
+        "step": step,
+        "bytes_per_token": 57344.0,
+        "transfers": {"tcp": Transfer(bytes_per_s=5e10, latency_s=0.001, handover_s=0.004)},
+        "before_s": 0.003,
+        "after_s": 0.003,
+        "kv_tokens": 200_000,
+        "block_tokens": 32,
+        "step_tokens": 2048,
+    }
+    return profile(**{**facts, **changes})
+
+
+async def measured(true: Profile, request_tokens: int = 16384) -> Profile:
+    stack = SimulatedStack(true, proxy_s=0.002)
+    limits = Limits(true.step_tokens, request_tokens, true.kv_tokens, repeats=3)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    steps = [*await measuring.prompts(), *await measuring.streams(), *await measuring.mixed()]
+    moved = await measuring.transfers()
+    steps += await measuring.joins()
+    found = Measurements(steps, moved, await measuring.proxy_s())
+    return build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
+
+
+@pytest.mark.parametrize("step", [GPU, CPU])
+async def test_a_profile_of_known_costs(step: Step) -> None:
+    true = made_up(step)
+    found = await measured(true, request_tokens=16384 if step is GPU else 4096)
+    for name in ("step_s", "sequence_s", "prompt_token_s"):
+        assert getattr(found.step, name) == pytest.approx(getattr(step, name), rel=0.03), name
+    assert found.step.prompt_pair_s == pytest.approx(step.prompt_pair_s, rel=0.1)
+    assert found.step.context_token_s == pytest.approx(step.context_token_s, rel=0.1)
+    # The way there and back, and through the proxy.
+    assert found.before_s + found.after_s == pytest.approx(0.008, rel=0.05)
+    assert found.bytes_per_token == pytest.approx(57344.0)
+    transfer = found.transfers["tcp"]
+    # Beside a step of 50 ms nothing is to be seen of 5 ms, or of 2 ms for the bytes.
+    assert transfer.latency_s + transfer.handover_s == pytest.approx(0.005, abs=0.1 * step.step_s)
+    if step is GPU:
+        assert transfer.bytes_per_s == pytest.approx(5e10, rel=0.05)
+    assert found.error < 0.02
+    assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer"}
+
+
+async def test_what_arrives_is_in_the_way_of_streams() -> None:
+    found = await measured(made_up(GPU))
+    assert found.step.join_token_s == pytest.approx(GPU.join_token_s, rel=0.1)
+    assert found.step.join_s == pytest.approx(GPU.join_s, rel=0.2)
+
+
+async def test_a_noisy_stack_gives_no_profile() -> None:
+    """Every other request has a third more to wait for."""
+    true = made_up(GPU)
+    stack, others = SimulatedStack(true), SimulatedStack(true, proxy_s=0.02)
+    stacks = itertools.cycle((stack, others))
+
+    async def ask(route: Route, prompt: Sequence[int], output_tokens: int) -> Stream:
+        return await next(stacks).ask(PROXY, prompt, output_tokens)
+
+    limits = Limits(true.step_tokens, 2048, true.kv_tokens, repeats=5)
+    samples = await Measuring(ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
+    with pytest.raises(NoFit, match=r"a prompt of 16 tokens: half of the repeats are \d+% of their median apart"):
+        build(Measurements(samples, [], 0.0), limits, 32, 0, {})
+
+
+async def test_prompts_that_take_too_long_are_left_out() -> None:
+    """300 tokens a second: nothing of more than 20 s is measured."""
+    stack = SimulatedStack(made_up(CPU))
+    limits = Limits(step_tokens=2048, request_tokens=100_000, kv_tokens=200_000, repeats=3)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    lengths = [sample.parts["prompt_token_s"] for sample in await measuring.prompts()]
+    assert lengths == [16, 64, 256, 512, 1024, 2048, 4096]
+    assert max(sample.parts["context_token_s"] for sample in await measuring.streams()) < 20 / 0.003 * 1.5
+
+
+async def test_a_cache_that_does_not_come_is_no_measurement() -> None:
+    stack = SimulatedStack(made_up(GPU))
+    limits = Limits(step_tokens=2048, request_tokens=4096, kv_tokens=200_000, repeats=3)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, CONSUMER, PROXY), limits, Prompts(1), stack.sleep)
+    await measuring.prompts()
+    with pytest.raises(RequestFailed, match="no KV cache came from the producer"):
+        await measuring.transfers()

@@ -1,0 +1,62 @@
+"""Reading a profile, and what is simulated from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planner.profile import Transfer, read
+from planner.simulation.costs import TransferCosts
+from stack.configuration.environment import ConfigError
+from tests.unit.planner.profiles import profile
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text(profile().model_dump_json())
+    assert read(file, "--profile") == profile()
+
+
+def test_no_profile_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--profile='.*none': No such file.*`make profile` writes one"):
+        read(tmp_path / "none", "--profile")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"kv_tokens": 0}, "kv_tokens: Input should be greater than or equal to 1"),
+        ({"step": {"step_s": -1}}, r"step\.step_s: Input should be greater than or equal to 0"),
+        ({"transfers": {}}, "transfers: Dictionary should have at least 1 item"),
+        ({"version": 2}, "version: Input should be 1"),
+        ({"kv_blocks": 1}, "kv_blocks: Extra inputs are not permitted"),
+    ],
+)
+def test_a_bad_profile_is_named_by_its_member(tmp_path: Path, change: dict[str, object], line: str) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(json.loads(profile().model_dump_json()) | change))
+    with pytest.raises(ConfigError, match=line):
+        read(file, "--profile")
+
+
+def test_a_slower_server_and_a_narrower_transport() -> None:
+    found = profile()
+    assert found.server().costs.seconds(1, 500, 100) == pytest.approx(0.02)
+    assert found.server(slower=1.5).costs.seconds(1, 500, 100) == pytest.approx(0.03)
+    assert found.transfer(bandwidth=0.1) == TransferCosts(1000.0, 1e8, 0.0, 1, 0.0)
+    assert found.error == 0.04
+
+
+def test_the_first_transport_is_the_one_that_was_used() -> None:
+    transfers = {
+        "rdma": Transfer(bytes_per_s=5e9, latency_s=0.1, handover_s=0.2),
+        "tcp": Transfer(bytes_per_s=1e9, latency_s=0.0, handover_s=0.0),
+    }
+    found = profile(transfers=transfers)
+    assert found.transfer().bytes_per_s == 5e9
+    assert found.transfer("tcp").bytes_per_s == 1e9
+
+
+@pytest.mark.parametrize(("block_tokens", "simulated"), [(16, 16), (128, 128), (256, 128), (48, 16), (7, 1)])
+def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int, simulated: int) -> None:
+    assert profile(block_tokens=block_tokens).server().block_tokens == simulated
