@@ -92,7 +92,7 @@ test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA devic
 test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this machine's own; as root; ARGS="-k install"
 	$(TESTS) tests.k8s $(ARGS)
 
-test-parallel: tests-environment ## engines and stages through whole stacks, 15 to 20 minutes; as root; ARGS="-k hosts"
+test-parallel: tests-environment ## engines and stages through whole stacks, one takes minutes; as root; ARGS="-k hosts"
 	$(TESTS) pytest tests/parallel $(ARGS)
 
 lint: tests-environment ## ruff and mypy
