@@ -4,7 +4,7 @@ vLLM 0.32 cannot do that on a CPU, so that `tests/tiny_servers/on_cpus/experts.p
 order than in one engine.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from tests.integration.caches import models
 from tests.integration.caches.models import MAX_MODEL_LEN
 from tests.integration.parallel import engines
-from tests.integration.parallel.engines import DATA_PARALLEL, ENGINES, Servers
+from tests.integration.parallel.engines import DATA_PARALLEL, ENGINES, Servers, pipe_of_facts
 from tests.parallel.stacks import prompts
 from tests.tiny_servers.instances import Fleet, Serving
 from tests.tiny_servers.on_cpus import EXPERTS
@@ -27,14 +27,14 @@ LENGTHS = (1, 15, 16, 17, 100, 300, 513, 700)
 def servers(fleet: Fleet, models_folder: Path) -> Iterator[Servers]:
     """The internal way on both sides, on one with expert parallelism, and one engine without any of it."""
 
-    def serving(more: str = "") -> Serving:
+    def serving(more: str = "", variables: Mapping[str, str] = VARIABLES) -> Serving:
         arguments = f"{SERVED.arguments} --max-num-seqs 16 {more}"
-        return Serving(models_folder / SERVED.name, SERVED.block_size, SERVED.dtype, arguments, VARIABLES)
+        return Serving(models_folder / SERVED.name, SERVED.block_size, SERVED.dtype, arguments, variables)
 
     several = f"{DATA_PARALLEL} {EXPERTS}"
     found = Servers(
         producer=fleet.start("prefill", serving(f"{several} --enable-expert-parallel")),
-        consumer=fleet.start("decode", serving(several)),
+        consumer=fleet.start("decode", serving(several, VARIABLES | pipe_of_facts(models_folder / "facts-of-experts"))),
         plain=fleet.start("aggregated", serving()),
     )
     fleet.wait()

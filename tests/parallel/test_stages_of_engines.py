@@ -1,13 +1,14 @@
 """Pipelines of data-parallel engines: a stage belongs to an engine, and each engine to a request."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests import tiny_models
 from tests.integration.parallel import engines
-from tests.integration.parallel.engines import DATA_PARALLEL, ENGINES, Servers
+from tests.integration.parallel.engines import DATA_PARALLEL, ENGINES, Servers, pipe_of_facts
 from tests.parallel.stacks import prompts
 from tests.tiny_servers.instances import CONTROL_PORT, Fleet, Serving
 from tests.unit.proxy.conftest import RunningProxy, running_proxy
@@ -23,7 +24,7 @@ def servers(fleet: Fleet, folder: Path) -> Iterator[Servers]:
     several = Serving(serving.model, arguments=DATA_PARALLEL)
     found = Servers(
         producer=fleet.start("prefill", several, stages=STAGES),
-        consumer=fleet.start("decode", several),
+        consumer=fleet.start("decode", replace(several, variables=pipe_of_facts(folder / "facts-of-stages"))),
         plain=fleet.start("aggregated", serving),
     )
     fleet.wait()

@@ -1,14 +1,17 @@
 """Servers of data-parallel engines as the proxy sees them, and what it tells of the engines that a request went to."""
 
 import asyncio
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 
+from connector.telling.transfer_facts import PIPE_VARIABLE
 from proxy.routing.fleet import View
 from stack.instances.record import Engine, Instance, Role, engine_id
 from tests.real_stack import metrics
@@ -68,6 +71,13 @@ def instance(role: Role, server: Server) -> Instance:
         connector_version="0.1.0",
         started_at=1000.0,
     )
+
+
+def pipe_of_facts(file: Path) -> dict[str, str]:
+    """Variables of a consumer whose answers shall say what has come, as its launcher gives them: a stream or an early
+    answer is told of it through a pipe, into which all of its engines write."""
+    os.mkfifo(file)
+    return {PIPE_VARIABLE: str(file)}
 
 
 def prompts(name: str, *lengths: int) -> list[Tokens]:

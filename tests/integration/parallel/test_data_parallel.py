@@ -6,14 +6,12 @@ The order matters: the last tests end engines.
 
 import asyncio
 import itertools
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from connector.telling.transfer_facts import PIPE_VARIABLE
 from proxy.routing.fleet import View
 from tests import tiny_models
 from tests.integration.parallel.engines import (
@@ -26,6 +24,7 @@ from tests.integration.parallel.engines import (
     facts_of_same_answers,
     instance,
     names_of,
+    pipe_of_facts,
     process_of_engine,
     prompts,
 )
@@ -37,13 +36,11 @@ from tests.unit.proxy.conftest import RunningProxy, running_proxy
 @pytest.fixture(scope="module")
 def servers(fleet: Fleet, folder: Path) -> Iterator[Servers]:
     model = tiny_models.grouped_query(2).write(folder / "data parallel")
-    facts = folder / "transfer-facts"  # both engines of the consumer write into it
-    os.mkfifo(facts)
     plain = Serving(model)
     several = replace(plain, arguments=DATA_PARALLEL)
     found = Servers(
         producer=fleet.start("prefill", several),
-        consumer=fleet.start("decode", replace(several, variables={PIPE_VARIABLE: str(facts)})),
+        consumer=fleet.start("decode", replace(several, variables=pipe_of_facts(folder / "transfer-facts"))),
         plain=fleet.start("aggregated", plain),
     )
     fleet.wait()
