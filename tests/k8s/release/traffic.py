@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ class Traffic:
 
     def go_on(self) -> None:
         while not self.stopping.is_set():
-            self.outcomes.append(stream(self.url, self.prompt, self.tokens))
+            # A beginning of its own: a prompt that its consumer knows already would not be split.
+            self.outcomes.append(stream(self.url, f"{uuid.uuid4().hex} {self.prompt}", self.tokens))
             self.stopping.wait(PAUSE_S)
 
 
@@ -72,7 +74,8 @@ def stream(url: str, prompt: str, tokens: int) -> Outcome:
         with urllib.request.urlopen(request(url, prompt, tokens, stream=True), timeout=REQUEST_LIMIT_S) as answer:
             path, consumer = answer.headers["x-pd-path"], answer.headers["x-pd-consumer"]
             for line in answer:
-                last = line.decode().strip() or last
+                if line.startswith(b"data:"):  # the proxy's comment comes after [DONE]
+                    last = line.decode().strip()
         if last != "data: [DONE]":
             failure = f"a stream that ends with {last!r}"
     except urllib.error.HTTPError as error:
