@@ -48,6 +48,8 @@ def main() -> int:
 
 
 def _within(limit_s: float, command: list[str], environment: dict[str, str]) -> int:
+    # A script's background job ignores it, and pytest would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
     try:
         return process.wait(limit_s)

@@ -77,10 +77,15 @@ class Release:
         return self._run(command, given, limit_s)
 
     def make_namespace(self) -> None:
-        """It begins with what the cluster puts into each one."""
+        """It begins with what the cluster puts into each one, soon after."""
         self.kubectl("create", "namespace", self.namespace)
-        self.wait("the namespace's service account", lambda: "default" in self.kubectl("get", "serviceaccounts"), 30)
-        self.begun_with = self.inventory()
+
+        def complete() -> set[str] | None:
+            found = self.inventory()
+            token = any(name.startswith("secret/default-token-") for name in found)
+            return found if token and {"serviceaccount/default", "configmap/kube-root-ca.crt"} <= found else None
+
+        self.begun_with = self.wait("what the cluster puts into a namespace", complete, 30)
 
     def inventory(self) -> set[str]:
         """Every object in the namespace, and every one outside any; without events and the nodes' own reports."""
