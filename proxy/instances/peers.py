@@ -67,7 +67,7 @@ class Teller:
                 if changed or now - last >= SIGN_EVERY_S:
                     yield Line(proxy=self._own_id, loads=changed).model_dump_json().encode() + b"\n"
                     told, last = loads, now
-                await asyncio.sleep(max(PERIOD_S, PERIOD_FOR_EACH_S * len(loads)))
+                await asyncio.sleep(_period_s(len(loads)))
         finally:
             self._told -= 1
 
@@ -150,11 +150,8 @@ class Peers:
     def _changed(self) -> None:
         """The sums are due, once for the news of all that come at a time."""
         if self._timer is None:
-            delay = (
-                max(PERIOD_S, PERIOD_FOR_EACH_S * max((len(line.loads) for line in self._heard.values()), default=0))
-                / 4
-            )
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tell)
+            most = max((len(line.loads) for line in self._heard.values()), default=0)
+            self._timer = asyncio.get_running_loop().call_later(_period_s(most) / 4, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
@@ -167,6 +164,11 @@ class Peers:
                         known.outstanding + outstanding, 0, known.tokens + tokens, known.to_come + to_come
                     )
         self._take(sums)
+
+
+def _period_s(instances: int) -> float:
+    """Between news of so many instances at which there is something in hand."""
+    return max(PERIOD_S, PERIOD_FOR_EACH_S * instances)
 
 
 async def _addresses(host: str, port: int) -> list[Address]:

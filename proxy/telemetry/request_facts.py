@@ -48,6 +48,7 @@ class RequestFacts:
     """Filled in while the request goes on; times are of `time.monotonic`, sizes in bytes and tokens.
 
     stream: whether the answer comes event by event. parameter: the one for which the consumer gets the request alone.
+    second_token_s: after the first, of a stream; with the producer's first token the wait for the cache is in it.
     """
 
     arrived_at: float
@@ -57,9 +58,7 @@ class RequestFacts:
     earlier: tuple[AttemptFacts, ...] = ()  # tries that failed, before the last
     parameter: str | None = None
     transfer: Mapping[str, Any] = field(default_factory=dict)
-    second_token_s: float | None = (
-        None  # after the first, of a stream: with the producer's first token the cache is in it
-    )
+    second_token_s: float | None = None
     _dispatch: dict[str, Any] | None = None  # it is shown three times
     _phases_ms: dict[str, float] | None = None
 

@@ -32,6 +32,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 
 stop() {
     trap - TERM
+    # Whatever fails here, the engine has to end: its namespaces, and all that is left in them, end with this process.
     kill "$kubelet" "$proxy" 2>/dev/null || true
     docker -H "$engine" ps --all --quiet | xargs -r docker -H "$engine" rm --force >/dev/null || true
     kill "$dockerd"
