@@ -12,7 +12,7 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs doctor test test-parallel test-rdma test-k8s load bench bench-connector \
+.PHONY: help up down status logs ratio doctor test test-parallel test-rdma test-k8s load bench bench-connector \
 	bench-connector-link bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
 	lock lint format clean tools tests-environment
 
@@ -30,6 +30,9 @@ status: tools ## a table of the services
 
 logs: tools ## the last lines of all logs; SERVICE=decode for one, FOLLOW=1 to go on
 	$(STACK) logs $(if $(FOLLOW),--follow) $(SERVICE)
+
+ratio: tools ## whether there are as many producers to a consumer as the traffic of the last minutes wants
+	$(TOOLS) -m stack.ratio
 
 doctor: tools ## look whether the stack can run here
 	$(TOOLS) -m stack.doctor

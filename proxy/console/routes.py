@@ -14,6 +14,8 @@ from proxy.console.loadtest_runs import newest_runs
 from proxy.console.minutes import LastMinutes
 from proxy.console.workers import Workers
 from proxy.exchange.gateway import Gateway
+from proxy.ratio import watch
+from proxy.ratio.matching import PART_S, PARTS, judge
 from proxy.status import described
 from proxy.telemetry.history import MOST_REQUESTS
 
@@ -114,6 +116,30 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         flows = totals.flows_of((slot for each in answers for slot in each["slots"]), time.time())
         return _json(shown | {"workers": [each["worker"] for each in answers], "flows": flows})
 
+    @routes.get(f"{DATA}ratio")
+    async def ratio() -> Response:
+        fleet, limits = gateway().fleet, gateway().settings
+        gateway().gauges.known(fleet.view.usable)  # begins to ask
+        answers = await workers.ask("ratio")
+        windows = watch.windows((each["parts"] for each in answers), time.time())
+        verdicts = [
+            {
+                "model": model,
+                "minutes": PARTS * PART_S / 60,
+                **told.verdict(
+                    judge(windows.get(model, []), len(producers), len(consumers), limits.proxy_goodput_tpot_s)
+                ),
+            }
+            for model, (producers, consumers) in watch.Pairs(fleet.view).of_model.items()
+        ]
+        return _json(
+            {
+                "workers": [each["worker"] for each in answers],
+                "tpot_ms": 1000 * limits.proxy_goodput_tpot_s,
+                "verdicts": verdicts,
+            }
+        )
+
     return routes
 
 
@@ -143,7 +169,9 @@ def answer(gateway: Gateway, question: list[Any]) -> Any:
                     if slot.start < until
                 ],
             }
-    raise ValueError(f"{question!r}: expected requests, request or counts")
+        case ["ratio"]:
+            return {"worker": worker, "parts": gateway.watch.told()}
+    raise ValueError(f"{question!r}: expected requests, request, counts or ratio")
 
 
 def _file(name: str, content: bytes) -> Response:

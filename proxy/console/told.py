@@ -1,7 +1,8 @@
-"""Past requests as JSON: a row of the table, and all that is known of one."""
+"""Past requests as JSON: a row of the table, and all that is known of one. And what is to be said of the ratio."""
 
 from typing import Any
 
+from proxy.ratio.matching import Side, Verdict
 from proxy.telemetry.history import PastRequest, itl_s
 from proxy.telemetry.request_facts import AttemptFacts, RequestFacts
 from proxy.telemetry.timeline import Chunk, Written, timeline_of
@@ -49,6 +50,23 @@ def whole(past: PastRequest, worker: int) -> Json:
         "headers": {"X-Request-Id": past.asked.request_id, **facts.headers()},
         "tries": [_told_try(each, facts.arrived_at) for each in tries],
     }
+
+
+def verdict(found: Verdict) -> Json:
+    """`change`: how many more there should be."""
+    return {
+        "says": found.says,
+        "producers": _side(found.producers),
+        "consumers": _side(found.consumers),
+        "tokens_waiting": found.tokens_waiting,
+        "wait_ms": _ms(found.wait_s),
+        "cache_usage": found.cache_usage,
+        "itl_ms": _ms(found.itl_s),
+    }
+
+
+def _side(side: Side) -> Json:
+    return {"number": side.number, "use": round(side.use, 3), "wanted": side.wanted, "change": side.change}
 
 
 def _timeline(facts: RequestFacts) -> Json:

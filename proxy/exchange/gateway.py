@@ -12,6 +12,7 @@ from proxy.instances.discovery import Discovery
 from proxy.instances.gauges import Gauges
 from proxy.instances.instance_session import open_session
 from proxy.instances.peers import Peers, Teller
+from proxy.ratio.watch import Watch
 from proxy.request.random_id import random_id
 from proxy.routing.admission import Admission, AdmissionLimits, Prefills
 from proxy.routing.dispatch import Demand, Policy, Route
@@ -68,6 +69,7 @@ class Gateway:
         self._prefills: dict[str, Prefills] = {}
         autoscaling = AutoscalingCollector(self.fleet, self._prefills, self.gauges, self.breakers.blocked)
         self.metrics = Metrics(self.fleet, self.breakers, self.admission, bounds, autoscaling, self.peers)
+        self.watch = Watch(self.fleet, self._prefills, self.gauges, self.metrics.history)
         self.tracing = Tracing(settings)
         self.being_served: set[BeingServed] = set()
         self.signs = SignsOfLife(self.loop, self.being_served, settings.proxy_stream_keepalive_s)
@@ -114,6 +116,7 @@ class Gateway:
         return self.fleet.route(demand, failed | blocked)
 
     async def close(self) -> None:
+        self.watch.close()
         self.metrics.close()
         await self.peers.close()
         await self.gauges.close()

@@ -19,6 +19,7 @@ from stack.instances.record import Instance
 
 AGAIN_S = 5.0  # after the last question
 LIMIT_S = 4.0
+LATELY_S = 20.0  # Prometheus comes every 15 s
 AT_ONCE = 8  # instances
 AT_MOST = 128  # at each time: a page is 100 KB, and takes a millisecond to read
 MOST_BYTES = 4 * 1024 * 1024
@@ -62,6 +63,12 @@ class Gauges:
             if self._has(each)
             for at, found in [self._known[each.instance_id]]
         }
+
+    def lately(self, instances: Iterable[Instance]) -> list[Json]:
+        """What those said that were asked within LATELY_S; nobody is asked for it."""
+        since = time.monotonic() - LATELY_S
+        known = (self._known.get(each.instance_id) for each in instances)
+        return [found[1] for found in known if found is not None and found[0] >= since]
 
     async def close(self) -> None:
         if self._asking is not None:

@@ -72,10 +72,14 @@ class Throughput:
 
 
 class Prefills:
-    """The prompts that one instance has yet to compute, and how fast it has been of late."""
+    """The prompts that one instance has yet to compute, and how fast it has been of late.
+
+    computed: tokens, of all that came back since the beginning.
+    """
 
     def __init__(self) -> None:
         self.tokens = 0
+        self.computed = 0
         self._throughput = Throughput()
 
     def begin(self, tokens: int, now: float) -> None:
@@ -85,6 +89,7 @@ class Prefills:
     def end(self, tokens: int, computed: int, now: float) -> None:
         """Every `begin` has its end, with the same tokens; 0 were computed when nothing came of it."""
         self.tokens -= tokens
+        self.computed += computed
         self._throughput.end(computed, now)
 
     def tokens_per_s(self) -> float | None:

@@ -145,6 +145,10 @@ class Fleet:
     def outstanding(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).outstanding
 
+    def in_all(self, instance_id: str) -> Load:
+        """With what other proxies have told."""
+        return (self._together if self._of_others else self._loads).get(instance_id, dispatch.IDLE)
+
     def streams(self, instance_id: str) -> int:
         """Requests for which it makes tokens, or computes the prompt itself."""
         return self._loads.get(instance_id, dispatch.IDLE).streams

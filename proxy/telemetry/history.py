@@ -76,7 +76,7 @@ class Slot:
     counted together, and numbers for classes; `told` takes it apart when somebody looks.
     """
 
-    __slots__ = ("endings", "events", "flows", "itl", "legs", "start", "ttft")
+    __slots__ = ("endings", "events", "flows", "itl", "itl_of", "legs", "start", "ttft")
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -84,6 +84,7 @@ class Slot:
         self.events = 0  # of streams
         self.ttft: defaultdict[int, int] = defaultdict(int)  # by class
         self.itl: defaultdict[int, int] = defaultdict(int)
+        self.itl_of: dict[str, tuple[float, int]] = {}  # by the consumer's model: their sum, and of how many streams
         self.legs: defaultdict[str, int] = defaultdict(int)  # that failed, by cause
         self.flows: defaultdict[tuple[str, str, str], Flow] = defaultdict(Flow)  # producer, consumer, transport
 
@@ -187,6 +188,10 @@ def _count(past: PastRequest, slot: Slot) -> None:
             slot.ttft[class_of(ttft)] += 1
             if (itl := itl_s(past)) is not None:
                 slot.itl[class_of(itl)] += 1
+                if facts.attempt is not None:
+                    model = facts.attempt.route.consumer.model
+                    seconds, streams = slot.itl_of.get(model, (0.0, 0))
+                    slot.itl_of[model] = seconds + itl, streams + 1
     if path == "disaggregated" or facts.earlier:
         _count_flows(past, slot.flows)
 

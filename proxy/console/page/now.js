@@ -2,10 +2,12 @@
 
 import { chart } from "/console/chart.js";
 import { el, ms, number, share, table } from "/console/dom.js";
+import { ratioCard } from "/console/ratio.js";
 import { t, why } from "/console/words.js";
 
 export function nowView(root, app) {
   let told = null;
+  let ratio = null;
 
   function draw() {
     if (told === null) return;
@@ -24,6 +26,7 @@ export function nowView(root, app) {
     ];
     root.replaceChildren(
       el("h2", {}, t("lastMinutes")),
+      ratioCard(ratio),
       el("div", { class: "tiles" }, tiles.map(([name, value, more]) => el("div", { class: "card tile", "data-tile": name },
         el("h3", {}, t(name)), el("strong", {}, value), el("span", { class: "note" }, more)))),
       el("div", { class: "charts pairs" },
@@ -78,7 +81,7 @@ export function nowView(root, app) {
     get workers() { return told?.workers.length ?? 1; },
     draw,
     async refresh() {
-      told = await app.get("/console/api/now");
+      [told, ratio] = await Promise.all([app.get("/console/api/now"), app.get("/console/api/ratio")]);
       draw();
     },
   };

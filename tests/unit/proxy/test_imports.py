@@ -11,6 +11,7 @@ from tests.unit.floors import Floors, full, parts, read, rooms, upward
 FLOORS: Floors = (
     (("__main__", "server", "app", "completion_connection", "status", "console"),),
     (("exchange",),),
+    (("ratio",),),
     (("telemetry",),),
     (("verdict",),),
     (("instances",),),

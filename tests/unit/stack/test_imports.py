@@ -8,7 +8,7 @@ from tests.unit.floors import Floors, full, other_packages, parts, read, rooms, 
 
 FLOORS: Floors = (
     (("__main__",),),
-    (("doctor",), ("lock",), ("prepare",)),
+    (("doctor",), ("lock",), ("prepare",), ("ratio",)),
     (("diagnosis",),),
     (("install",), ("running",)),
     (("installation",), ("instances",), ("host",)),
