@@ -14,7 +14,7 @@ function said(verdict, { tpot_ms, verdicts }) {
   const { says, producers, consumers } = verdict;
   return el("p", { "data-says": says },
     verdicts.length > 1 ? [el("code", {}, verdict.model), " "] : null,
-    el("strong", { class: KINDS[says] }, t(`ratio_${says}`, changes(verdict), number(verdict.minutes))), " ",
+    el("span", { class: KINDS[says] ? `pill ${KINDS[says]}` : null }, t(`ratio_${says}`, changes(verdict), number(verdict.minutes))), " ",
     el("span", { class: "note" }, t("ratioUse", number(producers.number), share(producers.use), number(verdict.tokens_waiting), ms(verdict.wait_ms),
       number(consumers.number), share(consumers.use), share(verdict.cache_usage), ms(verdict.itl_ms), ms(tpot_ms))));
 }

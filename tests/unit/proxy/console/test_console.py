@@ -50,7 +50,7 @@ async def test_the_page_needs_no_key_and_nothing_from_elsewhere(start_stack: Sta
         assert "innerHTML" not in text
 
 
-@pytest.mark.parametrize("name", ["requests", "requests/1", "now", "map"])
+@pytest.mark.parametrize("name", ["requests", "requests/1", "now", "map", "ratio"])
 async def test_the_data_needs_a_key(name: str, start_stack: StartStack) -> None:
     stack = await start_pair(start_stack, proxy_api_keys="alice:k1")
     await stack.proxy.status(
