@@ -50,8 +50,8 @@ def test_the_whole_line(proxy: dict[str, Any], capsys: pytest.CaptureFixture[str
     proxy["verdicts"] = [verdict("wrong", 3, -1)]
     assert ratio.main() == 1
     assert capsys.readouterr().out == (
-        "m: the ratio is wrong: 3 more producers, 1 fewer consumer (2 producers used 150%, 12,000 tokens waiting (1.5 s); "
-        "2 consumers used 10%, KV cache 10%, ITL 20 of 200 ms)\n"
+        "m: the ratio is wrong: 3 more producers, 1 fewer consumer (2 producers used 150%, 12,000 tokens waiting "
+        "(1.5 s); 2 consumers used 10%, KV cache 10%, ITL 20 of 200 ms)\n"
     )
 
 
