@@ -20,7 +20,9 @@ TIMES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
 def charts(answer: Answer) -> str:
     figures = [_largest_rates(answer), _times(answer), *_changes(answer)]
     return "".join(
-        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
+        figure.to_html(
+            full_html=False, include_plotlyjs="inline" if number == 0 else False, config={"responsive": True}
+        )
         for number, figure in enumerate(figures)
     )
 
@@ -33,7 +35,12 @@ def _largest_rates(answer: Answer) -> go.Figure:
         marker={"color": _colors(answer.rows)},
         text=[f"{row.largest_per_s:.3g}" for row in answer.rows],
     )
-    figure.add_hline(y=answer.rate, line_dash="dot", annotation_text=f"asked for: {answer.rate:.3g}")
+    figure.add_hline(
+        y=answer.rate,
+        line_dash="dot",
+        annotation_text=f"asked for: {answer.rate:.3g}",
+        annotation_bgcolor="rgba(255, 255, 255, 0.8)",
+    )
     figure.update_yaxes(title="requests/s", rangemode="tozero")
     figure.update_layout(title="The largest rate within the objective", height=380, template="plotly_white")
     return figure
@@ -71,8 +78,9 @@ def _changes(answer: Answer) -> list[go.Figure]:
         )
     figure.add_hline(y=1, line_color="#1c2330")
     figure.update_xaxes(type="log", title="times what it is")
-    figure.update_yaxes(type="log", title="the best pairs / aggregated: above 1 disaggregation bears more")
-    figure.update_layout(title="What would change the answer", height=420, template="plotly_white")
+    figure.update_yaxes(type="log", title="the best pairs / aggregated")
+    figure.update_layout(title="What would change the answer: above 1 disaggregation bears more", height=420)
+    figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.25})
     return [figure]
 
 

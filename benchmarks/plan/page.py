@@ -15,7 +15,7 @@ HOUR_S = 3600.0
 MILLION = 1_000_000
 LEGEND = (
     "Simulated, not measured: vLLM's scheduling, the transfers and the proxy's own dispatch with the profile's costs. "
-    "Times and goodput are those at the rate that was asked for; *up to* is the largest rate within the objective. "
+    "Times and goodput are those at the rate that was asked for; **up to** is the largest rate within the objective. "
     "`1P3D`: one producer and three consumers. A split in which a queue grows is marked."
 )
 

@@ -106,11 +106,14 @@ class Answer:
         return (self.gain_at_worst > 1) == (self.gain > 1)
 
     def break_even(self, axis: Axis) -> float | None:
-        """The factor nearest to 1 at which both bear the same, between two simulated ones; None: there is none."""
+        """The factor nearest to 1 at which both bear the same, between two simulated ones; None: there is none.
+
+        In the middle where one of them bears nothing at all at the next factor.
+        """
         points = [(1.0, self.gain), *((each.factor, each.gain) for each in self.changes if each.axis == axis)]
-        known = sorted((math.log(at), math.log(gain)) for at, gain in points if gain and math.isfinite(gain))
+        known = sorted((math.log(at), math.log(gain) if gain else -math.inf) for at, gain in points if gain is not None)
         crossings = [
-            at + (next_at - at) * gain / (gain - next_gain)
+            at + (next_at - at) * (gain / (gain - next_gain) if math.isfinite(gain - next_gain) else 0.5)
             for (at, gain), (next_at, next_gain) in pairwise(known)
             if (gain > 0) != (next_gain > 0)
         ]

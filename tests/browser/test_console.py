@@ -12,9 +12,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from proxy.ratio.matching import PART_S
+from proxy.ratio.watch import Seen
 from tests.browser.chromium import chromium
 from tests.browser.console_page import ConsolePage
 from tests.browser.scripted_stack import FAIL, RECOMPUTE, WORDS, ScriptedStack, scripted_stack
+from tests.unit.proxy.console.test_ratio import ALL, window
 from tests.unit.proxy.scripted import MODEL, instance
 
 LIMIT_S = 60
@@ -189,6 +192,18 @@ def test_now(page: ConsolePage, screenshots: Path) -> None:
     assert tiles["running"] == "0"
     assert int(tiles["failed"]) >= 1
     page.browser.save_screenshot(str(screenshots / "console-now.png"))
+
+
+def test_the_ratio(page: ConsolePage, stack: ScriptedStack, screenshots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.open("now")
+    page.wait(lambda _: page.all("#ratio [data-says]"), "the verdict on what has been seen till now")
+    queued = Seen(ALL, {"prefill-0": ALL}, 3000, 1500, 0, 1, 3.0, PART_S, 0.5, 10)
+    monkeypatch.setattr(stack.proxy.gateway.watch, "told", lambda: window(queued))
+    page.wait_for_text("#ratio [data-says=wrong]", "The ratio is wrong: 2 more producer(s).")
+    page.wait_for_text("#ratio .note", "1,500 tokens waiting (15.0 s); 1 consumers used 25 %, KV cache 10 %")
+    page.browser.save_screenshot(str(screenshots / "console-ratio.png"))
+    Select(page.one("#language")).select_by_value("zh")
+    page.wait_for_text("#ratio", "比例不当：增加 2 个生产者。")
 
 
 def test_light_and_dark(page: ConsolePage, screenshots: Path) -> None:

@@ -54,7 +54,8 @@ def as_html(title: str, lead: str, sections: Sequence[Section], charts: str) -> 
             parts.append(_table(section.header, section.lines))
         if section.code:
             parts.append(f"<pre>{html.escape(section.code)}</pre>")
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 

@@ -95,6 +95,15 @@ def test_break_even_lies_between_two_factors() -> None:
     assert found.break_even("answers") is None
 
 
+def test_break_even_where_pairs_bear_nothing_any_more() -> None:
+    """Between a tenth of the bandwidth, where they bear twice as much, and a hundredth, where they bear nothing."""
+    rows = [row(Split(0, 0, 2), 10.0), row(Split(1, 1), 20.0)]
+    changes = [Change("bandwidth", 0.1, Split(1, 1), 20.0, 10.0), Change("bandwidth", 0.01, Split(1, 1), 0.0, 10.0)]
+    assert Answer(5.0, rows, changes).break_even("bandwidth") == pytest.approx(10**-1.5)
+    nothing = Answer(5.0, rows, [Change("bandwidth", 0.01, Split(1, 1), 0.0, 0.0)])
+    assert nothing.break_even("bandwidth") is None
+
+
 @pytest.mark.parametrize(
     ("pairs_per_s", "itl_p99", "ttft_p50", "stand"),
     [
