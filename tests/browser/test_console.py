@@ -200,7 +200,10 @@ def test_the_ratio(page: ConsolePage, stack: ScriptedStack, screenshots: Path, m
     queued = Seen(ALL, {"prefill-0": ALL}, 3000, 1500, 0, 1, 3.0, PART_S, 0.5, 10)
     monkeypatch.setattr(stack.proxy.gateway.watch, "told", lambda: window(queued))
     page.wait_for_text("#ratio [data-says=wrong]", "The ratio is wrong: 2 more producer(s).")
-    page.wait_for_text("#ratio .note", "1,500 tokens waiting (15.0 s); 1 consumers used 25 %, KV cache 10 %")
+    page.wait_for_text(
+        "#ratio .note",
+        "Producers: 1, used 150 %, 1,500 tokens waiting (15.0 s). Consumers: 1, used 25 %, KV cache 10 %",
+    )
     page.browser.save_screenshot(str(screenshots / "console-ratio.png"))
     Select(page.one("#language")).select_by_value("zh")
     page.wait_for_text("#ratio", "比例不当：增加 2 个生产者。")

@@ -44,7 +44,7 @@ const EN = {
   lastMinutes: "Last 15 minutes", itl: "ITL", perSecond: "requests/s", eventsPerSecond: "tokens/s (events of streams)", running: "running", queued: "queued",
   refused: "429s", p50: "median", p95: "95th percentile", shares: "By path and reason", statuses: "By status",
   byCause: "Failures by cause", ofRequests: "requests that did not end well", ofLegs: "legs that failed, also where another instance answered",
-  ratio: "Producers to consumers", ratioUse: "{0} producers used {1}, {2} tokens waiting ({3}); {4} consumers used {5}, KV cache {6}, ITL {7} of {8}.",
+  ratio: "Producers to consumers", ratioUse: "Producers: {0}, used {1}, {2} tokens waiting ({3}). Consumers: {4}, used {5}, KV cache {6}, ITL {7} of {8}.",
   ratio_wrong: "The ratio is wrong: {0}.", ratio_few: "Too few of both: {0}.", ratio_many: "Nothing is short, and fewer would do: {0}.",
   ratio_right: "The ratio is right.", ratio_little: "Too little load in the last {1} minutes to say.", ratio_unknown: "Not watched for {1} minutes yet.",
   more_producers: "{0} more producer(s)", fewer_producers: "{0} fewer producer(s)", more_consumers: "{0} more consumer(s)", fewer_consumers: "{0} fewer consumer(s)",
