@@ -100,7 +100,8 @@ class ProxySettings(Settings):
     proxy_max_prompts: int = Field(256, ge=1)
     otel_exporter_otlp_endpoint: CollectorUrl | None = None
     # For the console's links: the load test's page is on the host at which the console is, its runs perhaps here.
-    locust_port: int = Field(8089, ge=1, le=65535)
+    # 0: there is none, as on Kubernetes.
+    locust_port: int = Field(8089, ge=0, le=65535)
     stack_dir: Path = Path(".stack")
     proxy_log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -109,7 +110,14 @@ def convert_gguf(source: Path, folder: Path) -> None:
     shutil.rmtree(folder / ".hf", ignore_errors=True)
 
 
+def end_on_sigterm() -> None:
+    """A container's first process has no default for SIGTERM: without a handler it would take its whole grace."""
+    # At once, as a kill: a raised exit would wait for downloads under way, and the next run clears up what is left.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+
+
 def main() -> int:
+    end_on_sigterm()
     settings = load_or_exit(StackSettings)
     try:
         if settings.stack_key:

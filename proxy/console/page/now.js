@@ -40,6 +40,7 @@ export function nowView(root, app) {
 
   /** Its page is another origin, on the host of this one: links, and nothing is read from there. */
   function loadtests() {
+    if (!told.loadtest.port) return null;
     const at = `${location.protocol}//${location.hostname}:${told.loadtest.port}`;
     const link = (path, text) => el("a", { href: at + path, target: "_blank", rel: "noopener" }, text);
     const runs = told.loadtest.runs.map((run) => el("li", {}, link(`/runs/${run.report.split("/").map(encodeURIComponent).join("/")}`, run.name)));

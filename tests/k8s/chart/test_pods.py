@@ -143,6 +143,8 @@ def test_each_program_has_its_role_its_address_and_its_secrets(helm: Helm) -> No
     assert {name for name, value in prepare.items() if value.startswith("secret:")} == {"STACK_KEY", "HF_TOKEN"}
     assert "HF_HUB_OFFLINE" not in prepare
     assert told["prefill"]["HF_HUB_OFFLINE"] == "1"
+    # The load test is a Job without a page, to which the console would have a link.
+    assert told["proxy"]["LOCUST_PORT"] == "0"
 
 
 def test_no_secret_is_anywhere_but_in_the_secret(helm: Helm) -> None:

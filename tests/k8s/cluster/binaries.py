@@ -1,7 +1,7 @@
 """The programs of the cluster: servers built from Debian's sources, with kubectl and helm beside them.
 
-Built once for each version of what goes into them, and kept under `.stack`. A cold build takes four to seven minutes on
-two cores, and 2 GiB of disk while it runs.
+Built once for each version of what goes into them, and kept under `.stack`. A cold build takes three to seven minutes
+on two cores, and 2 GiB of disk while it runs.
 """
 
 import hashlib

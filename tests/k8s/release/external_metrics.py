@@ -109,16 +109,24 @@ def served(release: Release) -> Iterator[None]:
     try:
         release.kubectl("apply", *where, given=registration)
         yield
-        release.kubectl("delete", *where, "--ignore-not-found", given=registration)
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        # An API that is registered and silent fails every listing of kinds, also those of other tests.
+        try:
+            release.kubectl("delete", *where, "--ignore-not-found", given=registration)
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
 
 def _registration() -> list[dict[str, Any]]:
-    """A Service whose only address is here, and the API that it stands for."""
+    """A Service whose only address is here, the API that it stands for, and the autoscaler's right to read it.
+
+    Kubernetes gives that right to nobody: whoever installs an adapter does.
+    """
     place = {"name": "external-metrics", "namespace": NAMESPACE}
+    reader = {"name": "external-metrics-reader"}
+    group = "rbac.authorization.k8s.io"
     return [
         {"apiVersion": "v1", "kind": "Service", "metadata": place, "spec": {"ports": [{"name": "https", "port": 443}]}},
         {
@@ -140,5 +148,18 @@ def _registration() -> list[dict[str, Any]]:
                 # The server's certificate is the API server's, which has not this Service's name.
                 "insecureSkipTLSVerify": True,
             },
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRole",
+            "metadata": reader,
+            "rules": [{"apiGroups": [GROUP], "resources": ["*"], "verbs": ["get", "list"]}],
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": reader,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", **reader},
+            "subjects": [{"kind": "ServiceAccount", "name": "horizontal-pod-autoscaler", "namespace": NAMESPACE}],
         },
     ]

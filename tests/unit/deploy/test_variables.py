@@ -34,13 +34,13 @@ WRITTEN = {
         "VLLM_DISTRIBUTED_KV_ROLE",
         "VLLM_HOST_IP",
     },
-    "proxy": {"ETCD_ENDPOINT", "PROXY_LISTEN_HOST", "PROXY_PEERS", "STACK_DIR"},
+    "proxy": {"ETCD_ENDPOINT", "LOCUST_PORT", "PROXY_LISTEN_HOST", "PROXY_PEERS", "STACK_DIR"},
     "loadtest": {"LOADTEST_TARGET", "STACK_DIR"},
 }
 # What a program reads elsewhere than in a pod.
 NOT_IN_A_POD = {
     "instance": {"AGGREGATED_PORT", "INSTANCE_INDEX", "MOONCAKE_CONFIG_PATH", "STACK_KEY_FILE"},
-    "proxy": {"BIND_ADDRESS", "LOCUST_PORT", "PROXY_API_KEYS_FILE"},
+    "proxy": {"BIND_ADDRESS", "PROXY_API_KEYS_FILE"},
     "loadtest": {"BIND_ADDRESS", "CONSOLE_PORT", "LISTEN_HOST", "LOADTEST_RUN_DIR", "LOCUST_PORT", "PROXY_PORT"},
 }
 

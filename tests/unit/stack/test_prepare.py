@@ -1,12 +1,17 @@
 """The prepare step: key and model appear once, whole, and only where they belong."""
 
+import signal
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from stack import prepare
+from stack.configuration.settings import EMBEDDED_MODEL
+from stack.host.one_at_a_time import one_at_a_time
 from stack.prepare import PrepareError, embedded_gguf, ensure_key, ensure_model
 
 
@@ -68,6 +73,24 @@ def test_a_failed_conversion_leaves_nothing_that_looks_like_a_model(tmp_path: Pa
         ensure_model(tmp_path / "tiny", fails)
 
     assert [path.name for path in tmp_path.iterdir()] == [".tiny.lock"]
+
+
+def test_sigterm_ends_it_by_a_handler_because_a_containers_first_process_has_no_default(tmp_path: Path) -> None:
+    """Even while it waits for another run: by a status of its own (143), not by the signal (-15)."""
+    program = "from pathlib import Path; from stack import prepare; prepare.embedded_gguf = lambda: Path('a.gguf')"
+    environment = {"MODEL_DIR": str(tmp_path), "STACK_KEY": "0" * 64}
+    with one_at_a_time(tmp_path / f".{EMBEDDED_MODEL}.lock"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{program}; raise SystemExit(prepare.main())"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert any("waiting for it" in line for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        process.stdout.close()
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:

@@ -142,6 +142,11 @@ async def test_the_map_has_flows_and_failures(start_stack: StartStack) -> None:
     assert now["loadtest"] == {"port": 8089, "runs": []}
 
 
+async def test_where_the_load_test_has_no_page_its_port_is_0(start_stack: StartStack) -> None:
+    stack = await start_stack([prefilled()], [streams()], locust_port=0)
+    assert (await get(stack, API + "now"))["loadtest"]["port"] == 0
+
+
 async def test_running_and_waiting_requests_are_counted(start_stack: StartStack) -> None:
     go_on = asyncio.Event()
     stack = await start_stack(
