@@ -3,7 +3,7 @@
 from typing import Any
 
 from proxy.ratio.matching import Side, Verdict
-from proxy.telemetry.history import PastRequest, itl_s
+from proxy.telemetry.history import PastRequest
 from proxy.telemetry.request_facts import AttemptFacts, RequestFacts
 from proxy.telemetry.timeline import Chunk, Written, timeline_of
 
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 def row(past: PastRequest, worker: int) -> Json:
     """Args: worker: the process that served it. Times in ms, `at` in Unix seconds."""
     facts, asked, ended = past.facts, past.asked, past.ended
-    ttft, itl = facts.ttft_s, itl_s(past)
+    ttft, itl = facts.ttft_s, past.itl_s
     return {
         "key": f"{worker}-{past.key}",
         "worker": worker,

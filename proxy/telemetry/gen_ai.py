@@ -14,7 +14,7 @@ from functools import cached_property
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from proxy.telemetry.history import PastRequest, itl_s
+from proxy.telemetry.history import PastRequest
 
 MORE = (30.0, 60.0, 120.0)
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, *MORE)
@@ -109,7 +109,7 @@ class GenAiMetrics:
         series.duration(ended.outcome).observe(past.duration_s)
         if not facts.stream:
             return
-        ttft, tpot = facts.ttft_s, itl_s(past)
+        ttft, tpot = facts.ttft_s, past.itl_s
         if ttft is not None:
             series.ttft.observe(ttft)
         if tpot is not None:

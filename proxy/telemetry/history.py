@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 
 
 class PastRequest(NamedTuple):
-    """`at` is its end, in Unix seconds; `key` is unique in this process."""
+    """`at` is its end, in Unix seconds; `key` is unique in this process; `itl_s` as of `_itl_s`."""
 
     key: int
     at: float
@@ -53,6 +53,7 @@ class PastRequest(NamedTuple):
     asked: Asked
     ended: Ended
     facts: RequestFacts
+    itl_s: float | None
 
 
 @dataclass(slots=True)
@@ -128,7 +129,8 @@ class History:
             asked = asked._replace(model=_cut(asked.model))
         if ended.failure is not None:
             ended = ended._replace(failure=_cut(ended.failure))
-        past = PastRequest(self._key, now, duration_s, asked, ended, facts)
+        itl = _itl_s(facts.ttft_s, duration_s, ended) if facts.stream else None
+        past = PastRequest(self._key, now, duration_s, asked, ended, facts, itl)
         self._requests.append(past)
         _count(past, self._slot(now))
         return past
@@ -186,7 +188,7 @@ def _count(past: PastRequest, slot: Slot) -> None:
         slot.events += ended.events
         if (ttft := facts.ttft_s) is not None:
             slot.ttft[class_of(ttft)] += 1
-            if (itl := itl_s(past)) is not None:
+            if (itl := past.itl_s) is not None:
                 slot.itl[class_of(itl)] += 1
                 if facts.attempt is not None:
                     model = facts.attempt.route.consumer.model
@@ -196,12 +198,12 @@ def _count(past: PastRequest, slot: Slot) -> None:
         _count_flows(past, slot.flows)
 
 
-def itl_s(past: PastRequest) -> float | None:
+def _itl_s(ttft_s: float | None, duration_s: float, ended: Ended) -> float | None:
     """Of a whole stream the mean time between its events: its last one is the end's, not a token's."""
-    ttft, gaps = past.facts.ttft_s, past.ended.events - 2
-    if ttft is None or gaps < 1 or past.ended.outcome != "ok":
+    gaps = ended.events - 2
+    if ttft_s is None or gaps < 1 or ended.outcome != "ok":
         return None
-    return max(0.0, past.duration_s - ttft) / gaps
+    return max(0.0, duration_s - ttft_s) / gaps
 
 
 def _count_flows(past: PastRequest, flows: defaultdict[tuple[str, str, str], Flow]) -> None:

@@ -60,6 +60,7 @@ class RequestFacts:
     transfer: Mapping[str, Any] = field(default_factory=dict)
     second_token_s: float | None = None
     _dispatch: dict[str, Any] | None = None  # it is shown three times
+    _phases: tuple[tuple[Any, ...], Mapping[str, float]] | None = None  # and these, behind what they were made of
     _phases_ms: dict[str, float] | None = None
 
     def tried(self, attempt: AttemptFacts) -> None:
@@ -80,7 +81,7 @@ class RequestFacts:
         The console keeps a thousand of these, and what lives that long has to be fetched into the CPU's caches again
         when it goes.
         """
-        self._dispatch = self._phases_ms = None
+        self._dispatch = self._phases = self._phases_ms = None
 
     def second_token(self) -> None:
         if self.attempt is not None and self.attempt.answered_at is not None:
@@ -112,22 +113,28 @@ class RequestFacts:
         return None if answered is None else answered - self.arrived_at
 
     @property
-    def phases(self) -> dict[str, float]:
+    def phases(self) -> Mapping[str, float]:
         """Those that are over."""
-        if self.attempt is None:
+        if (attempt := self.attempt) is None:
             return {}
-        phases = {"queue": self.attempt.dispatched_at - self.arrived_at}
+        made_of = (attempt, attempt.prefilled_at, attempt.answered_at, self.transfer)
+        if self._phases is None or self._phases[0] != made_of:
+            self._phases = made_of, self._measured(attempt)
+        return self._phases[1]
+
+    def _measured(self, attempt: AttemptFacts) -> dict[str, float]:
+        phases = {"queue": attempt.dispatched_at - self.arrived_at}
         early = self.transfer.get("first_token") == "producer"
-        ends = [self.attempt.prefilled_at, self.attempt.answered_at if early else None]
+        ends = [attempt.prefilled_at, attempt.answered_at if early else None]
         if ended := [end for end in ends if end is not None]:
-            phases["prefill"] = min(ended) - self.attempt.dispatched_at
+            phases["prefill"] = min(ended) - attempt.dispatched_at
         if early:
             phases["transfer"] = 0.0
         elif (exposed := self.transfer.get("exposed_seconds")) is not None:
             phases["transfer"] = exposed
-        if self.ttft_s is not None:
+        if (ttft := self.ttft_s) is not None:
             rest = "first_step" if self.stream else "answer"
-            phases[rest] = max(0.0, self.ttft_s - sum(phases.values()))
+            phases[rest] = max(0.0, ttft - sum(phases.values()))
         return phases
 
     @property

@@ -155,7 +155,7 @@ class _Recorded:
             told["gen_ai.response.time_to_first_chunk"] = facts.ttft_s
         self._span.set_attributes(told)
         whole_s = time.monotonic() - facts.arrived_at
-        phases = facts.phases
+        phases = dict(facts.phases)
         if facts.ttft_s is not None and (left := whole_s - sum(phases.values())) > 0:
             phases["tokens" if facts.stream else "sending"] = left
         at = 0.0
