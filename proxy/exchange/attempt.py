@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from proxy.errors import DeadlinePassed, InstanceError, LegFailed
+from proxy.errors import DeadlinePassed, LegFailed
 from proxy.exchange.gateway import Gateway
 from proxy.exchange.legs import Answer, Call, Deadline
 from proxy.request.completion_request import CompletionRequest
@@ -126,12 +126,9 @@ class Attempt:
         if self._prefill is not None and not self._prefill.done():
             await asyncio.wait((self._prefill,), timeout=LATE_PRODUCER_S)
 
-    def finish(self, answer: Answer) -> None:
+    def finish(self) -> None:
         """The consumer's answer is complete. A producer that still writes its own is left to it."""
-        if answer.reported_error:
-            consumer = self._route.consumer
-            self.broken(InstanceError(consumer.role, consumer.instance_id, "told of an error in its stream"))
-        elif self._job.endpoint.both_legs:
+        if self._job.endpoint.both_legs:
             self._consumer_vote.succeeded(time.monotonic())
         self._consumer_vote.neutral()
         self._consumer_ended()

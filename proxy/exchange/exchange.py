@@ -132,7 +132,8 @@ class Exchange:
         """
         if self._answer is None:
             raise RuntimeError("stream() comes after answer()")
-        status, outcome, failure = self._answer.status, LEFT, None
+        status, outcome = self._answer.status, LEFT
+        failure: ProxyError | None = None
         if not self._answer.at_end:
             self._answer.limit(self._gateway.settings.proxy_token_timeout_s, self._deadlines.total)
         unwritten = self._answer.first
@@ -145,6 +146,9 @@ class Exchange:
                 if unwritten:
                     await self._answer.next_events()
                 outcome = OK
+                if self._attempt is not None and (failure := self._answer.reported_failure) is not None:
+                    outcome = code(failure)  # the client has vLLM's own words already
+                    self._attempt.broken(failure)
                 last = self._facts.comment(
                     request_id=self.request_id,
                     second_token_ms=self._facts.second_token_ms,
@@ -174,7 +178,7 @@ class Exchange:
             if self._answer is not None:
                 self._gateway.metrics.moved(self._facts)
             if outcome == OK and self._answer is not None:
-                attempt.finish(self._answer)
+                attempt.finish()
                 if self._model is not None and self._prompt is not None:
                     self._counted.teach(self._gateway.estimate, self._model, self._prompt, self._answer, attempt)
             else:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from proxy.errors import AnswerStalled, AnswerUnfinished, DeadlinePassed, ProxyError
+from proxy.errors import AnswerStalled, AnswerUnfinished, DeadlinePassed, InstanceError, ProxyError
 from proxy.exchange import sse
 from proxy.instances.instance_session import open_session, pinned
 from proxy.request.endpoints import Endpoint
@@ -24,7 +24,8 @@ from stack.instances.record import Instance
 # POST cannot be repeated blindly, so the pool lets go first.
 IDLE_CONNECTION_S = 3.0
 EVENT_STREAM = "text/event-stream"
-ERROR_EVENT = b'data: {"error"'  # after it vLLM ends a stream as a whole one
+ERROR_OBJECT = b'{"error"'
+ERROR_EVENT = b"data: " + ERROR_OBJECT  # after it vLLM ends a stream as a whole one
 ENDING = 4  # events, from the end: it and the end's own, and comments between them
 
 
@@ -94,12 +95,15 @@ class Answer:
         self.close()
 
     @property
-    def reported_error(self) -> bool:
-        """Whether a stream that is over has told of one, which is then its last event or the one before its end."""
-        if not self.is_stream:
-            return False
+    def reported_failure(self) -> InstanceError | None:
+        """That a stream which is over has told of: it is then its last event or the one before its end."""
         ending = sse.last_events(self._last, ENDING)
-        return ERROR_EVENT in (self._earlier + self._last if ending is None else ending)
+        _, event, rest = (self._earlier + self._last if ending is None else ending).rpartition(ERROR_EVENT)
+        if not event:
+            return None
+        told = evidence.message(ERROR_OBJECT + rest.partition(b"\n\n")[0])
+        instance = self._call.instance
+        return InstanceError(instance.role, instance.instance_id, f"told of an error in its stream: {told}")
 
     @property
     def waiting_since(self) -> float | None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually, without_comment
-from tests.unit.proxy.scripted import DONE, MODEL, Script, error, prefilled, replies, streams, token
+from tests.unit.proxy.scripted import DONE, MODEL, Script, data, error, prefilled, replies, streams, token
 
 STREAM = {"model": MODEL, "prompt": "San Francisco is a", "stream": True}
 WHOLE = {"model": MODEL, "prompt": "San Francisco is a"}
@@ -182,3 +183,21 @@ async def test_beyond_its_bounds_the_proxy_is_busy(start_stack: StartStack) -> N
         assert int(answer.headers["Retry-After"]) >= 1
     release.set()
     assert (await first, await second) == (200, 200)
+
+
+async def test_an_error_in_a_stream_that_ends_well_is_told_as_a_failure(start_stack: StartStack) -> None:
+    words = "EngineCore encountered an issue"
+    told = data({"error": {"message": words, "type": "InternalServerError", "param": None, "code": 500}})
+    stack = await start_stack([], [streams(token(" city"), told, DONE)], proxy_no_producer="local")
+    with capture_logs() as lines:
+        async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+            assert without_comment(await answer.read()) == token(" city") + told + DONE
+    [line] = (each for each in lines if each["event"] == "request")
+    failure = f"The decode instance d0 told of an error in its stream: {words}."
+    assert (line["status"], line["outcome"], line["error"]) == (200, "instance_error", failure)
+    labels = 'client="",endpoint="/v1/completions",outcome="instance_error",status="200"'
+    assert await stack.proxy.metric(f"pd_proxy_requests_total{{{labels}}}") == 1
+    history = stack.proxy.gateway.metrics.history
+    [past] = history.since(0)
+    assert (past.ended.outcome, past.ended.failure) == ("instance_error", failure)
+    assert ("outcome", "instance_error") in {name for slot in history.slots() for name, _ in slot.told()}
