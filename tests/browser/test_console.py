@@ -83,6 +83,17 @@ def test_the_map(page: ConsolePage, screenshots: Path) -> None:
     page.browser.save_screenshot(str(screenshots / "console-map.png"))
 
 
+def test_old_figures_have_their_age(page: ConsolePage, stack: ScriptedStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = stack.proxy.gateway.gauges.known
+    old = {"age_s": 40}
+    monkeypatch.setattr(
+        stack.proxy.gateway.gauges, "known", lambda found: {name: told | old for name, told in known(found).items()}
+    )
+    page.open("map")
+    page.wait_for_text(".column.decode dd", "2 running, 3 waiting, cache 25 % used · 40 s ago")
+    page.wait_for_text(".column.decode dd", "1,200 of 1,600 · 40 s ago")
+
+
 def test_the_table_is_filtered(page: ConsolePage) -> None:
     page.open("requests")
     page.wait(lambda _: len(page.ids()) >= 7, "seven requests")

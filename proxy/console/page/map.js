@@ -157,9 +157,13 @@ function standing(each) {
   return each.verdict.in_doubt ? ["warn", t("inDoubt")] : ["good", t("inUse")];
 }
 
+// How old an instance's figures are, where an ended load could be taken for one of now.
+function withAge(words, own) {
+  return own.age_s > OLD_S ? `${words} · ${t("agoOnly", Math.round(own.age_s))}` : words;
+}
+
 function blocks(own) {
-  const old = own.age_s > OLD_S ? ` · ${t("agoOnly", Math.round(own.age_s))}` : "";
-  return `${own.blocks ? t("ofBlocks", number(own.free_blocks), number(own.blocks)) : number(own.free_blocks)}${old}`;
+  return withAge(own.blocks ? t("ofBlocks", number(own.free_blocks), number(own.blocks)) : number(own.free_blocks), own);
 }
 
 function listed(names, count) {
@@ -177,7 +181,7 @@ function card(each) {
     ["pairsWith", each.role === "aggregated" ? null : listed(each.pairs_with, each.pairs_with_count)],
     ["freeBlocks", own?.free_blocks === undefined ? null : blocks(own)],
     ["held", own?.blocks_held === undefined ? null : t(each.role === "prefill" ? "heldByProducer" : "heldByConsumer", number(own.blocks_held))],
-    ["inEngine", own ? t("engine", number(own.running), number(own.waiting), share(own.cache_usage)) : null],
+    ["inEngine", own ? withAge(t("engine", number(own.running), number(own.waiting), share(own.cache_usage)), own) : null],
     ["circuit", circuit + (failed ? ` · ${number(failed)} ${t("failures")}` : "")],
     ["lastCheck", check ? t("ago", check.result, Math.round(check.age_s)) : null],
     ["version", `${each.vllm_version} · ${each.dtype} · TP ${each.tensor_parallel_size}${each.pipeline_parallel_size > 1 ? ` · PP ${each.pipeline_parallel_size}` : ""}`],
