@@ -111,8 +111,12 @@ async def test_every_server_is_found_and_nothing_fires_while_all_is_well(
         await until(lambda: watch.targets() == dict.fromkeys(expected, "up"), "all servers are up")
         await until(lambda: bool(watch.query("pd:streams_good:rate5m > 0")), "streams are good")
         await until(lambda: bool(watch.query('pd:kv_sent_bytes:rate5m{transport="tcp"} > 0')), "transfers move")
-    roles = {each["metric"]["role"]: each["value"][1] for each in watch.query("pd:instances_up:count")}
-    assert roles == {"prefill": "1", "decode": "2"}
+
+        # A server that computes may miss one of Prometheus' questions: its role is then not there for a moment.
+        def roles() -> dict[str, str]:
+            return {each["metric"]["role"]: each["value"][1] for each in watch.query("pd:instances_up:count")}
+
+        await until(lambda: roles() == {"prefill": "1", "decode": "2"}, "all instances are counted")
     firing = {each["metric"]["alertname"] for each in watch.query("ALERTS{alertstate='firing'}")}
     assert firing <= {"PdTtftSloBurning"}, "a busy machine may be slow"
 
