@@ -79,8 +79,12 @@ def _changes(answer: Answer) -> list[go.Figure]:
     figure.add_hline(y=1, line_color="#1c2330")
     figure.update_xaxes(type="log", title="times what it is")
     figure.update_yaxes(type="log", title="the best pairs / aggregated")
-    figure.update_layout(title="What would change the answer: above 1 disaggregation bears more", height=420)
-    figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(
+        title="What would change the answer: above 1 disaggregation bears more",
+        height=420,
+        template="plotly_white",
+        legend={"orientation": "h", "y": -0.25},
+    )
     return [figure]
 
 

@@ -12,10 +12,10 @@ from quart import Blueprint, Response, request
 from proxy.console import told, totals
 from proxy.console.loadtest_runs import newest_runs
 from proxy.console.minutes import LastMinutes
+from proxy.console.verdicts import verdicts
 from proxy.console.workers import Workers
 from proxy.exchange.gateway import Gateway
 from proxy.ratio import watch
-from proxy.ratio.matching import PART_S, PARTS, judge
 from proxy.status import described
 from proxy.telemetry.history import MOST_REQUESTS
 
@@ -122,23 +122,9 @@ def console_routes(gateway: Callable[[], Gateway]) -> Blueprint:
         gateway().gauges.known(fleet.view.usable)  # begins to ask
         answers = await workers.ask("ratio")
         windows = watch.windows((each["parts"] for each in answers), time.time())
-        verdicts = [
-            {
-                "model": model,
-                "minutes": PARTS * PART_S / 60,
-                **told.verdict(
-                    judge(windows.get(model, []), len(producers), len(consumers), limits.proxy_goodput_tpot_s)
-                ),
-            }
-            for model, (producers, consumers) in watch.Pairs(fleet.view).of_model.items()
-        ]
-        return _json(
-            {
-                "workers": [each["worker"] for each in answers],
-                "tpot_ms": 1000 * limits.proxy_goodput_tpot_s,
-                "verdicts": verdicts,
-            }
-        )
+        found = verdicts(watch.Pairs(fleet.view), windows, limits.proxy_goodput_tpot_s)
+        answered = [each["worker"] for each in answers]
+        return _json({"workers": answered, "tpot_ms": 1000 * limits.proxy_goodput_tpot_s, "verdicts": found})
 
     return routes
 

@@ -1,8 +1,7 @@
-"""Past requests as JSON: a row of the table, and all that is known of one. And what is to be said of the ratio."""
+"""Past requests as JSON: a row of the table, and all that is known of one."""
 
 from typing import Any
 
-from proxy.ratio.matching import Side, Verdict
 from proxy.telemetry.history import PastRequest
 from proxy.telemetry.request_facts import AttemptFacts, RequestFacts
 from proxy.telemetry.timeline import Chunk, Written, timeline_of
@@ -29,11 +28,11 @@ def row(past: PastRequest, worker: int) -> Json:
         "attempts": facts.attempts,
         "events": ended.events,
         "bytes": ended.size,
-        "ttft_ms": _ms(ttft) if facts.stream else None,
-        "itl_ms": _ms(itl),
+        "ttft_ms": ms(ttft) if facts.stream else None,
+        "itl_ms": ms(itl),
         "second_token_ms": facts.second_token_ms,
-        "duration_ms": _ms(past.duration_s),
-        "phases_ms": {name: _ms(seconds) for name, seconds in facts.phases.items()},
+        "duration_ms": ms(past.duration_s),
+        "phases_ms": {name: ms(seconds) for name, seconds in facts.phases.items()},
         "recomputed": facts.path == "disaggregated" and facts.transfer.get("bytes") == 0,
         **facts.dispatch,
     }
@@ -44,29 +43,12 @@ def whole(past: PastRequest, worker: int) -> Json:
     facts = past.facts
     tries = [*facts.earlier, *((facts.attempt,) if facts.attempt else ())]
     return row(past, worker) | {
-        "first_ms": _ms(facts.ttft_s),
+        "first_ms": ms(facts.ttft_s),
         "transfer": {name: value for name, value in facts.transfer.items() if name != "timeline"},
         **_timeline(facts),
         "headers": {"X-Request-Id": past.asked.request_id, **facts.headers()},
         "tries": [_told_try(each, facts.arrived_at) for each in tries],
     }
-
-
-def verdict(found: Verdict) -> Json:
-    """`change`: how many more there should be."""
-    return {
-        "says": found.says,
-        "producers": _side(found.producers),
-        "consumers": _side(found.consumers),
-        "tokens_waiting": found.tokens_waiting,
-        "wait_ms": _ms(found.wait_s),
-        "cache_usage": found.cache_usage,
-        "itl_ms": _ms(found.itl_s),
-    }
-
-
-def _side(side: Side) -> Json:
-    return {"number": side.number, "use": round(side.use, 3), "wanted": side.wanted, "change": side.change}
 
 
 def _timeline(facts: RequestFacts) -> Json:
@@ -77,7 +59,7 @@ def _timeline(facts: RequestFacts) -> Json:
 
 def _in_ms(row: Written | Chunk) -> Json:
     other = {name: value for name, value in row._asdict().items() if name not in ("at", "seconds")}
-    return other | {"at_ms": _ms(row.at), "ms": _ms(row.seconds)}
+    return other | {"at_ms": ms(row.at), "ms": ms(row.seconds)}
 
 
 def _told_try(attempt: AttemptFacts, arrived_at: float) -> Json:
@@ -90,9 +72,9 @@ def _told_try(attempt: AttemptFacts, arrived_at: float) -> Json:
         "prefill_tokens": route.prefill_tokens,
         "decode_tokens": route.decode_tokens,
         "transfer_id": attempt.transfer_id,
-        **{f"{name}_ms": None if at is None else _ms(at - arrived_at) for name, at in ends.items()},
+        **{f"{name}_ms": None if at is None else ms(at - arrived_at) for name, at in ends.items()},
     }
 
 
-def _ms(seconds: float | None) -> float | None:
+def ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 2)

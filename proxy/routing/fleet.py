@@ -123,8 +123,7 @@ class Fleet:
         if not self.view.known:
             raise NoInstance(PAIR, "Discovery has not reached etcd yet.")
         candidates = self.view.candidates(demand.model)
-        loads = self._together if self._of_others else self._loads
-        return dispatch.choose_among(candidates, loads, self._caches, demand, self._policy, avoid, self._orders)
+        return dispatch.choose_among(candidates, self._in_all, self._caches, demand, self._policy, avoid, self._orders)
 
     def engines_beside(self, instance_ids: Collection[str]) -> set[str]:
         """These, and the other engines of their servers."""
@@ -147,7 +146,11 @@ class Fleet:
 
     def in_all(self, instance_id: str) -> Load:
         """With what other proxies have told."""
-        return (self._together if self._of_others else self._loads).get(instance_id, dispatch.IDLE)
+        return self._in_all.get(instance_id, dispatch.IDLE)
+
+    @property
+    def _in_all(self) -> Mapping[str, Load]:
+        return self._together if self._of_others else self._loads
 
     def streams(self, instance_id: str) -> int:
         """Requests for which it makes tokens, or computes the prompt itself."""
