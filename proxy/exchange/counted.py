@@ -7,6 +7,9 @@ from proxy.request.prompt import Prompt
 from proxy.routing.token_estimate import TokenEstimate
 from proxy.telemetry.request_facts import RequestFacts
 
+_DATA = b"data: "
+_LINE = b"\n" + _DATA
+
 
 class Counted:
     """Its bytes and events; only of a stream do the events mean anything."""
@@ -19,7 +22,8 @@ class Counted:
     async def take(self, answer: bytes, attempt: Attempt | None) -> bytes:
         """Returns: the answer, or some events of it, with the client's `usage`."""
         self.bytes += len(answer)
-        self.events += answer.count(b"data: ")
+        # At the beginning of a line: what a model writes may hold the same, but no line's end outside of its quotes.
+        self.events += answer.startswith(_DATA) + answer.count(_LINE)
         if self._facts.path == "disaggregated" and usage.counts_cached(answer):
             transfer = self._facts.transfer
             if attempt is not None:

@@ -13,6 +13,10 @@ from typing import BinaryIO
 import orjson
 import structlog
 
+# What is logged under this name are fields of the line itself: structlog hands each keyword on four times, which for
+# the two dozen of a request costs five times what it takes to write them.
+FIELDS = "fields"
+
 
 def configure(level: str) -> None:
     """level: debug, info, warning or error."""
@@ -76,6 +80,8 @@ def _line_renderer() -> structlog.typing.Processor:
     def render(logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict) -> bytes:
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, method, event)
+        if (fields := event.pop(FIELDS, None)) is not None:
+            event.update(fields)
         event["level"] = method
         event["timestamp"] = datetime.now(UTC)
         event["pid"] = pid

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from proxy.telemetry.logs import FIELDS
 from tests.unit.proxy.conftest import PATIENCE_S, Stack, StartStack, eventually, without_comment
 from tests.unit.proxy.scripted import DONE, MODEL, Script, data, error, prefilled, replies, streams, token
 
@@ -192,7 +193,7 @@ async def test_an_error_in_a_stream_that_ends_well_is_told_as_a_failure(start_st
     with capture_logs() as lines:
         async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
             assert without_comment(await answer.read()) == token(" city") + told + DONE
-    [line] = (each for each in lines if each["event"] == "request")
+    [line] = (each[FIELDS] for each in lines if each["event"] == "request")
     failure = f"The decode instance d0 told of an error in its stream: {words}."
     assert (line["status"], line["outcome"], line["error"]) == (200, "instance_error", failure)
     labels = 'client="",endpoint="/v1/completions",outcome="instance_error",status="200"'
