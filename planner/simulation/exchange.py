@@ -103,7 +103,7 @@ class Exchange:
     def _send_decode(self) -> Sequence:
         consumer, world, prompt = self._route.consumer, self._world, self._arrival.prompt
         after_s = world.deployment.constants.after_s
-        world.fleet.begin(consumer, self._in_hand)
+        world.fleet.begin(consumer, self._in_hand, awaits_cache=self._producer is not None)
         if consumer.role == "aggregated":
             world.fleet.holds(consumer, prompt)
             world.prefills[consumer.instance_id].begin(self._route.prefill_tokens, world.clock.now)
@@ -114,7 +114,6 @@ class Exchange:
                 on_first=lambda: world.clock.after(after_s, self._first_token),
                 on_end=lambda: world.clock.after(after_s, self._ended),
             )
-        world.fleet.awaits_cache(consumer)
         given = world.deployment.constants.first_token == "producer"
         return Sequence(
             prompt,

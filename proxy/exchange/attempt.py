@@ -70,12 +70,10 @@ class Attempt:
         self._interruption: BaseException | None = None  # why `answer` was cancelled, if that was done here
         self._late: DeadlinePassed | None = None  # why the prefill leg was cancelled
         self._prefill = self._send_prefill()
-        self._consumer_vote = self._begin(route.consumer, self._in_hand)
+        self._awaits_cache = self._prefill is not None
+        self._consumer_vote = self._begin(route.consumer, self._in_hand, awaits_cache=self._awaits_cache)
         self._consumer_span = job.span.leg(route.consumer, self.facts.transfer_id)
         self._consumer_busy = True
-        self._awaits_cache = self._prefill is not None
-        if self._awaits_cache:
-            gateway.fleet.awaits_cache(route.consumer)
         self._timer = self._set_timer()
 
     async def answer(self) -> Answer:
@@ -257,8 +255,8 @@ class Attempt:
             self._consumer_span.end()
             self._gateway.fleet.end(self._route.consumer, self._in_hand)
 
-    def _begin(self, instance: Instance, tokens: int) -> Leg:
-        self._gateway.fleet.begin(instance, tokens)
+    def _begin(self, instance: Instance, tokens: int, *, awaits_cache: bool = False) -> Leg:
+        self._gateway.fleet.begin(instance, tokens, awaits_cache=awaits_cache)
         return self._gateway.breakers.begin(instance.instance_id, self.facts.dispatched_at)
 
     def _note_failure(self, instance: Instance, error: BaseException | None, vote: Leg) -> None:

@@ -9,6 +9,8 @@ import codecs
 import json
 from typing import Any
 
+import orjson
+
 from proxy.errors import BadRequest
 
 # Values, names and containers. Each bound is a fraction of a second and some ten megabytes.
@@ -40,12 +42,22 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         if len(raw) > most and raw.count(mark) > most:
             raise BadRequest(f"The body holds more than {most} '{mark.decode()}'.")
     try:
-        body = json.loads(raw.decode("utf-8", _SURROGATES))
+        body = _parsed(raw)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not valid JSON in UTF-8: {error}.") from error
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object.")
     return body
+
+
+def _parsed(raw: bytes) -> Any:
+    """As `json.loads` parses it, which takes more (NaN, halves of surrogate pairs, deeper nesting) and says better what
+    is wrong, but three times as long. Numbers of more than 64 bits are floats where orjson takes the body.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw.decode("utf-8", _SURROGATES))
 
 
 def bound_sequences(body: dict[str, Any], most: int) -> None:
@@ -65,5 +77,6 @@ def _prompts(value: Any) -> int:
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 1 else 1
+def _count(value: Any) -> float:
+    """Of more than 64 bits it is a float."""
+    return value if isinstance(value, int | float) and value > 1 else 1

@@ -159,11 +159,15 @@ class Fleet:
     def outstanding_tokens(self, instance_id: str) -> int:
         return self._loads.get(instance_id, dispatch.IDLE).tokens
 
-    def begin(self, instance: Instance, tokens: int = 0) -> None:
-        """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens."""
+    def begin(self, instance: Instance, tokens: int = 0, *, awaits_cache: bool = False) -> None:
+        """One more request is on its way to `instance`; every `begin` has its `end`, with the same tokens.
+
+        awaits_cache: it makes no tokens until `cache_came`, which is before its `end`.
+        """
         name = instance.instance_id
         load = self._loads.get(name, dispatch.IDLE)
-        self._set(name, Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, load.to_come))
+        to_come = load.to_come + awaits_cache
+        self._set(name, Load(load.outstanding + 1, next(self._dispatches), load.tokens + tokens, to_come))
 
     def end(self, instance: Instance, tokens: int = 0) -> None:
         self._change(instance, outstanding=-1, tokens=-tokens)
@@ -172,12 +176,8 @@ class Fleet:
         """Of a request that goes on so many tokens are no longer in hand: its `end` is without them."""
         self._change(instance, tokens=-tokens)
 
-    def awaits_cache(self, consumer: Instance) -> None:
-        """One of its requests makes no tokens until `cache_came`, which is before its `end`."""
-        self._change(consumer, to_come=1)
-
     def cache_came(self, consumer: Instance) -> None:
-        """Or it will not."""
+        """For a request that awaited it, or it will not come."""
         self._change(consumer, to_come=-1)
 
     def _change(self, instance: Instance, outstanding: int = 0, tokens: int = 0, to_come: int = 0) -> None:

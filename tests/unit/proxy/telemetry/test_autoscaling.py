@@ -90,8 +90,7 @@ def test_streams_are_what_has_its_cache() -> None:
     consumer = instance("decode", "d0")
     shown = Shown(consumer, instance("decode", "d1"), instance("prefill", "p0"))
     shown.fleet.begin(consumer, 10)
-    shown.fleet.begin(consumer, 10)
-    shown.fleet.awaits_cache(consumer)
+    shown.fleet.begin(consumer, 10, awaits_cache=True)
     assert shown.value("running_streams", "decode") == 1
     shown.fleet.cache_came(consumer)
     assert shown.value("running_streams", "decode") == 2
