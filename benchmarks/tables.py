@@ -42,6 +42,12 @@ def groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
     return found
 
 
+def how_many(rows: Sequence[Row]) -> str:
+    """Requests, and of them those with a `failed`."""
+    failed = sum("failed" in row for row in rows)
+    return f"{len(rows)}, {failed} failed" if failed else str(len(rows))
+
+
 def percentile(values: Sequence[float], percent: int) -> float | None:
     if len(values) < 2:
         return values[0] if values else None

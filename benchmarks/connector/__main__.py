@@ -19,6 +19,7 @@ from benchmarks.connector.topology import servers
 from benchmarks.connector.topology.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart
+from benchmarks.model_shapes import drafts
 from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
@@ -42,7 +43,9 @@ def main() -> int:
         slow = shaped_link(options.link_rate) if "link" in options.measurements else None
         host = PRODUCER_HOST if slow else LOOPBACK
         etcd = etcd_server.start(etcd_server.find(options.etcd), scratch / "etcd", host, ports, processes, deadline)
-        blueprint = servers.blueprint(options, _model(options, scratch), etcd, secrets.token_hex(32))
+        model = _model(options, scratch)
+        speculation = _speculative_config(options, model, scratch)
+        blueprint = servers.blueprint(options, model, etcd, secrets.token_hex(32), speculation)
         run = Run(options, blueprint, etcd, ports, processes, Prompts(options.seed), results, deadline)
         if slow:
             link.measure(run, slow)
@@ -61,9 +64,17 @@ def _model(options: Options, scratch: Path) -> Path:
     return folder
 
 
+def _speculative_config(options: Options, model: Path, scratch: Path) -> str:
+    """Empty without a draft."""
+    if not options.draft or not options.shape:
+        return ""
+    return drafts.speculative_config(options.draft, options.draft_tokens, options.shape.config, model, scratch)
+
+
 def _about(options: Options) -> dict[str, object]:
     shape = f", shape of {options.model_shape}, {options.shape_scale}" if options.model_shape else ""
-    title = f"{' and '.join(options.measurements).capitalize()} on a {options.profile.upper()}{shape}"
+    draft = f", draft: {options.draft}, {options.draft_tokens} guesses a step" if options.draft else ""
+    title = f"{' and '.join(options.measurements).capitalize()} on a {options.profile.upper()}{shape}{draft}"
     return {
         **program.about("benchmarks.connector", title),
         "machine": machine.hardware(),

@@ -20,7 +20,7 @@ from benchmarks.connector.topology.servers import SERVED_MODEL
 from benchmarks.deadline import Deadline
 from benchmarks.errors import RequestFailed
 
-COMPLETIONS = "/v1/completions"
+COMPLETIONS, METRICS = "/v1/completions", "/metrics"
 JSON = {"Content-Type": "application/json"}
 # What our connector says of a transfer, to whoever names it (connector/telling/transfer_facts.py).
 TRANSFER_ID_HEADER, FACTS_HEADER, FACTS_COMMENT = "X-PD-Transfer-Id", "X-PD-Transfer-Facts", b": pd-transfer "
@@ -94,6 +94,15 @@ class Client:
         prefill_s = prefilled - started if prefilled is not None else None
         ttft_s = told.arrivals[0] - started
         return Stream(ttft_s, gaps, told.tokens, told.cached_tokens, prefill_s, told.transfer, started)
+
+    async def metrics(self, url: str) -> str:
+        """A server's /metrics as it says them. Raises: RequestFailed, OutOfTime."""
+        timeout = aiohttp.ClientTimeout(total=min(self._timeout_s, self._deadline.left()))
+        try:
+            async with self._session.get(url + METRICS, timeout=timeout, raise_for_status=True) as response:
+                return await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise RequestFailed(f"{url}{METRICS}: {type(error).__name__} {error}".rstrip()) from error
 
     async def _legs(
         self, route: Route, decode: Callable[[bytes, str], Awaitable[None]], prompt: Sequence[int], **to_decode: Any

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model_shapes import shapes
+from benchmarks.model_shapes import drafts, shapes
 from benchmarks.model_shapes.shapes import Shape
 from benchmarks.option_types import Tuple, count, counts, one_of, variables, words
 from stack.configuration.settings import EMBEDDED_MODEL
 
-MEASUREMENTS = ("latency", "concurrency", "threshold", "link")
+MEASUREMENTS = ("latency", "concurrency", "threshold", "speculation", "link")
 ROUTES = ("single", "ours", "upstream")
 GIB = 1 << 30
 
@@ -66,6 +66,8 @@ class Options:
     load_output_tokens: int
     requests_per_user: int
     load_rounds: int
+    draft: str  # empty: no speculation
+    draft_tokens: int
     link_rate: str
     link_prompt_tokens: int
     model: str
@@ -113,12 +115,32 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error("link: expected alone and with --profile cpu; it has a network and servers of its own")
     if "threshold" in options.measurements and "ours" not in options.routes:
         parser.error(f"--routes={','.join(options.routes)}: expected ours among them for threshold")
+    if error := _speculation_error(options):
+        parser.error(error)
     if options.compilation_config and not _is_json_object(options.compilation_config):
         parser.error(f"--compilation-config={options.compilation_config!r}: expected a JSON object")
     for variable in options.ours_env:
         if "=" not in variable:
             parser.error(f"--ours-env={variable!r}: expected NAME=VALUE")
     return options
+
+
+def _speculation_error(options: Options) -> str:
+    """One line for a draft and a measurement that do not go together; empty where they do."""
+    kinds = ", ".join(drafts.KINDS)
+    if not options.draft:
+        return f"speculation: expected --draft, one of {kinds}" if "speculation" in options.measurements else ""
+    if options.draft not in drafts.DRAFTS:
+        return f"--draft={options.draft!r}: expected one of {kinds}"
+    if "speculation" not in options.measurements:
+        return f"--draft={options.draft!r}: expected with the measurement speculation only"
+    suited = drafts.DRAFTS[options.draft].shapes
+    if options.model_shape not in suited:
+        given = f"--model={options.model!r}" if options.model else f"--model-shape={options.model_shape!r}"
+        return f"{given}: expected --model-shape {' or '.join(suited)} with --draft {options.draft}"
+    if options.before:
+        return f"--before={str(options.before)!r}: expected none with speculation"
+    return ""
 
 
 def _let_the_model_set_defaults(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -150,11 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt-tokens", type=counts, help="latency: sizes, with commas")
     add("--rounds", type=count, default=8, help="latency, link: requests per size and route")
     add("--warm-up", type=int, default=2, help="latency, link: unmeasured requests per size and route")
-    add("--users", type=counts, help="concurrency: users at once, with commas")
-    add("--load-prompt-tokens", type=count, help="concurrency")
-    add("--load-output-tokens", type=count, help="concurrency")
-    add("--requests-per-user", type=count, default=2, help="concurrency: one after the other, in each round")
-    add("--load-rounds", type=count, default=2, help="concurrency: the routes take turns so many times")
+    add("--users", type=counts, help="concurrency, speculation: users at once, with commas")
+    add("--load-prompt-tokens", type=count, help="concurrency, speculation")
+    add("--load-output-tokens", type=count, help="concurrency, speculation")
+    add("--requests-per-user", type=count, default=2, help="concurrency, speculation: one after the other, each round")
+    add("--load-rounds", type=count, default=2, help="concurrency, speculation: the routes take turns so many times")
+    add("--draft", default="", help="speculation: what guesses, in every server: " + ", ".join(drafts.KINDS))
+    add("--draft-tokens", type=count, default=3, help="speculation: guesses in one step")
     add("--link-rate", default="400mbit", help="link: as tc writes it")
     add("--link-prompt-tokens", type=count, default=1000, help="link: 1,000 are 46 MB of SmolLM2's KV in float32")
     add("--model", default="", help="a model's folder; empty: the profile's own")

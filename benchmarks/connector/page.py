@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.tables import Row, causes, groups, head, ms, percentile, table
+from benchmarks.connector import speculation_page
+from benchmarks.tables import Row, causes, groups, head, how_many, ms, percentile, table
 
 EARLY = "moved early"
 
@@ -36,7 +37,7 @@ def _latency(rows: Sequence[Row]) -> str:
                 _after_prefill(group),
                 _second(group),
                 *_transfer(group),
-                _counts(group),
+                how_many(group),
             )
         )
     times = ("TTFT ms", "min to max", "times single", "after prefill ms", "to the second token ms")
@@ -56,7 +57,7 @@ def _concurrency(rows: Sequence[Row]) -> str:
         # Events are one more than gaps.
         tokens, events = sum(row["tokens"] for row in answered), len(gaps) + len(answered)
         lines.append(
-            (stage, str(users), route, *percentiles, f"{tokens / events:.1f}" if events else "", _counts(group))
+            (stage, str(users), route, *percentiles, f"{tokens / events:.1f}" if events else "", how_many(group))
         )
     times = ("TTFT ms P50", "P99", "ITL ms P50", "P99", "TPOT ms P50", "P99")
     header = ("stage", "users", "route", *times, "tokens an event", "requests")
@@ -71,7 +72,7 @@ def _link(rows: Sequence[Row]) -> str:
         span = f"{ms(min(exposed))} to {ms(max(exposed))}" if exposed else ""
         prefill_ms = ms(statistics.median(prefill) if prefill else None)
         facts = _transfer(group)
-        lines.append((route, facts[0], span, prefill_ms, ms(_median(group)), *facts[1:], _counts(group)))
+        lines.append((route, facts[0], span, prefill_ms, ms(_median(group)), *facts[1:], how_many(group)))
     header = ("producer", "exposed ms", "min to max", "prefill leg ms", "TTFT ms", EARLY, "pieces", "MB", "requests")
     return "## A slow link\n\nMedians.\n\n" + table(header, lines)
 
@@ -119,6 +120,8 @@ _PARTS: dict[str, Callable[[Sequence[Row]], str]] = {
     "latency": _latency,
     "concurrency": _concurrency,
     "threshold": _threshold,
+    "speculation": speculation_page.times,
+    "guesses": speculation_page.guesses,
     "link": _link,
     "answers": _answers,
 }
@@ -170,8 +173,3 @@ def _transfer(group: Sequence[Row]) -> tuple[str, str, str, str]:
     pieces = sorted({int(facts["pieces"]) for facts in transfers})
     range_of_pieces = f"{pieces[0]} to {pieces[-1]}" if len(pieces) > 1 else str(pieces[0])
     return ms(exposed), f"{early:.0%}", range_of_pieces, f"{size / 1e6:.1f}"
-
-
-def _counts(group: Sequence[Row]) -> str:
-    failed = sum("failed" in row for row in group)
-    return f"{len(group)}, {failed} failed" if failed else str(len(group))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.connector.client import open_client
-from benchmarks.connector.measurements import answers, concurrency, latency, threshold
+from benchmarks.connector.measurements import answers, concurrency, latency, speculation, threshold
 from benchmarks.connector.options import Options
 from benchmarks.connector.run import Run
 from benchmarks.connector.topology import routes
@@ -67,6 +67,8 @@ async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequenc
             await concurrency.measure(run, client, stage, pairs)
         if "threshold" in run.options.measurements:
             await threshold.measure(run, client, stage, pairs)
+        if "speculation" in run.options.measurements:
+            await speculation.measure(run, client, stage, [*single, *pairs])
 
 
 def _single(run: Run) -> Single:

@@ -114,6 +114,14 @@ DEEPSEEK_V32: Config = {
     "eos_token_id": 2,
 }
 
+# As V3.2 without the indexer, and with the module of V3 that predicts one more token: a dense layer too.
+DEEPSEEK_V3: Config = {name: value for name, value in DEEPSEEK_V32.items() if not name.startswith("index_")} | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "first_k_dense_replace": 11,
+    "num_nextn_predict_layers": 1,
+}
+
 # 24 layers as the model; 8 experts of 32, and not in MXFP4.
 GPT_OSS_20B: Config = {
     "architectures": ["GptOssForCausalLM"],

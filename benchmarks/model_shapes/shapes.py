@@ -26,6 +26,8 @@ class Shape:
 WINDOWS = ("--no-disable-hybrid-kv-cache-manager",)
 KEEP_STATES = ("--enable-prefix-caching",)
 STATE_STEPS = {"block_size": STATE_STEP_TOKENS, "max_num_batched_tokens": STATE_STEP_TOKENS}
+# The CPU backend that every CPU has knows blocks of 16 only and no prompt in steps: four whole ones fit into one.
+MLA_ON_CPU = {"block_size": 16, "max_num_batched_tokens": 4 * 4096}
 
 FULL = {
     DEFAULT: Shape(full.QWEN25_7B),
@@ -34,6 +36,7 @@ FULL = {
     "qwen3-next": Shape(full.QWEN3_NEXT_80B, ("--gdn-prefill-backend", "triton", "--max-num-seqs", "256")),
     # vLLM would read the tokenizer as DeepSeek's own; the sparse kernels know blocks of 64 only.
     "deepseek-v3.2": Shape(full.DEEPSEEK_V32, ("--tokenizer-mode", "hf"), {"block_size": 64}),
+    "deepseek-v3": Shape(full.DEEPSEEK_V3, defaults={"block_size": 64}),
     "gpt-oss-20b": Shape(full.GPT_OSS_20B),
     "gemma-3-12b": Shape(full.GEMMA_3_12B),
     "nemotron-h": Shape(full.NEMOTRON_H_8B),
@@ -42,6 +45,7 @@ FULL = {
 TINY = {
     DEFAULT: Shape(tiny.QWEN25_7B),
     "qwen3-next": Shape(tiny.QWEN3_NEXT_80B, KEEP_STATES, STATE_STEPS | {"dtype": "bfloat16"}),
+    "deepseek-v3": Shape(tiny.DEEPSEEK_V3, ("--attention-backend", "CPU_MLA"), MLA_ON_CPU),
     "gpt-oss-20b": Shape(tiny.GPT_OSS_20B, WINDOWS),
     "gemma-3-12b": Shape(tiny.GEMMA_3_12B, WINDOWS),
     "nemotron-h": Shape(tiny.NEMOTRON_H_8B, KEEP_STATES, STATE_STEPS),

@@ -30,6 +30,18 @@ QWEN3_NEXT_80B = (
         "shared_expert_intermediate_size": 128,
     }
 )
+DEEPSEEK_V3 = (
+    full.DEEPSEEK_V3
+    | NARROW
+    | {
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 64,  # the other sizes of MLA's cache are the only ones that vLLM's CPU kernels know
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+        "first_k_dense_replace": 5,
+    }
+)
 GPT_OSS_20B = (
     full.GPT_OSS_20B
     | NARROW

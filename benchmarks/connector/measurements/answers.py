@@ -32,7 +32,7 @@ async def compare(run: Run, client: Client, stage: str, single: Sequence[Route],
             if route in single:
                 expected = row.get("answer")
             elif expected and "answer" in row:
-                row["equal"] = _equal(expected, row["answer"])
+                row["equal"] = equal_tokens(expected, row["answer"])
             run.results.add("answers", stage=stage, route=route.name, prompt_tokens=tokens, **row)
     run.results.write()
 
@@ -50,6 +50,7 @@ async def _answer(client: Client, route: Route, prompt: Sequence[int]) -> Row:
         return {"failed": str(failure)}
 
 
-def _equal(expected: Sequence[int], answer: Sequence[int]) -> int:
+def equal_tokens(expected: Sequence[int], answer: Sequence[int]) -> int:
+    """Up to the first other one."""
     differing = (at for at, (one, other) in enumerate(zip(expected, answer, strict=True)) if one != other)
     return next(differing, len(expected))

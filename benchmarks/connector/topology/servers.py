@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks import upstream_connector
 from benchmarks.connector.options import Options
 from benchmarks.errors import CannotStart
+from benchmarks.model_shapes import drafts, guessable
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
@@ -102,13 +103,16 @@ class Blueprint:
         return {**self.inherited, **gpus, "PYTHONPATH": path}
 
 
-def blueprint(options: Options, model: Path, etcd: str, key: str) -> Blueprint:
-    """`etcd` is its host:port, `key` the stack's."""
+def blueprint(options: Options, model: Path, etcd: str, key: str, speculative_config: str = "") -> Blueprint:
+    """`etcd` is its host:port, `key` the stack's; `speculative_config` is vLLM's, as JSON, for every server."""
+    shared = common(options)
+    if speculative_config:
+        shared["VLLM_EXTRA_ARGS"] += " " + shlex.join(["--speculative-config", speculative_config])
     own = {"MODEL": str(model), "ETCD_ENDPOINT": etcd, "STACK_KEY": key, "SHUTDOWN_GRACE_S": "0"}
     inherited = dict(os.environ)
     if importlib.util.find_spec("flashinfer") is None:
         inherited["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # else vLLM does not start on a GPU
-    return Blueprint({**common(options), **own}, inherited)
+    return Blueprint({**shared, **own}, inherited)
 
 
 def common(options: Options) -> dict[str, str]:
@@ -117,7 +121,9 @@ def common(options: Options) -> dict[str, str]:
     if options.profile == "gpu":
         extra += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     if shape := options.shape:
-        extra += ["--load-format", "dummy", "--worker-extension-cls", WORKER_EXTENSION, *shape.arguments]
+        guessable_by_a_head = options.draft and drafts.DRAFTS[options.draft].is_head
+        extension = guessable.WORKER_EXTENSION if guessable_by_a_head else WORKER_EXTENSION
+        extra += ["--load-format", "dummy", "--worker-extension-cls", extension, *shape.arguments]
     if options.compilation_config:
         extra += ["--compilation-config", options.compilation_config]
     return {

@@ -25,6 +25,7 @@ class ScriptedVllm:
     status: int = 200
     before: Callable[[], Awaitable[object]] = _at_once
     too_few: int = 0  # tokens that a stream lacks
+    accepts: int = 0  # guesses of each answer's three
     asked: list[dict[str, Any]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -57,10 +58,19 @@ class ScriptedVllm:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def metrics(self, request: web.Request) -> web.Response:
+        """As if each answer had taken one draft, in an engine each for the first and for all the others."""
+        lines = []
+        for engine, answers in enumerate((self.asked[:1], self.asked[1:])):
+            for name, each in (("drafts", 1), ("draft_tokens", 3), ("accepted_tokens", self.accepts)):
+                lines.append(f'vllm:spec_decode_num_{name}_total{{engine="{engine}"}} {float(each * len(answers))}')
+        return web.Response(text="\n".join(lines) + "\n")
+
 
 async def serve(vllm: ScriptedVllm) -> TestServer:
     app = web.Application()
     app.router.add_post("/v1/completions", vllm.answer)
+    app.router.add_get("/metrics", vllm.metrics)
     server = TestServer(app)
     await server.start_server()
     return server

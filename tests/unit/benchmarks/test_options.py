@@ -29,6 +29,21 @@ def test_variables_for_our_launchers() -> None:
         (["latency", "--compilation-config", "O0"], "--compilation-config='O0': expected a JSON object"),
         (["latency", "--compilation-config", "[]"], "--compilation-config='[]': expected a JSON object"),
         (["latency", "--ours-env", "CHUNK"], "--ours-env='CHUNK': expected NAME=VALUE"),
+        (["speculation"], "speculation: expected --draft, one of itself, eagle, mtp"),
+        (["speculation", "--draft", "medusa"], "--draft='medusa': expected one of itself, eagle, mtp"),
+        (["latency", "--draft", "eagle"], "--draft='eagle': expected with the measurement speculation only"),
+        (
+            ["speculation", "--draft", "itself", "--model-shape", "gemma-3-12b"],
+            "--model-shape='gemma-3-12b': expected --model-shape qwen2.5-7b with --draft itself",
+        ),
+        (
+            ["speculation", "--draft", "mtp", "--model", "/m"],
+            "--model='/m': expected --model-shape deepseek-v3 with --draft mtp",
+        ),
+        (
+            ["speculation", "--draft", "mtp", "--model-shape", "deepseek-v3", "--before", "/b"],
+            "--before='/b': expected none with speculation",
+        ),
         (["latency", "link"], "link: expected alone and with --profile cpu"),
         (["link", "--profile", "gpu"], "link: expected alone and with --profile cpu"),
         (["speed"], "invalid choice: 'speed'"),
