@@ -41,6 +41,7 @@ from stack.network.direct_http import open_directly
 log = logging.getLogger("launcher")
 
 METRICS_TIMEOUT_S = 2.0
+LOOK_S = 0.5  # between two looks whether requests are left
 # On a CPU the engine's steps are in the server's own process, which answers nothing meanwhile: 2,048 tokens at 160 a
 # second, with two servers on two cores, are 13 s. That is no reason to leave etcd.
 SILENCE_S = 20.0
@@ -173,9 +174,15 @@ def _watch(
 
 
 def _drain(vllm: "subprocess.Popen[bytes]", settings: LauncherSettings) -> None:
-    """Wait until no request is left, at most the grace period."""
+    """Wait until no request is left, at most the grace period.
+
+    Once is not enough: proxies hear a moment later that it has left etcd, and vLLM answers nothing that comes to it
+    while it stops.
+    """
     deadline = time.monotonic() + settings.shutdown_grace_s
+    was_idle = False
     while vllm.poll() is None and time.monotonic() < deadline:
+        idle = False
         try:
             metrics = _get(settings, "/metrics", METRICS_TIMEOUT_S)
         except TimeoutError:  # e.g. a long step in the server's own process: no sign that it is idle
@@ -184,10 +191,13 @@ def _drain(vllm: "subprocess.Popen[bytes]", settings: LauncherSettings) -> None:
             log.info("waiting: /metrics does not answer")
         elif requests := _unfinished_requests(metrics):
             log.info("waiting for %d requests to finish", requests)
-        else:
+        elif was_idle:
             return
-        time.sleep(0.5)
-    if vllm.poll() is None:
+        else:
+            idle = True
+        was_idle = idle
+        time.sleep(LOOK_S)
+    if vllm.poll() is None and not was_idle:
         log.warning("stopping with requests unfinished after %g s", settings.shutdown_grace_s)
 
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,11 @@ from stack.network.direct_http import open_directly
 log = logging.getLogger(__name__)
 
 METADATA_TIMEOUT_S = 5.0
+# Mooncake asks etcd under Python's lock when an engine opens and closes, and waits 5 s for each of two answers: while
+# etcd is away no step of vLLM would be made. So etcd is waited for before that, without the lock.
+ETCD_PATIENCE_S = 15.0
+ETCD_PROMPT_S = 1.0  # an answer that takes longer was none
+ETCD_PAUSE_S = 0.2
 WRITE_TIMEOUT_S = 30.0
 
 
@@ -72,6 +78,7 @@ class MooncakeEngine:
 
         if reason := obstacle(transport, device_name, mooncake.engine.SUPPORT_INTRA_NVLINK):
             raise TransferError(reason)
+        _await_etcd(metadata_server)
         self.segment = segment
         self._metadata_server = metadata_server
         self._transport = transport
@@ -158,7 +165,36 @@ class MooncakeEngine:
             raise kind(f"writing {size} bytes in {len(pieces)} pieces to {segment} over {self._transport}: {problem}")
 
     def close(self) -> None:
+        self._await_own_connection()
         del self._engine  # its destructor ends Mooncake's threads, connections and registrations
+
+    def _await_own_connection(self) -> None:
+        """It is tried again at ever longer intervals, and may be broken long after etcd answers others again.
+
+        A segment that nobody has is looked for over this connection, with Python's lock given away.
+        """
+        deadline = time.monotonic() + ETCD_PATIENCE_S
+        while (asked := time.monotonic()) < deadline:
+            self._engine.transfer_submit_write(f"{self.segment}-nobody", 0, 0, 0)
+            if time.monotonic() - asked < ETCD_PROMPT_S:
+                return
+        log.warning("etcd at %s does not answer Mooncake: closing %s all the same", self._metadata_server, self.segment)
+
+
+def _await_etcd(endpoint: str) -> None:
+    """Raises: TransferError: it does not answer."""
+    deadline = time.monotonic() + ETCD_PATIENCE_S
+    while True:
+        try:
+            open_directly(f"http://{endpoint}/health", ETCD_PROMPT_S).close()
+        except (OSError, HTTPException) as error:
+            if time.monotonic() > deadline:
+                raise TransferError(
+                    f"etcd at {endpoint}, where Mooncake keeps its metadata, does not answer: {error!r}"
+                ) from error
+            time.sleep(ETCD_PAUSE_S)
+        else:
+            return
 
 
 def _locked_memory_limit(length: int) -> str:

@@ -2,6 +2,7 @@
 
 `/health`, `/metrics` and `/v1/models` answer what the test last said with `POST /set?health=503&models=a,b:a`, where b
 is an adapter of a; a status of 0 closes the connection without an answer, `health=none` keeps it open without one.
+`running_next=1` counts from the answer after the next one of `/metrics`.
 `POST /exit?code=7` ends it.
 SIGTERM ends it, unless `sigterm=ignored` was said. It says what happened on its output.
 """
@@ -46,6 +47,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 lines = [f'vllm:num_requests_{kind}{{engine="1"}} {state[kind]}.0' for kind in ("running", "waiting")]
                 lines += [f'vllm:num_requests_{kind}{{engine="0"}} 0.0' for kind in ("running", "waiting")]
                 self._answer(int(state["metrics"]), "\n".join(["# HELP vllm:num_requests_running x", *lines, ""]))
+                state["running"] = state.pop("running_next", state["running"])
             case "/v1/models":
                 names = [listed.partition(":") for listed in state["models"].split(",")]
                 models = [card(name, parent) for name, _, parent in names]

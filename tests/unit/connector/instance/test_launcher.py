@@ -264,6 +264,18 @@ def test_on_sigterm_it_leaves_etcd_then_waits_for_requests_then_stops_vllm(launc
     assert launcher.log.endswith("\ngot SIGTERM\n")
 
 
+def test_a_request_that_comes_after_the_first_look_is_waited_for(launch: Launch) -> None:
+    """A proxy sent it before it heard that the instance has left etcd."""
+    launcher = launch()
+    launcher.until_registered()
+    launcher.say("set?running_next=1")
+    launcher.process.send_signal(signal.SIGTERM)
+    launcher.until_logged("waiting for 1 requests to finish")
+    launcher.say("set?running=0")
+    assert launcher.wait() == 0
+    assert launcher.log.endswith("\ngot SIGTERM\n")
+
+
 def test_a_server_too_busy_to_say_how_many_requests_run_is_not_idle(launch: Launch) -> None:
     launcher = launch()
     launcher.until_registered()

@@ -5,7 +5,9 @@ import os
 import re
 import resource
 import sys
+import time
 from collections.abc import Callable
+from http.client import HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,10 @@ import msgspec
 import pytest
 
 from connector.cache.pieces import Piece
-from connector.mooncake import transports
+from connector.mooncake import engine, transports
 from connector.mooncake.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError, UnendedWriteError
 from stack import etcd
+from stack.network.direct_http import open_directly
 from tests.etcd_process import EtcdProcess
 from tests.unit.connector.fakes import FakeEngine
 
@@ -158,6 +161,61 @@ def test_without_etcd_nobody_knows_the_transport(
     etcd_server.stop()
     with pytest.raises(TransferError, match=r"does not tell which transport p-0 uses: .*refused"):
         engine.register(4096, 10)
+
+
+def test_while_etcd_is_away_mooncake_is_not_asked_to_start(
+    mooncake: type[ScriptedMooncake], open_engine: Open, etcd_server: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold up every thread of Python while it waits for etcd."""
+    monkeypatch.setattr(engine, "ETCD_PATIENCE_S", 0.1)
+    monkeypatch.setattr(mooncake, "initialize", lambda *_: pytest.fail("asked"))
+    etcd_server.stop()
+    with pytest.raises(TransferError, match=rf"^etcd at {etcd_server.endpoint}, where Mooncake .*refused"):
+        open_engine("tcp")
+
+
+def test_it_starts_once_etcd_answers(
+    mooncake: type[ScriptedMooncake], open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [ConnectionRefusedError(), RemoteDisconnected("no answer")]
+
+    def answer(url: str, timeout_s: float) -> HTTPResponse:
+        if refusals:
+            raise refusals.pop()
+        return open_directly(url, timeout_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "open_directly", answer)
+        opened = open_engine("tcp")
+    assert refusals == []
+    mooncake.record = {"protocol": "tcp"}
+    opened.register(4096, 10)
+
+
+@pytest.mark.parametrize(("silences", "asked"), [(0, 1), (2, 3), (99, 15)])
+def test_it_closes_once_etcd_answers_mooncake_or_at_the_end_of_patience(
+    mooncake: type[ScriptedMooncake],
+    open_engine: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    silences: int,
+    asked: int,
+) -> None:
+    opened = open_engine("tcp")
+    clock = [0.0]
+    looked_for: list[str] = []
+    ended: list[int] = []
+
+    def look_for(_: ScriptedMooncake, segment: str, *place: int) -> int:
+        looked_for.append(segment)
+        clock[0] += 1.0 if len(looked_for) <= silences else 0.1
+        return 0
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(mooncake, "transfer_submit_write", look_for)
+    monkeypatch.setattr(mooncake, "__del__", lambda _: ended.append(len(looked_for)), raising=False)
+    opened.close()
+    assert ended == [asked]
+    assert looked_for == ["p-0-nobody"] * asked
 
 
 @pytest.mark.parametrize(
