@@ -5,7 +5,6 @@ blocks could wait for; an aggregated server has it alone. The others have it bes
 `MultiConnector`: vLLM asks for that name in places, and finds the children's classes by name to read their figures.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 from connector.store.breaker import Breaker
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
+from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from connector.first_token.expected import FirstTokens
-
-log = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
 COOLDOWN_S = 5.0
@@ -68,12 +66,12 @@ class LoadsMetadata(MooncakeStoreWorkerMetadata):
 class BoundedStoreScheduler(MooncakeStoreScheduler):
     """Saves less where saves do not end; a rank resumes from its last one, so the next covers what was left out."""
 
-    breaker: Breaker
+    lookups: Lookups[MooncakeLookupResult]
 
     def _reference_save_blocks(self, meta: MooncakeStoreConnectorMetadata) -> None:
         waiting = sum(len(blocks) for blocks, _ in self._pinned_saves.values())
         pool = self._gpu_block_pool
-        if self.breaker.is_open or (pool is not None and waiting > LARGEST_SHARE_FOR_SAVES * len(pool.blocks)):
+        if self.lookups.store_fails or (pool is not None and waiting > LARGEST_SHARE_FOR_SAVES * len(pool.blocks)):
             for request in meta.requests:
                 request.can_save = request.can_save and request.store_job_id is not None  # has its references already
         super()._reference_save_blocks(meta)
@@ -84,6 +82,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        log_as_vllm()
         options = self._kv_transfer_config.kv_connector_extra_config
         self._pool: BlockPool | None = None
         self.connector_scheduler: MooncakeStoreScheduler | None
@@ -93,14 +92,17 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
             return
         assert self.connector_scheduler is not None
         self.connector_scheduler.client.close()
-        breaker = Breaker(FAILURES_IN_A_ROW, COOLDOWN_S)
-        self.connector_scheduler = BoundedStoreScheduler(vllm_config, kv_cache_config)
-        self.connector_scheduler.breaker = breaker
-        vllms = self.connector_scheduler.client
-        budget = float(options["lookup_timeout"])
-        self._lookups = Lookups(vllms._lookup, MooncakeLookupResult(0), budget, breaker)
-        self.connector_scheduler.client = self._lookups
         self._held = HeldForLoads(self._hold, self._free)
+        scheduler = self.connector_scheduler = BoundedStoreScheduler(vllm_config, kv_cache_config)
+        self._lookups = scheduler.lookups = Lookups(
+            scheduler.client._lookup,
+            MooncakeLookupResult(0),
+            float(options["lookup_timeout"]),
+            Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
+            Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
+            self._held.any_hangs,
+        )
+        scheduler.client = self._lookups
 
     # --- scheduler ---
 
@@ -120,11 +122,16 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         meta = connector_output.kv_connector_worker_meta
         overdue, ended = (meta.overdue, meta.ended) if isinstance(meta, LoadsMetadata) else (Counter(), Counter())
         failed = {request_id for request_id in connector_output.failed_recving if request_id in self._held}
-        for request_id in failed | self._held.of_blocks(connector_output.invalid_block_ids):
-            self._lookups.give_up(request_id, "a load from it failed or took too long")
+        failed |= self._held.of_blocks(connector_output.invalid_block_ids)
+        for request_id in failed:
+            self._lookups.load_failed(request_id)
             if request_id not in self.connector_scheduler._unfinished_request_ids:  # aborted meanwhile
                 self._lookups.discard(request_id)
-        self._held.settle(connector_output.finished_recving or (), overdue, ended)
+        finished = connector_output.finished_recving or set()
+        well = {request_id for request_id in finished - failed if request_id in self._held}
+        if any(not self._lookups.has_given_up(request_id) for request_id in well):  # its failure may be a step old
+            self._lookups.load_succeeded()
+        self._held.settle(finished, overdue, ended)
 
     def _hold(self, blocks: Sequence[int]) -> None:
         assert self._pool is not None

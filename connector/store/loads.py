@@ -68,6 +68,10 @@ class HeldForLoads:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._blocks
 
+    def any_hangs(self) -> bool:
+        """Whether an overdue load has not ended yet."""
+        return any(ranks > 0 for ranks in self._running.values())
+
     def of_blocks(self, blocks: set[int]) -> set[str]:
         """Requests whose load writes to one of them."""
         return {request_id for request_id, held in self._blocks.items() if not blocks.isdisjoint(held)}

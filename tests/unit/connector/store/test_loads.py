@@ -49,13 +49,14 @@ def test_blocks_of_an_overdue_load_are_held_until_every_rank_says_that_it_has_en
     held.begins("a", [1, 2])
     assert ("a" in held, held.of_blocks({2, 7}), held.of_blocks({7})) == (True, {"a"}, set())
 
+    assert not held.any_hangs()
     held.settle((), {"a": 1}, {})
     held.settle({"a"}, {"a": 1}, {})
-    assert pool.held == {1, 2}
+    assert (pool.held, held.any_hangs()) == ({1, 2}, True)
     held.settle((), {}, {"a": 1})
-    assert pool.held == {1, 2}
+    assert (pool.held, held.any_hangs()) == ({1, 2}, True)
     held.settle((), {}, {"a": 1})
-    assert pool.held == set()
+    assert (pool.held, held.any_hangs()) == (set(), False)
     held.begins("a", [3])  # e.g. after a preemption
     assert pool.held == {3}
 
