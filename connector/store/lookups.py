@@ -76,9 +76,8 @@ class Lookups(Generic[Hit]):
         was_open = breaker.is_open
         breaker.failed()
         if breaker.is_open and not was_open:
-            log.warning("the KV store is left alone for a while: %s", reason)
-        else:
-            log.info("request %s does without the KV store: %s", request_id, reason)
+            log.warning("the KV store is left alone for a while")
+        log.info("request %s does without the KV store: %s", request_id, reason)
 
     def has_given_up(self, request_id: str) -> bool:
         return request_id in self._given_up
