@@ -36,7 +36,7 @@ def kv_transfer_config(
             "cache_prefix": cache_prefix(settings, pairing, vllm_version),
             # On a consumer the producer's cache is on its way: it only gives the answer's, for the next turn's prompt.
             "enable_lookup": not consumes,
-            "save_decode_cache": consumes,
+            "save_decode_cache": settings.role != "prefill",
             "lookup_timeout": settings.store_lookup_timeout_s,
             "load_timeout": settings.store_load_timeout_s,
         },
@@ -78,8 +78,8 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
         "mode": "standalone-store",  # it gives no memory of its own, which would go away with it
         "metadata_server": "P2PHANDSHAKE",
         "master_server_address": settings.store_master,
-        "protocol": "rdma" if settings.mooncake.protocol == "rdma" else "tcp",
-        "device_name": settings.mooncake.device_name,
+        "protocol": "tcp",  # also where transfers go over RDMA: bytes after a failed load were looked at with TCP only
+        "device_name": "",
         "global_segment_size": 0,
         "local_buffer_size": LOCAL_BUFFER_BYTES,
     }

@@ -27,6 +27,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiCo
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from connector.store.breaker import Breaker
+from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
 from connector.vllm_hooks.vllm_log import log_as_vllm
@@ -81,8 +82,9 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
     """Options beside vLLM's own: `lookup_timeout` and `load_timeout`, in seconds."""
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
-        super().__init__(vllm_config, role, kv_cache_config)
         log_as_vllm()
+        with joining_late():
+            super().__init__(vllm_config, role, kv_cache_config)
         options = self._kv_transfer_config.kv_connector_extra_config
         self._pool: BlockPool | None = None
         self.connector_scheduler: MooncakeStoreScheduler | None

@@ -110,6 +110,19 @@ async def test_a_store_that_is_full(servers: Servers, store: Store, prompts: Pro
     await assert_in_use_again(servers, store, prompts)
 
 
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_instances_that_start_while_the_master_is_away_join_later(
+    servers: Servers, store: Store, prompts: Prompts, how: How
+) -> None:
+    asked = prompts(*LENGTHS)
+    expected = await servers.expected(asked)
+
+    with failing(store, "master", how):
+        servers.restart()
+        assert await servers.by(servers.first, asked) == expected
+    await assert_in_use_again(servers, store, prompts)
+
+
 async def in_turn(servers: Servers, asked: list[Tokens]) -> list[Tokens]:
     return [answer for prompt in asked for answer in await servers.by(servers.first, [prompt])]
 

@@ -10,7 +10,7 @@ from tests.store.processes import Store
 from tests.store.servers import Servers, from_store, whole_blocks
 from tests.tiny_servers.instances import BLOCK_TOKENS, Fleet, answers_of
 
-LENGTHS = [1, 31, 32, 33, 513, 1500, 3000]  # around one block, around one chunk, and longer
+LENGTHS = [1, 31, 32, 33, 513, 1500, 2900]  # around one block, around one chunk, and longer
 IN_STORE = sum(map(whole_blocks, LENGTHS))
 LONG_ANSWER = 100  # tokens, some blocks
 
@@ -79,18 +79,21 @@ async def test_a_chats_next_turn_finds_the_answer_that_the_consumer_has_computed
         turn = turn + answers[0] + next(news)
 
 
-async def test_an_aggregated_server_loads_what_it_has_computed_before_its_restart(
+async def test_an_aggregated_server_loads_prompts_and_answers_of_the_time_before_its_restart(
     servers: Servers, prompts: Prompts
 ) -> None:
     asked = prompts(*LENGTHS)
-    found = await answers_of(servers.aggregated, asked, cache_salt="kept")
+    more = {"cache_salt": "kept", "max_tokens": LONG_ANSWER}
+    found = await answers_of(servers.aggregated, asked, **more)
     servers.wait_until_saved()
     servers.restart()
 
-    again = await answers_of(servers.aggregated, asked, cache_salt="kept")
+    assert found == await servers.expected(asked, max_tokens=LONG_ANSWER)
+    turns = [prompt + answer + prompt[:1] for prompt, answer in zip(asked, found, strict=True)]
+    again = await answers_of(servers.aggregated, turns, **more)
     servers.wait_until_saved()
-    assert found == again == await servers.expected(asked)
-    assert from_store(servers.aggregated) == IN_STORE
+    assert again == await servers.expected(turns, max_tokens=LONG_ANSWER)
+    assert from_store(servers.aggregated) == sum(whole_blocks(length + LONG_ANSWER) for length in LENGTHS)
 
 
 async def test_after_a_restart_of_every_instance_nothing_is_computed_again(servers: Servers, prompts: Prompts) -> None:

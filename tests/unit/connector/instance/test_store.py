@@ -65,7 +65,8 @@ def test_an_aggregated_server_has_the_stores_connector_alone(environment: pytest
     found = config(given)
 
     assert (found["kv_connector"], found["kv_role"]) == ("BoundedStoreConnector", "kv_both")
-    assert found["kv_connector_extra_config"]["enable_lookup"]
+    told = found["kv_connector_extra_config"]
+    assert (told["enable_lookup"], told["save_decode_cache"]) == (True, True)
     assert "--middleware" not in vllm_command.command(given, "i"), "which tells of transfers"
 
 
