@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TypedDict
 
@@ -105,7 +104,9 @@ def _serve(order: Order) -> None:
     settings = load(LauncherSettings)
     variables = vllm_command.environment(settings, os.environ)
     if settings.store_master:
-        variables |= store.environment(settings, tempfile.mkdtemp(prefix="pd-"), os.environ)
+        folder = Path(order["log"]).with_suffix(".store")
+        folder.mkdir()
+        variables |= store.environment(settings, str(folder), os.environ)
     os.environ.clear()
     os.environ.update(variables)
     _, _, *sys.argv = vllm_command.command(settings, order["instance_id"])  # after `python -m`
