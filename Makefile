@@ -12,7 +12,7 @@ TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
 VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
 
-.PHONY: help up down status logs ratio doctor test test-parallel test-rdma test-k8s load bench bench-connector \
+.PHONY: help up down status logs ratio doctor test test-parallel test-store test-rdma test-k8s load bench bench-connector \
 	bench-connector-link bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
 	lock lint format clean tools tests-environment
 
@@ -97,6 +97,9 @@ test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this ma
 
 test-parallel: tests-environment ## engines and stages through whole stacks, one takes minutes; as root; ARGS="-k hosts"
 	$(TESTS) pytest tests/parallel $(ARGS)
+
+test-store: tests-environment ## a KV store shared by instances, and its failures; ARGS="-k full"
+	$(TESTS) pytest tests/store $(ARGS)
 
 lint: tests-environment ## ruff and mypy
 	$(TESTS) ruff check .

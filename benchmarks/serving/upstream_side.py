@@ -19,7 +19,8 @@ from benchmarks.processes import POLL_S, Launch, Processes
 from benchmarks.serving.stack_side import NICENESS, StackSide, Target, wait_for_instances
 from stack.configuration.environment import load
 from stack.configuration.settings import REPOSITORY, StackSettings
-from stack.running.services import Service, instances, shared_environment
+from stack.running.service import Service
+from stack.running.services import instances, shared_environment
 
 ROLES = {"prefill": "producer", "decode": "consumer"}
 ROUTER = "vllm-router"

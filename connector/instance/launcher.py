@@ -25,7 +25,7 @@ from typing import Any
 
 from connector import __version__
 from connector.cache.fingerprint import fingerprint
-from connector.instance import own_addresses, served_models, vllm_command
+from connector.instance import own_addresses, served_models, store, vllm_command
 from connector.instance.identity.chat_template import clock_in_template
 from connector.instance.registration import Registration, forget_old_segments
 from connector.mooncake.transports import obstacle
@@ -93,6 +93,8 @@ def main() -> int:
 
     environment = vllm_command.environment(settings, os.environ)
     folder = tempfile.TemporaryDirectory(prefix="pd-")
+    if settings.store_master:
+        environment |= store.environment(settings, folder.name, os.environ)
     if settings.has_connector:
         forget_old_segments(mooncake.metadata_server, name)
         environment[PIPE_VARIABLE] = os.path.join(folder.name, "transfer-facts")

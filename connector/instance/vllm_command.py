@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from connector.cache.fingerprint import fingerprint
+from connector.instance import store
 from connector.instance.identity import draft
 from connector.instance.identity.model import facts_of
 from stack import etcd
@@ -86,8 +87,9 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
     ]
     if settings.role == "prefill":
         words += ["--scheduling-policy", "priority"]  # the proxy says which prompt comes first: docs/proxy.md
-    if settings.has_connector:
+    if settings.has_connector or settings.store_master:
         words += ["--kv-transfer-config", json.dumps(kv_transfer_config(settings, instance_id))]
+    if settings.has_connector:
         words += ["--middleware", "connector.telling.transfer_facts.TransferFacts"]
     if settings.role == "decode" and settings.transfer_first_token:
         words += ["--scheduler-cls", "connector.first_token.scheduler.scheduler"]
@@ -103,13 +105,23 @@ def command(settings: LauncherSettings, instance_id: str) -> list[str]:
 
 
 def kv_transfer_config(settings: LauncherSettings, instance_id: str) -> dict[str, object]:
+    """Of the streaming connector, of the store's, or of both."""
+    if settings.store_master:
+        ours = [_streaming(settings)] if settings.has_connector else []
+        return store.kv_transfer_config(settings, instance_id, ours, pairing(settings), vllm_version())
+    return {
+        "engine_id": instance_id,
+        "kv_load_failure_policy": settings.kv_load_failure_policy,
+        **_streaming(settings),
+    }
+
+
+def _streaming(settings: LauncherSettings) -> dict[str, object]:
     mooncake = settings.mooncake
     return {
         "kv_connector": "StreamingMooncakeConnector",
         "kv_connector_module_path": "connector.vllm_hooks.kv_connector",
         "kv_role": f"kv_{settings.vllm_distributed_kv_role}",
-        "engine_id": instance_id,
-        "kv_load_failure_policy": settings.kv_load_failure_policy,
         "kv_connector_extra_config": {
             "host": settings.host,
             "control_port": settings.control_ports.start,

@@ -38,6 +38,7 @@ from connector.vllm_hooks.metadata import RankMetadata, Received, StepMetadata
 from connector.vllm_hooks.options import ConnectorOptions
 from connector.vllm_hooks.rank import Rank, gather
 from connector.vllm_hooks.scheduler_channel import serve_a_consumer, serve_a_producer
+from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode, refuse_options
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        _log_as_vllm()
+        log_as_vllm()
         refuse_options(vllm_config)
         told = ConnectorOptions.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         self._options = told.of_engine(vllm_config.parallel_config, self._kv_transfer_config.engine_id or "")
@@ -270,10 +271,3 @@ class StreamingMooncakeConnector(WithoutSleepMode, KVConnectorBase_V1, SupportsH
         cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
     ) -> TransferMetrics:
         return TransferMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-
-
-def _log_as_vllm() -> None:
-    """vLLM sets up its own loggers only: what the connector says would have no time, process or level."""
-    ours, vllm = logging.getLogger("connector"), logging.getLogger("vllm")
-    ours.handlers, ours.propagate = list(vllm.handlers), vllm.propagate
-    ours.setLevel(vllm.level)

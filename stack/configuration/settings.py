@@ -66,6 +66,10 @@ class StackSettings(Settings):
     decode_replicas: int = Field(default=1, ge=0, le=16)
     loadtest_workers: int = Field(default=1, ge=1, le=256)
     etcd_endpoint: etcd.Endpoint | None = None
+    stack_store: bool = False
+    store_master: str = ""
+    store_port: Port = 50051
+    store_bytes: int = Field(default=1 << 30, ge=64 << 20)
     vllm_host_ip: OwnHost = ""
     listen_host: ListenHost = ""
     prefill_gpu: str = "0"
@@ -134,6 +138,11 @@ class StackSettings(Settings):
     def is_observed(self) -> bool:
         """Whether Prometheus runs beside the proxy."""
         return "compose.observability.yaml" in self.overlays and "proxy" in self.stack_services
+
+    @property
+    def has_store(self) -> bool:
+        """Whether a KV store's programs run here: beside instances, whose environment they are in."""
+        return self.stack_store and bool({"prefill", "decode"} & set(self.stack_services))
 
     @property
     def client_host(self) -> str:

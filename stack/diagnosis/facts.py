@@ -61,6 +61,9 @@ class Facts:
     rdma: rdma_facts.Rdma | None = None  # None where it is not wanted
     unusable_addresses: tuple[address_facts.Unusable, ...] = ()
     keys_without_effect: tuple[str, ...] = ()  # of mooncake.json
+    store_mib: int = 0  # of a KV store that is to be started here
+    store_asked_for: bool = False
+    store_master: str = ""  # of another one
 
 
 def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
@@ -104,6 +107,9 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
         unusable_addresses=address_facts.gather(settings, launcher, with_docker=with_docker),
         keys_without_effect=_keys_without_effect(launcher),
+        store_mib=settings.store_bytes >> 20 if settings.has_store and not (running or with_docker) else 0,
+        store_asked_for=settings.stack_store,
+        store_master=settings.store_master,
     )
 
 

@@ -50,18 +50,19 @@ def python_version(facts: Facts) -> Iterator[Finding]:
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
-    needed = facts.instances * INSTANCE_MIB + OTHERS_MIB if facts.instances else 0
+    needed = facts.instances * INSTANCE_MIB + OTHERS_MIB + facts.store_mib if facts.instances else 0
     if facts.memory_available >= needed:
         return
+    store = f" and the KV store of {facts.store_mib}" if facts.store_mib else ""
     model = "this model" if facts.embedded_model else "the embedded model, MODEL may need more"
     yield Finding(
         "error" if facts.memory_total < needed else "warning",
         "memory",
         f"{facts.memory_available} MiB available of {facts.memory_total}"
         f"{', the limit of a control group (cgroup)' if facts.memory_limited else ''}",
-        f"about {needed} MiB for {facts.instances} instances of {model}",
+        f"about {needed} MiB for {facts.instances} instances of {model}{store}",
         f"{'raise that limit' if facts.memory_limited else 'end other programs'}, "
-        "or lower PREFILL_REPLICAS or DECODE_REPLICAS",
+        f"or lower PREFILL_REPLICAS or DECODE_REPLICAS{' or STORE_BYTES' if facts.store_mib else ''}",
     )
 
 
@@ -127,6 +128,15 @@ def overlays(facts: Facts) -> Iterator[Finding]:
         fix = "leave compose.observability.yaml out, and start a Prometheus of your own: docs/observability.md"
         found = "compose.observability.yaml and compose.rdma.yaml"
         yield Finding("error", "COMPOSE_FILE", found, "one: on the host's network nobody is found", fix)
+
+
+def store(facts: Facts) -> Iterator[Finding]:
+    if facts.store_asked_for and facts.with_docker:
+        fix = "set STACK_MODE=processes, or start a store yourself and name it in STORE_MASTER: docs/store.md"
+        yield Finding("error", "STACK_STORE", "true, with Docker", "the processes-only way", fix)
+    if facts.store_asked_for and facts.store_master:
+        fix = "unset STACK_STORE to use that one, or STORE_MASTER for one of this stack's own"
+        yield Finding("error", "STACK_STORE", f"true, and STORE_MASTER={facts.store_master}", "one store", fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:
@@ -223,6 +233,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     mooncake_keys,
     overlays,
     docker,
+    store,
     hardware,
     rdma,
     system_packages,

@@ -62,6 +62,9 @@ class LauncherSettings(Settings):
     transfer_cancel_timeout_s: float = Field(default=35.0, ge=10)
     transfer_checksum: bool = False
     transfer_first_token: bool = True
+    store_master: str = ""
+    store_lookup_timeout_s: float = Field(default=0.03, gt=0, le=1)
+    store_load_timeout_s: float = Field(default=5.0, gt=0)
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 
@@ -74,6 +77,16 @@ class LauncherSettings(Settings):
     @classmethod
     def _words(cls, value: str) -> str:
         shlex.split(value)
+        return value
+
+    @field_validator("store_master")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if value:
+            try:
+                addresses.split(value)
+            except ValueError as error:
+                raise ValueError(f"expected host:port of a mooncake_master, e.g. 127.0.0.1:50051; {error}") from error
         return value
 
     @field_validator("mooncake_config_path")
@@ -101,6 +114,16 @@ class LauncherSettings(Settings):
             raise ValueError(
                 f"{name}: the key has {len(self.secret)} characters, expected {SHORTEST_SECRET} or more: "
                 "make one with `openssl rand -hex 32`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_load_leaves_time_for_the_transfer(self) -> Self:
+        """The consumer waits all along, and the prompt still has to be computed after a load that was given up."""
+        if self.store_master and self.store_load_timeout_s > self.transfer_timeout_s / 2:
+            raise ValueError(
+                f"STORE_LOAD_TIMEOUT_S={self.store_load_timeout_s:g}: expected at most half of "
+                f"TRANSFER_TIMEOUT_S={self.transfer_timeout_s:g}"
             )
         return self
 

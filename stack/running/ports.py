@@ -12,7 +12,9 @@ import psutil
 from stack.configuration.environment import ConfigError, load
 from stack.configuration.settings import StackSettings
 from stack.instances.settings import PORTS_PER_INSTANCE, LauncherSettings
-from stack.running.services import DECODE_CONTROL_OFFSET, Service, services
+from stack.running import store
+from stack.running.service import Service
+from stack.running.services import DECODE_CONTROL_OFFSET, services
 
 LAST_PORT = 65535
 LOCUST_MASTER_PORT = 5557  # of compose.rdma.yaml's loadtest, on loopback
@@ -91,6 +93,8 @@ def given_twice(ports: Iterable[Port]) -> Iterator[tuple[Port, Port]]:
 
 def _of(service: Service, hosts: Hosts, control_port: int, apart: int = 1) -> Iterator[Port]:
     yield from _of_http(service, hosts, apart)
+    for number in service.other_ports:
+        yield Port(number, service.name, service.port_variable, first=service.ports[0], hosts=hosts[service.name])
     yield from _of_instance(service, hosts, control_port, apart)
 
 
@@ -160,6 +164,8 @@ def _hosts_of_processes(settings: StackSettings) -> Hosts:
         "prefill": instance,
         "decode": instance,
         CONTROL: (_address(settings.host_ip),),
+        "store-master": (_address(settings.host_ip),),
+        "store-owner": (store.EVERYWHERE,),
         "proxy": (_address(os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address),),
         "loadtest": (_address(settings.bind_address),),
         **LOOPBACK,

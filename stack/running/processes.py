@@ -23,7 +23,8 @@ from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.etcd.protobuf_choice import PROTOBUF_CHOICE
 from stack.installation import environments
 from stack.running.progress import Progress
-from stack.running.services import Service, services, shared_environment
+from stack.running.service import Service
+from stack.running.services import services, shared_environment
 from stack.running.supervision import DEAD, IDLE, ProcessState, Supervisor, configuration
 
 LOG_LINES_OF_A_DEATH = 30

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,35 +11,10 @@ from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.installation import environments
 from stack.network import addresses
 from stack.network.direct_http import past_proxies
+from stack.running import store
+from stack.running.service import Service
 
 DECODE_CONTROL_OFFSET = 500
-
-
-@dataclass(frozen=True)
-class Service:
-    """One program and its replicas; replica i has the i-th port and, for vLLM, INSTANCE_INDEX=i."""
-
-    name: str
-    command: tuple[str, ...]
-    ports: tuple[int, ...]
-    port_variable: str
-    health_path: str
-    host: str = "127.0.0.1"
-    grace_s: float = 10.0
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def replicas(self) -> int:
-        return len(self.ports)
-
-    def process(self, index: int) -> str:
-        return f"{self.name}-{index}"
-
-    def url(self, index: int) -> str:
-        return addresses.http_url(self.host, self.ports[index])
-
-    def health_url(self, index: int) -> str:
-        return self.url(index) + self.health_path
 
 
 def services(settings: StackSettings) -> tuple[Service, ...]:
@@ -52,6 +26,8 @@ def services(settings: StackSettings) -> tuple[Service, ...]:
         _loadtest(settings),
     )
     chosen = tuple(each for each in everything if each.name in settings.stack_services and each.replicas)
+    if settings.has_store:
+        chosen += store.services(settings)
     return (*chosen, _prometheus(settings)) if settings.is_observed else chosen
 
 
@@ -152,6 +128,7 @@ def _instance(settings: StackSettings, name: Literal["prefill", "decode"]) -> Se
             # Both roles count from here on one machine, so decode starts as far away as it does by default.
             **({"CONTROL_PORT": str(settings.control_port + control_offset)} if settings.control_port else {}),
             **({"CUDA_VISIBLE_DEVICES": gpu} if settings.uses_gpu else {}),
+            **({"STORE_MASTER": store.master(settings)} if settings.has_store else {}),
         },
     )
 

@@ -19,7 +19,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.configuration.settings import REPOSITORY
-from stack.running.services import Service
+from stack.running.service import Service
 
 # States of supervisord: http://supervisord.org/subprocess.html#process-states
 DEAD = ("BACKOFF", "EXITED", "FATAL", "UNKNOWN")

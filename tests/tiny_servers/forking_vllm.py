@@ -19,7 +19,7 @@ from typing import TypedDict
 import msgspec
 
 from connector.control.messages import Register
-from connector.instance import vllm_command
+from connector.instance import store, vllm_command
 from connector.scheduling.consumer_scheduler import Asked, ConsumerScheduler, Part
 from stack.configuration.environment import load
 from stack.instances.settings import LauncherSettings
@@ -103,6 +103,10 @@ def _serve(order: Order) -> None:
     _leave_unmoved(Path(order["unmoved"]))
     settings = load(LauncherSettings)
     variables = vllm_command.environment(settings, os.environ)
+    if settings.store_master:
+        folder = Path(order["log"]).with_suffix(".store")
+        folder.mkdir()
+        variables |= store.environment(settings, str(folder), os.environ)
     os.environ.clear()
     os.environ.update(variables)
     _, _, *sys.argv = vllm_command.command(settings, order["instance_id"])  # after `python -m`

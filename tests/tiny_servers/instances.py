@@ -218,15 +218,17 @@ class Fleet:
         self._forking.communicate(timeout=STOP_LIMIT_S)
 
 
-async def answers_of(server: Server, prompts: Sequence[Tokens]) -> list[Tokens]:
+async def answers_of(server: Server, prompts: Sequence[Tokens], **more: Any) -> list[Tokens]:
     """Greedy answers of this server alone, all requests at once. It uses no block that it has got by a transfer."""
-    salt = uuid.uuid4().hex  # part of a cached block's name
+    more = {"cache_salt": uuid.uuid4().hex} | more  # part of a cached block's name
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        found = await asyncio.gather(*(complete(session, server, prompt, cache_salt=salt) for prompt in prompts))
+        found = await asyncio.gather(*(complete(session, server, prompt, **more) for prompt in prompts))
     return [token_ids(answer) for answer in found]
 
 
-async def answers_by_transfer(producer: Server, consumer: Server, prompts: Sequence[Tokens]) -> list[Answer]:
+async def answers_by_transfer(
+    producer: Server, consumer: Server, prompts: Sequence[Tokens], **more: Any
+) -> list[Answer]:
     """The consumer's answers to greedy requests whose two legs are posted at once, all requests at once."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
 
@@ -236,7 +238,7 @@ async def answers_by_transfer(producer: Server, consumer: Server, prompts: Seque
             ours = {"do_remote_prefill": True, "producer": producer.record, **transfer}
             _, answer = await asyncio.gather(
                 complete(session, producer, prompt, max_tokens=1, kv_transfer_params=theirs),
-                complete(session, consumer, prompt, kv_transfer_params=ours),
+                complete(session, consumer, prompt, **more, kv_transfer_params=ours),
             )
             return answer
 

@@ -12,9 +12,21 @@ from tests.unit.floors import full
 
 FOLDER = Path(connector.__file__).parent
 # Each may import those behind it.
-FLOORS = ["vllm_hooks", "instance", "transfer", "scheduling", "first_token", "telling", "mooncake", "control", "cache"]
+FLOORS = [
+    "store",
+    "vllm_hooks",
+    "instance",
+    "transfer",
+    "scheduling",
+    "first_token",
+    "telling",
+    "mooncake",
+    "control",
+    "cache",
+]
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
+    "store.connectors",
     "vllm_hooks.kv_connector",
     "vllm_hooks.metadata",
     "vllm_hooks.rank",

@@ -39,7 +39,15 @@ WRITTEN = {
 }
 # What a program reads elsewhere than in a pod.
 NOT_IN_A_POD = {
-    "instance": {"AGGREGATED_PORT", "INSTANCE_INDEX", "MOONCAKE_CONFIG_PATH", "STACK_KEY_FILE"},
+    "instance": {
+        "AGGREGATED_PORT",
+        "INSTANCE_INDEX",
+        "MOONCAKE_CONFIG_PATH",
+        "STACK_KEY_FILE",
+        "STORE_LOAD_TIMEOUT_S",
+        "STORE_LOOKUP_TIMEOUT_S",
+        "STORE_MASTER",
+    },
     "proxy": {"BIND_ADDRESS", "PROXY_API_KEYS_FILE"},
     "loadtest": {"BIND_ADDRESS", "CONSOLE_PORT", "LISTEN_HOST", "LOADTEST_RUN_DIR", "LOCUST_PORT", "PROXY_PORT"},
 }

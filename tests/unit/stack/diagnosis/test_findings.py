@@ -49,6 +49,21 @@ def test_nothing_to_say_about_a_machine_that_is_well(facts: Facts) -> None:
 
 
 CASES = {
+    "store with docker": (
+        replace(WELL_WITH_DOCKER, store_asked_for=True),
+        "error: STACK_STORE: found true, with Docker; needed the processes-only way; fix: set STACK_MODE=processes, or "
+        "start a store yourself and name it in STORE_MASTER: docs/store.md",
+    ),
+    "two stores": (
+        replace(WELL, store_asked_for=True, store_mib=1024, store_master="10.0.0.9:50051"),
+        "error: STACK_STORE: found true, and STORE_MASTER=10.0.0.9:50051; needed one store; fix: unset STACK_STORE to "
+        "use that one, or STORE_MASTER for one of this stack's own",
+    ),
+    "a store that is too large": (
+        replace(WELL, store_asked_for=True, store_mib=16384),
+        "warning: memory: found 20000 MiB available of 24000; needed about 22484 MiB for 2 instances of this model and "
+        "the KV store of 16384; fix: end other programs, or lower PREFILL_REPLICAS or DECODE_REPLICAS or STORE_BYTES",
+    ),
     "old python": (
         replace(WELL, python=(3, 10)),
         "error: Python: found 3.10; needed >= 3.11; fix: install python3.11 and `make clean up`",

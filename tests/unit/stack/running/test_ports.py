@@ -204,6 +204,15 @@ def test_replicas_may_count_beyond_the_last_port() -> None:
     assert Port(65536, "decode-1", "DECODE_PORT", None, 65535, "DECODE_REPLICAS") in ports
 
 
+def test_a_store_listens_on_four_ports() -> None:
+    settings = StackSettings(stack_store=True, store_port=4000)
+    found = {
+        port.number: port.hosts for port in to_be_used(settings, with_docker=False) if port.variable == "STORE_PORT"
+    }
+    assert found == {4000: ("127.0.0.1",), 4001: ("127.0.0.1",), 4002: ("0.0.0.0",), 4003: ("0.0.0.0",)}
+    assert not [port for port in to_be_used(settings, with_docker=True) if port.variable == "STORE_PORT"]
+
+
 def test_what_observes_has_its_ports_on_loopback() -> None:
     settings = StackSettings(compose_file="compose.yaml:compose.observability.yaml", bind_address="0.0.0.0")
     observers = {

@@ -12,7 +12,7 @@ import pytest
 from stack.configuration.settings import StackSettings
 from stack.running import processes as module
 from stack.running.processes import Processes, StartError
-from stack.running.services import Service
+from stack.running.service import Service
 from tests.unit.stack.waiting import free_port, until
 
 STAND_IN = Path(__file__).with_name("stand_in_service.py")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from stack.configuration.settings import StackSettings
-from stack.running.services import DECODE_CONTROL_OFFSET, Service, services, shared_environment
+from stack.running.service import Service
+from stack.running.services import DECODE_CONTROL_OFFSET, services, shared_environment
 
 
 def by_name(settings: StackSettings) -> dict[str, Service]:
@@ -142,6 +143,24 @@ def test_every_service_gets_absolute_folders_and_one_etcd(tmp_path: Path) -> Non
     assert shared["MODEL_DIR"] == str(tmp_path / "models")
     assert shared["STACK_KEY_FILE"] == str(tmp_path / "stack.key")
     assert shared["ETCD_ENDPOINT"] == "127.0.0.1:4000"
+
+
+def test_a_store_runs_where_it_is_asked_for_beside_instances() -> None:
+    settings = StackSettings(stack_store=True, vllm_host_ip="127.0.0.5", store_port=4000, store_bytes=1 << 27)
+    found = by_name(settings)
+    assert [*found][-2:] == ["store-master", "store-owner"]
+    assert found["store-master"].health_url(0) == "http://127.0.0.5:4001/health"
+    assert found["store-owner"].health_url(0) == "http://127.0.0.1:4003/health"
+    assert Path(found["store-owner"].command[0]).parent == Path(found["prefill"].command[0]).parent
+    assert {"--master_server_address=127.0.0.5:4000", "--global_segment_size=134217728"} <= {
+        *found["store-owner"].command
+    }
+    assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["127.0.0.5:4000"] * 2
+
+    without = by_name(StackSettings())
+    assert not [name for name in without if name.startswith("store")]
+    assert "STORE_MASTER" not in without["prefill"].environment
+    assert [*by_name(settings.model_copy(update={"stack_services": ("proxy",)}))] == ["proxy"]
 
 
 def test_prometheus_comes_with_its_overlay_and_only_beside_the_proxy() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stack.configuration.settings import StackSettings
-from stack.running.services import Service, services
+from stack.running.service import Service
+from stack.running.services import services
 from stack.running.supervision import configuration
 
 

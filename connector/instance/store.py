@@ -1,0 +1,88 @@
+"""What one vLLM server is told where instances share a store (STORE_MASTER): connectors, a file, variables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from connector.cache.fingerprint import fingerprint
+from stack.instances.settings import LauncherSettings
+
+LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot register
+# Of calls to the master, in milliseconds. Lookups have a budget of their own; saves wait behind each other for these.
+RPC_TIMEOUTS = {"MC_RPC_TIMEOUT_MS": "1000", "MC_RPC_CONNECT_TIMEOUT_MS": "500"}
+
+
+def kv_transfer_config(
+    settings: LauncherSettings,
+    instance_id: str,
+    others: Sequence[Mapping[str, object]],
+    pairing: Mapping[str, str],
+    vllm_version: str,
+) -> dict[str, object]:
+    """vLLM's, of the store's connector behind `others`, which lose the id and the policy: those are of all together.
+
+    A load that fails is computed on whatever KV_LOAD_FAILURE_POLICY says of transfers, except on a consumer, which
+    loads nothing from the store.
+    """
+    role = {"prefill": "kv_producer", "decode": "kv_consumer", "aggregated": "kv_both"}[settings.role]
+    consumes = settings.role == "decode"
+    stores: dict[str, object] = {
+        "kv_connector": "BoundedStoreConnector",
+        "kv_connector_module_path": "connector.store.connectors",
+        "kv_role": role,
+        "kv_connector_extra_config": {
+            # Of two servers of one host each needs its own socket, and the second would unlink the first one's.
+            "lookup_rpc_port": instance_id.rpartition("-")[2][-8:],
+            "cache_prefix": cache_prefix(settings, pairing, vllm_version),
+            # On a consumer the producer's cache is on its way: it only gives the answer's, for the next turn's prompt.
+            "enable_lookup": not consumes,
+            "save_decode_cache": settings.role != "prefill",
+            "lookup_timeout": settings.store_lookup_timeout_s,
+            "load_timeout": settings.store_load_timeout_s,
+        },
+    }
+    common = {
+        "engine_id": instance_id,
+        "kv_load_failure_policy": settings.kv_load_failure_policy if consumes else "recompute",
+    }
+    if not others:
+        return {**common, **stores}
+    return {
+        **common,
+        "kv_connector": "MultiConnector",
+        "kv_connector_module_path": "connector.store.connectors",
+        "kv_role": role,
+        "kv_connector_extra_config": {"connectors": [*others, stores]},
+    }
+
+
+def cache_prefix(settings: LauncherSettings, pairing: Mapping[str, str], vllm_version: str) -> str:
+    """Of every key: servers of one prefix have caches of the same bytes for the same tokens.
+
+    More than what a transfer needs, as nobody compares layouts here: vLLM's own keys hold a rank's number, not how
+    many there are, and a server without the streaming connector may choose another order of values.
+    """
+    return fingerprint(
+        **pairing,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
+        aggregated=settings.role == "aggregated",
+        vllm=vllm_version,
+    )
+
+
+def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Variables of vLLM beside the others; writes the store's file, which is not the stack's own `mooncake.json`."""
+    file = Path(folder, "store.json")
+    content = {
+        "mode": "standalone-store",  # it gives no memory of its own, which would go away with it
+        "metadata_server": "P2PHANDSHAKE",
+        "master_server_address": settings.store_master,
+        "protocol": "tcp",  # also where transfers go over RDMA: bytes after a failed load were looked at with TCP only
+        "device_name": "",
+        "global_segment_size": 0,
+        "local_buffer_size": LOCAL_BUFFER_BYTES,
+    }
+    file.write_text(json.dumps(content))
+    told = {name: inherited.get(name) or value for name, value in RPC_TIMEOUTS.items()}
+    return {**told, "MOONCAKE_CONFIG_PATH": str(file)}

@@ -1,0 +1,190 @@
+"""What vLLM loads (`kv_connector_module_path`) where instances share a store; vLLM's processes alone import this.
+
+`BoundedStoreConnector` is vLLM's own connector to Mooncake's store, with a bound on everything that a request or its
+blocks could wait for; an aggregated server has it alone. The others have it beside the streaming connector, in a
+`MultiConnector`: vLLM asks for that name in places, and finds the children's classes by name to read their figures.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorRole,
+    KVConnectorTransferResults,
+    KVConnectorWorkerMetadata,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.mooncake.store.connector import MooncakeStoreConnector
+from vllm.distributed.kv_transfer.kv_connector.v1.mooncake.store.data import (
+    MooncakeLookupResult,
+    MooncakeStoreConnectorMetadata,
+    MooncakeStoreWorkerMetadata,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.mooncake.store.scheduler import MooncakeStoreScheduler
+from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiConnector as VllmMultiConnector
+from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
+
+from connector.store.breaker import Breaker
+from connector.store.late_client import joining_late
+from connector.store.loads import HeldForLoads, LoadBounds, Settled
+from connector.store.lookups import Lookups
+from connector.vllm_hooks.vllm_log import log_as_vllm
+from connector.vllm_hooks.vllm_versions import WithoutSleepMode
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.core.block_pool import BlockPool
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+    from connector.first_token.expected import FirstTokens
+
+FAILURES_IN_A_ROW = 3
+COOLDOWN_S = 5.0
+# Blocks that wait to be saved are missing to requests: a store that takes nothing keeps at most this part of them.
+LARGEST_SHARE_FOR_SAVES = 0.25
+
+
+@dataclass
+class LoadsMetadata(MooncakeStoreWorkerMetadata):
+    """Beside the saves that are done: loads that were given up, and those of them that have ended, by request."""
+
+    overdue: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> "LoadsMetadata":
+        assert isinstance(other, LoadsMetadata)
+        super().aggregate(other)
+        self.overdue.update(other.overdue)
+        self.ended.update(other.ended)
+        return self
+
+
+class BoundedStoreScheduler(MooncakeStoreScheduler):
+    """Saves less where saves do not end; a rank resumes from its last one, so the next covers what was left out."""
+
+    lookups: Lookups[MooncakeLookupResult]
+
+    def _reference_save_blocks(self, meta: MooncakeStoreConnectorMetadata) -> None:
+        waiting = sum(len(blocks) for blocks, _ in self._pinned_saves.values())
+        pool = self._gpu_block_pool
+        if self.lookups.store_fails or (pool is not None and waiting > LARGEST_SHARE_FOR_SAVES * len(pool.blocks)):
+            for request in meta.requests:
+                request.can_save = request.can_save and request.store_job_id is not None  # has its references already
+        super()._reference_save_blocks(meta)
+
+
+class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
+    """Options beside vLLM's own: `lookup_timeout` and `load_timeout`, in seconds."""
+
+    def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
+        log_as_vllm()
+        with joining_late():
+            super().__init__(vllm_config, role, kv_cache_config)
+        options = self._kv_transfer_config.kv_connector_extra_config
+        self._pool: BlockPool | None = None
+        self.connector_scheduler: MooncakeStoreScheduler | None
+        self._settled = Settled()
+        if role is KVConnectorRole.WORKER:
+            self._bounds = LoadBounds(float(options["load_timeout"]))
+            return
+        assert self.connector_scheduler is not None
+        self.connector_scheduler.client.close()
+        self._held = HeldForLoads(self._hold, self._free)
+        scheduler = self.connector_scheduler = BoundedStoreScheduler(vllm_config, kv_cache_config)
+        self._lookups = scheduler.lookups = Lookups(
+            scheduler.client._lookup,
+            MooncakeLookupResult(0),
+            float(options["lookup_timeout"]),
+            Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
+            Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
+            self._held.any_hangs,
+        )
+        scheduler.client = self._lookups
+
+    # --- scheduler ---
+
+    def bind_gpu_block_pool(self, gpu_block_pool: "BlockPool") -> None:
+        super().bind_gpu_block_pool(gpu_block_pool)
+        self._pool = gpu_block_pool
+
+    def update_state_after_alloc(self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int) -> None:
+        super().update_state_after_alloc(request, blocks, num_external_tokens)
+        if num_external_tokens:
+            of_all_groups = {block for group in blocks.get_block_ids() for block in group} - {NULL_BLOCK_ID}
+            self._held.begins(request.request_id, of_all_groups)
+
+    def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
+        super().update_connector_output(connector_output)
+        assert self.connector_scheduler is not None
+        meta = connector_output.kv_connector_worker_meta
+        overdue, ended = (meta.overdue, meta.ended) if isinstance(meta, LoadsMetadata) else (Counter(), Counter())
+        failed = {request_id for request_id in connector_output.failed_recving if request_id in self._held}
+        failed |= self._held.of_blocks(connector_output.invalid_block_ids)
+        for request_id in failed:
+            self._lookups.load_failed(request_id)
+            if request_id not in self.connector_scheduler._unfinished_request_ids:  # aborted meanwhile
+                self._lookups.discard(request_id)
+        finished = connector_output.finished_recving or set()
+        well = {request_id for request_id in finished - failed if request_id in self._held}
+        if any(not self._lookups.has_given_up(request_id) for request_id in well):  # its failure may be a step old
+            self._lookups.load_succeeded()
+        self._held.settle(finished, overdue, ended)
+
+    def _hold(self, blocks: Sequence[int]) -> None:
+        assert self._pool is not None
+        self._pool.touch([self._pool.blocks[block] for block in blocks])
+
+    def _free(self, blocks: Sequence[int]) -> None:
+        assert self._pool is not None
+        self._pool.free_blocks(self._pool.blocks[block] for block in blocks)
+
+    # --- worker ---
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        metadata = self._get_connector_metadata()
+        assert isinstance(metadata, MooncakeStoreConnectorMetadata)
+        for request in metadata.requests:
+            if request.load_spec is not None and request.load_spec.can_load:
+                self._bounds.begun(request.req_id)
+        super().start_load_kv(forward_context, **kwargs)
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        results = super().get_transfer_results(finished_req_ids)
+        self._settled = settled = self._bounds.settle(results.finished_recving)
+        return KVConnectorTransferResults(
+            finished_sending=results.finished_sending,
+            finished_recving=settled.finished,
+            failed_recving=(results.failed_recving - settled.ended) | settled.overdue,
+        )
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        saves = super().build_connector_worker_meta()
+        settled, self._settled = self._settled, Settled()
+        if saves is None and not settled.overdue and not settled.ended:
+            return None
+        completed = saves.completed_saves if isinstance(saves, MooncakeStoreWorkerMetadata) else {}
+        return LoadsMetadata(completed, Counter(settled.overdue), Counter(settled.ended))
+
+
+class MultiConnector(WithoutSleepMode, VllmMultiConnector):
+    """The streaming connector and the store's, side by side."""
+
+    @property
+    def first_tokens(self) -> "FirstTokens | None":
+        """Of the streaming connector, for `first_token/scheduler.py`."""
+        found = (getattr(child, "first_tokens", None) for child in self.sub_connectors)
+        return next((each for each in found if each is not None), None)
+
+
+def _register(name: str, module: str) -> None:
+    if name not in KVConnectorFactory._registry:  # vLLM may import this module under its path more than once
+        KVConnectorFactory.register_connector(name, module, name)
+
+
+_register("StreamingMooncakeConnector", "connector.vllm_hooks.kv_connector")
+_register("BoundedStoreConnector", __name__)

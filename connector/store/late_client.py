@@ -1,0 +1,101 @@
+"""Mooncake's client, also while no master answers: an instance starts without the store and joins it later.
+
+vLLM's connector ends its process where the client cannot be set up: no instance could start without the store.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FIRST_TRY_S = 3.0  # for which a start waits
+BETWEEN_TRIES_S = 3.0
+NOT_THERE, NO_ROOM, FAILED = 0, -200, -1  # as Mooncake's client says it
+
+
+class LateClient:
+    """In the place of a `MooncakeDistributedStore`, with those of its methods that vLLM's connector calls.
+
+    Until it has joined, nothing is in the store and there is no room in it.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], first_try_s: float = FIRST_TRY_S, between_tries_s: float = BETWEEN_TRIES_S
+    ) -> None:
+        """make: a client that has not been set up."""
+        self._make = make
+        self._first_try_s = first_try_s
+        self._between_tries_s = between_tries_s
+        self._joined: Any = None
+        self._buffers: list[tuple[int, int]] = []
+        self._lock = threading.Lock()  # of both: a buffer is registered with a client that has joined, or noted for it
+        self._first_tried = threading.Event()
+        self._closed = threading.Event()
+
+    def setup(self, *arguments: Any, **more: Any) -> int:
+        threading.Thread(target=self._join, args=(arguments, more), name="store-join", daemon=True).start()
+        self._first_tried.wait(self._first_try_s)
+        if self._joined is None:
+            log.warning("the KV store does not answer: starting without it, and joining it when it does")
+        return 0
+
+    def _join(self, arguments: tuple[Any, ...], more: dict[str, Any]) -> None:
+        while not self._closed.is_set():
+            client = self._make()
+            if client.setup(*arguments, **more) == 0 and self._bring(client):
+                break
+            client.close()
+            self._first_tried.set()
+            self._closed.wait(self._between_tries_s)
+        self._first_tried.set()
+
+    def _bring(self, client: Any) -> bool:
+        with self._lock:
+            if self._closed.is_set() or any(client.register_buffer(*buffer) != 0 for buffer in self._buffers):
+                return False
+            self._joined = client
+        log.info("joined the KV store")
+        return True
+
+    def register_buffer(self, address: int, length: int) -> int:
+        with self._lock:
+            if self._joined is None:
+                self._buffers.append((address, length))
+                return 0
+            return int(self._joined.register_buffer(address, length))
+
+    def batch_is_exist(self, keys: Sequence[str]) -> list[int]:
+        return [NOT_THERE] * len(keys) if self._joined is None else self._joined.batch_is_exist(keys)
+
+    def batch_get_into_multi_buffers(self, keys: Sequence[str], *where: Any) -> list[int]:
+        return [FAILED] * len(keys) if self._joined is None else self._joined.batch_get_into_multi_buffers(keys, *where)
+
+    def batch_put_from_multi_buffers(self, keys: Sequence[str], *what: Any) -> list[int]:
+        return [NO_ROOM] * len(keys) if self._joined is None else self._joined.batch_put_from_multi_buffers(keys, *what)
+
+    def batch_get_replica_desc(self, keys: Sequence[str]) -> dict[str, Any]:
+        return {} if self._joined is None else self._joined.batch_get_replica_desc(keys)
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            joined, self._joined = self._joined, None
+        if joined is not None:
+            joined.close()
+
+
+@contextmanager
+def joining_late() -> Iterator[None]:
+    """Within it vLLM's connector makes such clients."""
+    import mooncake.store
+
+    made = mooncake.store.MooncakeDistributedStore
+    mooncake.store.MooncakeDistributedStore = partial(LateClient, made)
+    try:
+        yield
+    finally:
+        mooncake.store.MooncakeDistributedStore = made

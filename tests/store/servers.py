@@ -1,0 +1,78 @@
+"""Servers of one tiny model that share a store, and a plain one that does not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stack.instances.record import Role
+from tests.real_stack import metrics, wait_until
+from tests.store.processes import Store
+from tests.tiny_servers.instances import (
+    BLOCK_TOKENS,
+    Fleet,
+    Server,
+    Serving,
+    Tokens,
+    answers_by_transfer,
+    answers_of,
+    token_ids,
+)
+
+IDLE_LIMIT_S = 120.0  # a call that hangs ends after 60 s
+
+
+class Servers:
+    """Two producers and one consumer of the store, an aggregated server of it, and the plain one."""
+
+    plain: Server
+    first: Server
+    second: Server
+    consumer: Server
+    aggregated: Server
+
+    def __init__(self, fleet: Fleet, model: Path, **variables: str) -> None:
+        """variables: more of the launcher's."""
+        self._fleet = fleet
+        self._model = model
+        self._variables = {"STORE_MASTER": Store.address, **variables}
+        self.start()
+
+    def start(self) -> None:
+        def start(role: Role) -> Server:
+            return self._fleet.start(role, Serving(self._model, variables=self._variables))
+
+        self.plain = self._fleet.start("aggregated", Serving(self._model))
+        self.first, self.second, self.consumer = start("prefill"), start("prefill"), start("decode")
+        self.aggregated = start("aggregated")
+        self._fleet.wait()
+
+    def restart(self) -> None:
+        self._fleet.stop_all()
+        self.start()
+
+    @property
+    def sharing(self) -> list[Server]:
+        return [self.first, self.second, self.consumer, self.aggregated]
+
+    def wait_until_saved(self) -> None:
+        """Nothing is computed or waits to be saved, and no load hangs: a block of either would be in use."""
+        for server in self.sharing:
+            wait_until(server.is_idle, IDLE_LIMIT_S, f"{server.url} holds no block:\n{server.log[-2000:]}")
+
+    async def by(self, producer: Server, prompts: Sequence[Tokens], **more: Any) -> list[Tokens]:
+        """Answers of the consumer, to whom this producer gives the prompts' cache."""
+        found = await answers_by_transfer(producer, self.consumer, prompts, **more)
+        return [token_ids(answer) for answer in found]
+
+    async def expected(self, prompts: Sequence[Tokens], **more: Any) -> list[Tokens]:
+        return await answers_of(self.plain, prompts, **more)
+
+
+def from_store(server: Server) -> int:
+    """Tokens of prompts whose cache the server has loaded from the store, since its start."""
+    return int(metrics(server.url)["vllm:external_prefix_cache_hits_total"])
+
+
+def whole_blocks(tokens: int) -> int:
+    """How many of a prompt's tokens a store can have: of the last one the answer is computed."""
+    return (tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS

@@ -1,0 +1,52 @@
+"""STACK_STORE=true: `make up` starts a store beside the instances, and what it holds outlives them."""
+
+from pathlib import Path
+
+from stack.instances.record import Instance
+from tests.parallel.stacks import TinyStack, completion, prompts
+from tests.real_stack import START_LIMIT_S, answers, metrics, post, running, wait_until
+from tests.store.servers import whole_blocks
+
+SAVED_LIMIT_S = 30.0
+PROMPT_TOKENS = 700
+
+
+def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: Path) -> None:
+    stack = TinyStack(tmp_path)
+    stack.with_model()
+    stack.variables |= {
+        "STACK_STORE": "true",
+        "STORE_PORT": str(int(stack.variables["CONTROL_PORT"]) + 100),
+        "STORE_BYTES": str(64 << 20),
+        "STORE_LOOKUP_TIMEOUT_S": "1",
+    }
+    with running(stack):
+        status = stack.make("status").stdout.splitlines()
+        rows = {row.split()[0]: row.split()[1:3] for row in status}
+        assert [rows[name] for name in ("store-master-0", "store-owner-0")] == [["RUNNING", "healthy"]] * 2
+        body = completion(prompts("store", PROMPT_TOKENS)[0])
+        first = post(stack.api_url + "/v1/completions", body)
+        wait_until(lambda: is_idle(stack.prefill_url), SAVED_LIMIT_S, "the producer has saved its blocks")
+        before = producer(stack).instance_id
+
+        stack.vllm_server("prefill").kill()
+        wait_until(lambda: has_changed(stack, before), START_LIMIT_S, "another producer is registered")
+        wait_until(lambda: answers(stack.api_url + "/ready"), START_LIMIT_S, "the proxy sees it")
+        again = post(stack.api_url + "/v1/completions", body)
+
+        assert again["choices"][0]["token_ids"] == first["choices"][0]["token_ids"]
+        assert metrics(stack.prefill_url)["vllm:external_prefix_cache_hits_total"] == whole_blocks(PROMPT_TOKENS)
+
+
+def producer(stack: TinyStack) -> Instance:
+    (found,) = (each for each in stack.records() if each.role == "prefill")
+    return found
+
+
+def has_changed(stack: TinyStack, before: str) -> bool:
+    return [each.instance_id for each in stack.records() if each.role == "prefill" and each.instance_id != before] != []
+
+
+def is_idle(url: str) -> bool:
+    post(url + "/v1/completions", {"model": "tiny", "prompt": [1], "max_tokens": 1})  # its figures are a step's
+    return metrics(url)["vllm:kv_cache_usage_perc"] == 0

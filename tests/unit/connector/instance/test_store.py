@@ -1,0 +1,138 @@
+"""What a server is told of a store that instances share, and that nothing of it is there without one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.instance import store, vllm_command
+from connector.vllm_hooks.options import ConnectorOptions
+from stack.configuration.environment import ConfigError, load
+from stack.instances.settings import LauncherSettings
+
+MASTER = "10.0.0.9:50051"
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(vllm_command, "vllm_version", lambda: "0.32.0+cpu")
+    environment.setenv("STORE_MASTER", MASTER)
+
+
+def settings(environment: pytest.MonkeyPatch, role: str, **variables: str) -> LauncherSettings:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    environment.setenv("VLLM_DISTRIBUTED_KV_ROLE", role)
+    return load(LauncherSettings)
+
+
+def config(given: LauncherSettings, instance_id: str = "prefill-10.0.0.1-8100-0a1b2c3d") -> dict[str, Any]:
+    words = vllm_command.command(given, instance_id)
+    return dict(json.loads(words[words.index("--kv-transfer-config") + 1]))
+
+
+def children(given: LauncherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    ours, stores = config(given)["kv_connector_extra_config"]["connectors"]
+    return ours, stores
+
+
+@pytest.mark.parametrize(
+    ("role", "kv_role", "looks_up", "saves_answers"),
+    [("producer", "kv_producer", True, False), ("consumer", "kv_consumer", False, True)],
+)
+def test_the_stores_connector_stands_behind_the_streaming_one(
+    environment: pytest.MonkeyPatch, role: str, kv_role: str, looks_up: bool, saves_answers: bool
+) -> None:
+    environment.delenv("STORE_MASTER")
+    alone = config(settings(environment, role))
+    environment.setenv("STORE_MASTER", MASTER)
+    both = config(settings(environment, role))
+
+    ours, stores = both["kv_connector_extra_config"].pop("connectors")
+    assert both.pop("kv_connector_extra_config") == {}
+    assert (both["kv_connector"], both["engine_id"]) == ("MultiConnector", alone["engine_id"])
+    assert ours == {name: alone[name] for name in alone if name not in ("engine_id", "kv_load_failure_policy")}
+    ConnectorOptions.from_extra_config(ours["kv_connector_extra_config"])
+    assert "engine_id" not in stores, "vLLM gives it to each, and refuses it twice"
+    assert [each["kv_role"] for each in (both, ours, stores)] == [kv_role] * 3
+    told = stores["kv_connector_extra_config"]
+    assert (told["enable_lookup"], told["save_decode_cache"]) == (looks_up, saves_answers)
+
+
+def test_an_aggregated_server_has_the_stores_connector_alone(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, "aggregated")
+    found = config(given)
+
+    assert (found["kv_connector"], found["kv_role"]) == ("BoundedStoreConnector", "kv_both")
+    told = found["kv_connector_extra_config"]
+    assert (told["enable_lookup"], told["save_decode_cache"]) == (True, True)
+    assert "--middleware" not in vllm_command.command(given, "i"), "which tells of transfers"
+
+
+@pytest.mark.parametrize(("role", "policy"), [("producer", "recompute"), ("consumer", "fail")])
+def test_a_failed_load_fails_no_request_whatever_is_said_of_transfers(
+    environment: pytest.MonkeyPatch, role: str, policy: str
+) -> None:
+    assert config(settings(environment, role, KV_LOAD_FAILURE_POLICY="fail"))["kv_load_failure_policy"] == policy
+
+
+def test_two_servers_of_one_host_do_not_share_a_socket_but_their_keys(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, "aggregated")
+    one, other = (config(given, f"aggregated-10.0.0.1-8100-{end}") for end in ("0a1b2c3d", "4e5f6071"))
+
+    assert one["kv_connector_extra_config"].pop("lookup_rpc_port") == "0a1b2c3d"
+    assert other["kv_connector_extra_config"].pop("lookup_rpc_port") == "4e5f6071"
+    assert one["kv_connector_extra_config"] == other["kv_connector_extra_config"]
+
+
+def prefix(environment: pytest.MonkeyPatch, role: str, **variables: str) -> str:
+    _, stores = children(settings(environment, role, **variables))
+    return str(stores["kv_connector_extra_config"]["cache_prefix"])
+
+
+def test_producers_and_consumers_share_keys_and_other_caches_have_others(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    common = prefix(environment, "producer")
+    assert common == prefix(environment, "consumer")
+    other_models = [tmp_path / "one" / "model", tmp_path / "another" / "model"]
+    for number, folder in enumerate(other_models):  # of one basename, which is all that vLLM's own keys hold
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"hidden_size": number}))
+    others = [prefix(environment, "producer", MODEL=str(folder)) for folder in other_models]
+    others += [
+        prefix(environment, "producer", **{name: value})
+        for name, value in (("BLOCK_SIZE", "16"), ("DTYPE", "float16"), ("TENSOR_PARALLEL_SIZE", "2"))
+    ]
+
+    assert len({common, *others}) == 1 + len(others)
+
+
+def test_vllm_gets_a_file_of_its_own_and_bounds_for_calls(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = settings(environment, "producer")
+    told = store.environment(given, str(tmp_path), {"MC_RPC_TIMEOUT_MS": "300", "MOONCAKE_CONFIG_PATH": "/seed.json"})
+
+    assert told["MC_RPC_TIMEOUT_MS"] == "300", "an operator's value stays"
+    assert told["MC_RPC_CONNECT_TIMEOUT_MS"] == "500"
+    file = json.loads(Path(told["MOONCAKE_CONFIG_PATH"]).read_text())
+    assert file["master_server_address"] == MASTER
+    assert (file["mode"], file["global_segment_size"]) == ("standalone-store", 0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"STORE_MASTER": "somewhere"}, "STORE_MASTER='somewhere': expected host:port of a mooncake_master"),
+        (
+            {"STORE_LOAD_TIMEOUT_S": "40"},
+            "STORE_LOAD_TIMEOUT_S=40: expected at most half of TRANSFER_TIMEOUT_S=60",
+        ),
+        ({"STORE_LOOKUP_TIMEOUT_S": "30"}, "STORE_LOOKUP_TIMEOUT_S='30': "),
+    ],
+)
+def test_what_cannot_work_is_refused(environment: pytest.MonkeyPatch, variables: dict[str, str], line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings(environment, "producer", **variables)
+
+    assert [found.startswith(line) for found in refused.value.lines] == [True], refused.value.lines

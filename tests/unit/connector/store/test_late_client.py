@@ -1,0 +1,131 @@
+"""An instance whose store answers at once, later, or never."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from connector.store.late_client import LateClient
+from tests.unit.connector.fakes import LIMIT_S
+
+
+@dataclass
+class Master:
+    """Clients of it are set up while it answers; while it hangs they wait."""
+
+    answers: bool = True
+    hangs: threading.Event = field(default_factory=threading.Event)  # when set it does not
+    refuses_memory: bool = False
+    clients: list["Client"] = field(default_factory=list)
+
+    def client(self) -> "Client":
+        self.clients.append(Client(self))
+        return self.clients[-1]
+
+
+@dataclass
+class Client:
+    master: Master
+    buffers: list[tuple[int, int]] = field(default_factory=list)
+    closed: bool = False
+
+    def setup(self, *arguments: Any) -> int:
+        assert arguments == ("host", "P2PHANDSHAKE")
+        assert self.master.hangs.wait(LIMIT_S)
+        return 0 if self.master.answers else -1
+
+    def register_buffer(self, address: int, length: int) -> int:
+        self.buffers.append((address, length))
+        return -1 if self.master.refuses_memory else 0
+
+    def batch_is_exist(self, keys: list[str]) -> list[int]:
+        return [1] * len(keys)
+
+    def batch_get_into_multi_buffers(self, keys: list[str], addresses: list[int], sizes: list[int]) -> list[int]:
+        return sizes
+
+    def batch_put_from_multi_buffers(
+        self, keys: list[str], addresses: list[int], sizes: list[int], config: str
+    ) -> list[int]:
+        return [0] * len(keys)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    made = Master()
+    made.hangs.set()
+    yield made
+    made.hangs.set()
+
+
+def late(master: Master, first_try_s: float = LIMIT_S) -> LateClient:
+    made = LateClient(master.client, first_try_s, between_tries_s=0.01)
+    assert made.setup("host", "P2PHANDSHAKE") == 0
+    return made
+
+
+def asked(client: LateClient) -> list[list[int]]:
+    return [
+        client.batch_is_exist(["a", "b"]),
+        client.batch_get_into_multi_buffers(["a"], [0], [32]),
+        client.batch_put_from_multi_buffers(["a"], [0], [32], "config"),
+    ]
+
+
+WITHOUT, WITH = [[0, 0], [-1], [-200]], [[1, 1], [32], [0]]
+
+
+def until_joined(client: LateClient) -> None:
+    over = threading.Event()
+    for _ in range(int(LIMIT_S / 0.01)):
+        if client._joined is not None:
+            return
+        over.wait(0.01)
+    raise AssertionError("it has not joined")
+
+
+def test_a_store_that_answers_is_joined_at_the_start(master: Master) -> None:
+    client = late(master)
+
+    assert client.register_buffer(1, 32) == 0
+    assert (asked(client), len(master.clients), master.clients[0].buffers) == (WITH, 1, [(1, 32)])
+    client.close()
+    assert master.clients[0].closed
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["no answer", "no memory"])
+def test_without_an_answer_there_is_nothing_in_the_store_until_there_is_one(master: Master, memory: bool) -> None:
+    master.answers = False
+    client = late(master)
+    assert [client.register_buffer(1, 32), client.register_buffer(33, 32)] == [0, 0]
+    assert asked(client) == WITHOUT
+
+    master.refuses_memory, master.answers = memory, True
+    if memory:
+        while not master.clients[-1].buffers:
+            threading.Event().wait(0.01)
+        assert asked(client) == WITHOUT, "what it cannot write to it does not load"
+        master.refuses_memory = False
+    until_joined(client)
+    assert asked(client) == WITH
+    assert master.clients[-1].buffers == [(1, 32), (33, 32)]
+    assert [each.closed for each in master.clients] == [True] * (len(master.clients) - 1) + [False]
+
+
+def test_a_start_does_not_wait_for_a_store_that_hangs(master: Master) -> None:
+    master.hangs.clear()
+    client = late(master, first_try_s=0.01)
+    assert asked(client) == WITHOUT
+
+    client.close()
+    master.hangs.set()
+    for thread in threading.enumerate():
+        if thread.name == "store-join":
+            thread.join(LIMIT_S)
+    assert [each.closed for each in master.clients] == [True], "nobody joins for an instance that has ended"
+    assert asked(client) == WITHOUT
