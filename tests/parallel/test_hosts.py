@@ -61,11 +61,13 @@ def shown() -> dict[str, dict[str, Any]]:
 
 
 def ask(url: str, prompt: Tokens, **more: Any) -> tuple[Tokens, dict[str, str]]:
-    """Its answer's tokens, and its headers."""
+    """Its answer's tokens, and its headers, by their names in small letters."""
     body = json.dumps(completion(prompt, **more)).encode()
     request = urllib.request.Request(url + "/v1/completions", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=SEEN_LIMIT_S) as answer:
-        return list(json.load(answer)["choices"][0]["token_ids"]), dict(answer.headers)
+        return list(json.load(answer)["choices"][0]["token_ids"]), {
+            name.lower(): value for name, value in answer.headers.items()
+        }
 
 
 def test_each_hosts_server_has_a_record_of_its_own_engines(nodes: tuple[Node, Node]) -> None:
@@ -91,9 +93,9 @@ def test_every_engine_of_both_hosts_computes_for_the_consumer(nodes: tuple[Node,
     asking = [there.host.call(ask, PROXY, prompt) for prompt in asked]
     found = [each.result() for each in asking]
     assert [tokens for tokens, _ in found] == [tokens for tokens, _ in expected]
-    assert [int(headers["X-PD-Kv-Tokens"]) for _, headers in found] == [len(prompt) for prompt in asked]
-    assert {headers["X-PD-Producer"] for _, headers in found} == {*names_of([first]), *names_of([second])}
-    moved = sum(int(headers["X-PD-Kv-Bytes"]) for _, headers in found if headers["X-PD-Producer"] in names_of([first]))
+    assert [int(headers["x-pd-kv-tokens"]) for _, headers in found] == [len(prompt) for prompt in asked]
+    assert {headers["x-pd-producer"] for _, headers in found} == {*names_of([first]), *names_of([second])}
+    moved = sum(int(headers["x-pd-kv-bytes"]) for _, headers in found if headers["x-pd-producer"] in names_of([first]))
     assert there.host.received_bytes() - before > moved > 0, "over the wire, from the first host's engines"
 
 
@@ -107,4 +109,4 @@ def test_without_the_other_host_the_engines_here_go_on(nodes: tuple[Node, Node])
     )
     for prompt in prompts("the other host is gone", 100, 200):
         _, headers = there.host.call(ask, PROXY, prompt).result()
-        assert [headers["X-PD-Producer"]] == names_of([second])
+        assert [headers["x-pd-producer"]] == names_of([second])
