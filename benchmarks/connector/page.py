@@ -104,8 +104,9 @@ def _answers(rows: Sequence[Row]) -> str:
     ]
     said = [tuple(row["answer"]) for row in rows if row["route"] == "single" and "answer" in row]
     note = (
-        "Greedy tokens from the first on, up to the first other one. `single again` is the single server asked once "
-        f"more: what it differs by is noise. It gave {len(set(said))} different answers to {len(said)} prompts."
+        "Greedy tokens from the first on, up to the first other one. `single again` and `single beside another` are "
+        "the single server asked once more: what it differs by is noise. "
+        f"It gave {len(set(said))} different answers to {len(said)} prompts."
     )
     return f"## Same answers as the single server\n\n{note}\n\n" + table(
         ("stage", "route", "equal", "prompt tokens"), lines

@@ -1,9 +1,12 @@
-"""Whether a pair says what the single server says, and whether that server says the same twice.
+"""Whether a pair says what the single server says, and whether that server says the same in other steps.
 
-The second time it has the prompt in its prefix cache, where it keeps one, and computes only the end, as a consumer
-does: what differs then is the noise of its own sums. This is each pair's first contact too, which takes longer.
+It is asked twice more. Once with the prompt in its prefix cache, where it keeps one: it computes only the end, as a
+consumer does. Once beside another request: its steps hold other tokens too, which counts where it keeps no cache, as of
+models with a state. What differs then is the noise of its own sums. This is each pair's first contact too, which takes
+longer.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
@@ -15,7 +18,8 @@ from benchmarks.tables import Row
 
 ANSWER_TOKENS = 16
 SHORT_PROMPT_TOKENS = 500
-AGAIN = "single again"
+AGAIN, BESIDE = "single again", "single beside another"
+OTHERS_TOKENS = 4 * ANSWER_TOKENS  # of the request beside: it goes on for longer than the answer
 
 
 async def compare(run: Run, client: Client, stage: str, single: Sequence[Route], pairs: Sequence[Route]) -> None:
@@ -23,12 +27,13 @@ async def compare(run: Run, client: Client, stage: str, single: Sequence[Route],
 
     Raises: OutOfTime.
     """
-    again = [Route(AGAIN, route.decode_url) for route in single]
+    again = [Route(name, route.decode_url) for route in single for name in (AGAIN, BESIDE)]
     for tokens in _lengths(run.options):
         prompt = run.prompts.next(tokens)
         expected = None
         for route in (*single, *again, *pairs):
-            row = await _answer(client, route, prompt)
+            other = run.prompts.next(SHORT_PROMPT_TOKENS) if route.name == BESIDE else None
+            row = await _answer(client, route, prompt) if other is None else await _beside(client, route, prompt, other)
             if route in single:
                 expected = row.get("answer")
             elif expected and "answer" in row:
@@ -48,6 +53,16 @@ async def _answer(client: Client, route: Route, prompt: Sequence[int]) -> Row:
         return {"answer": (await client.stream(route, prompt, ANSWER_TOKENS)).tokens}
     except RequestFailed as failure:
         return {"failed": str(failure)}
+
+
+async def _beside(client: Client, route: Route, prompt: Sequence[int], other: Sequence[int]) -> Row:
+    beside = asyncio.create_task(client.stream(route, other, OTHERS_TOKENS))
+    try:
+        await asyncio.sleep(0)  # it goes first
+        return await _answer(client, route, prompt)
+    finally:
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)
 
 
 def equal_tokens(expected: Sequence[int], answer: Sequence[int]) -> int:

@@ -1,6 +1,8 @@
 """Whether a pair says what the single server says: prompts, rows, and what the page makes of them."""
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,38 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-async def test_a_prompt_of_each_length_is_asked_of_all_and_of_the_single_server_twice(
+async def test_a_prompt_of_each_length_is_asked_of_all_and_of_the_single_server_three_times(
     scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = make_run("latency", "--prompt-tokens", "1000,9000", "--max-model-len", "4096")
     await answers.compare(run, client, "tcp", [scripted.alone], [scripted.pair])
     found = rows(tmp_path)
-    assert [row["prompt_tokens"] for row in found] == [length for length in (500, 1000, 4080) for _ in range(3)]
-    assert [(row["route"], row.get("equal")) for row in found[:3]] == [
+    assert [row["prompt_tokens"] for row in found] == [length for length in (500, 1000, 4080) for _ in range(4)]
+    assert [(row["route"], row.get("equal")) for row in found[:4]] == [
         ("single", None),
         ("single again", 16),
+        ("single beside another", 16),
         ("ours", 16),
     ]
-    prompts = [tuple(body["prompt"]) for body in scripted.single.asked]
-    assert prompts[::2] == prompts[1::2]
-    assert len(set(prompts)) == 3
-    assert [tuple(body["prompt"]) for body in scripted.consumer.asked] == prompts[::2]
+    asked = Counter(tuple(body["prompt"]) for body in scripted.single.asked)
+    by_consumer = [tuple(body["prompt"]) for body in scripted.consumer.asked]
+    assert [asked.pop(prompt) for prompt in by_consumer] == [3, 3, 3]
+    assert [(len(prompt), times) for prompt, times in asked.items()] == [(500, 1)] * 3  # the others
+
+
+async def test_the_request_beside_is_under_way_and_ends_with_the_answer(
+    scripted: Scripted, client: Client, make_run: Callable[..., Run]
+) -> None:
+    asked = scripted.single.asked
+
+    async def the_other_one_waits() -> None:
+        if asked[-1]["max_tokens"] != answers.ANSWER_TOKENS:
+            await asyncio.Event().wait()
+
+    scripted.single.before = the_other_one_waits
+    async with asyncio.timeout(10):
+        await answers.compare(make_run("concurrency"), client, "tcp", [scripted.alone], [])
+    assert [body["max_tokens"] for body in asked] == [16, 16, answers.OTHERS_TOKENS, 16]
 
 
 async def test_only_latency_asks_for_long_prompts(
