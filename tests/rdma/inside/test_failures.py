@@ -202,6 +202,6 @@ def test_etcd_gone(own_etcd: EtcdProcess, start: Start) -> None:
     own_etcd.stop()
     assert producer.write(consumer, SMALL) == "", "a peer that is known needs no etcd"
     assert ALL_ENDED.search(producer.write(unknown, SMALL))
-    assert start(etcd=own_etcd.endpoint).refusal.startswith("Mooncake did not start as ")
+    assert start(etcd=own_etcd.endpoint).refusal.startswith(f"etcd at {own_etcd.endpoint}, where Mooncake keeps its")
     own_etcd.start()
     until(lambda: producer.write(unknown, SMALL) == "")
