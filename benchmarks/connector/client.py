@@ -56,6 +56,13 @@ class Stream:
     started: float = 0.0
 
 
+def without_a_cache(route: Route, stream: Stream) -> RequestFailed | None:
+    """A disaggregated request that was computed twice is no measurement of a transfer."""
+    if route.prefill_url and not stream.cached_tokens:
+        return RequestFailed(f"{route.name}: no KV cache came from the producer, the consumer computed it")
+    return None
+
+
 class Client:
     """Requests end after `timeout_s`, or with the run's time; `model` is the name that servers know."""
 
@@ -71,8 +78,8 @@ class Client:
         """Raises: RequestFailed, OutOfTime."""
 
         stream = await self.stream(route, prompt, FIRST_TOKENS)
-        if route.prefill_url and not stream.cached_tokens:
-            raise RequestFailed(f"{route.name}: no KV cache came from the producer, the consumer computed it")
+        if failure := without_a_cache(route, stream):
+            raise failure
         second_s = sum(stream.itl_s)  # none where both came at once
         return FirstToken(stream.ttft_s, second_s, stream.prefill_s, stream.cached_tokens, stream.transfer)
 

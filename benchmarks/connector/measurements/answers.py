@@ -32,8 +32,10 @@ async def compare(run: Run, client: Client, stage: str, single: Sequence[Route],
         prompt = run.prompts.next(tokens)
         expected = None
         for route in (*single, *again, *pairs):
-            other = run.prompts.next(SHORT_PROMPT_TOKENS) if route.name == BESIDE else None
-            row = await _answer(client, route, prompt) if other is None else await _beside(client, route, prompt, other)
+            if route.name == BESIDE:
+                row = await _beside(client, route, prompt, run.prompts.next(SHORT_PROMPT_TOKENS))
+            else:
+                row = await _answer(client, route, prompt)
             if route in single:
                 expected = row.get("answer")
             elif expected and "answer" in row:
@@ -59,10 +61,11 @@ async def _beside(client: Client, route: Route, prompt: Sequence[int], other: Se
     beside = asyncio.create_task(client.stream(route, other, OTHERS_TOKENS))
     try:
         await asyncio.sleep(0)  # it goes first
-        return await _answer(client, route, prompt)
+        row = await _answer(client, route, prompt)
     finally:
         beside.cancel()
-        await asyncio.gather(beside, return_exceptions=True)
+        [ended] = await asyncio.gather(beside, return_exceptions=True)
+    return {"failed": f"the request beside: {ended}"} if isinstance(ended, RequestFailed) else row
 
 
 def equal_tokens(expected: Sequence[int], answer: Sequence[int]) -> int:

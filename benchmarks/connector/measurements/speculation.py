@@ -7,7 +7,7 @@ are the guesses of the server that decodes.
 import dataclasses
 from collections.abc import Sequence
 
-from benchmarks.connector.client import Client, Stream
+from benchmarks.connector.client import Client, Stream, without_a_cache
 from benchmarks.connector.measurements import guesses, load
 from benchmarks.connector.measurements.answers import equal_tokens
 from benchmarks.connector.measurements.load import Prompts
@@ -58,9 +58,7 @@ async def _load(run: Run, client: Client, route: Route, prompts: Prompts) -> tup
 
 
 def _checked(route: Route, outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Stream) and route.prefill_url and not outcome.cached_tokens:
-        return RequestFailed(f"{route.name}: no KV cache came from the producer, the consumer computed it")
-    return outcome
+    return (without_a_cache(route, outcome) or outcome) if isinstance(outcome, Stream) else outcome
 
 
 def _rows(routes: Sequence[Route], rounds: Loads) -> list[Row]:

@@ -55,6 +55,21 @@ async def test_the_request_beside_is_under_way_and_ends_with_the_answer(
     assert [body["max_tokens"] for body in asked] == [16, 16, answers.OTHERS_TOKENS, 16]
 
 
+async def test_an_answer_beside_a_request_that_failed_is_a_failed_row(
+    scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    async def the_other_one_fails() -> None:
+        other = scripted.single.asked[-1]["max_tokens"] != answers.ANSWER_TOKENS
+        scripted.single.status = 500 if other else 200
+
+    scripted.single.before = the_other_one_fails
+    await answers.compare(make_run("concurrency"), client, "tcp", [scripted.alone], [])
+    *_, beside = rows(tmp_path)
+    assert beside["route"] == answers.BESIDE
+    assert beside["failed"].startswith("the request beside: ")
+    assert "HTTP 500" in beside["failed"]
+
+
 async def test_only_latency_asks_for_long_prompts(
     scripted: Scripted, client: Client, make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
