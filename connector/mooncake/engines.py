@@ -8,7 +8,7 @@ from pathlib import Path
 from connector.cache.pieces import Piece
 from connector.mooncake.engine import LossyEngine, MooncakeEngine, TransferEngine, TransferError
 from connector.mooncake.polled_write import always
-from connector.mooncake.transports import TRANSPORTS, candidates, choose, host_identity
+from connector.mooncake.transports import TRANSPORTS, Transport, candidates, choose, host_identity
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,8 @@ class Engines:
         return {transport: engine.segment for transport, engine in self._engines.items()}
 
     @property
-    def min_stream_tokens(self) -> int:
-        """Of the best transport."""
-        return TRANSPORTS[next(iter(self._engines))].min_stream_tokens
+    def best(self) -> Transport:
+        return TRANSPORTS[next(iter(self._engines))]
 
     def register(self, address: int, length: int) -> None:
         """Make memory known to every engine; one that refuses it is left out, e.g. RDMA where it cannot reach the GPU.

@@ -16,6 +16,9 @@ class Fences(Protocol):
     def drain(self) -> None:
         """Returns when every callback so far has run."""
 
+    def caught_up(self) -> bool:
+        """Whether everything that was computed before this was asked the last time is in memory by now."""
+
 
 class HostFences:
     """On a CPU a hook runs after its layer has been written."""
@@ -26,6 +29,9 @@ class HostFences:
     def drain(self) -> None:
         pass
 
+    def caught_up(self) -> bool:
+        return True
+
 
 class DeviceFences:
     """On a GPU a hook runs when its layer is only enqueued: a thread waits for an event on the current stream, without
@@ -33,6 +39,7 @@ class DeviceFences:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._asked = torch.cuda.Event()  # never recorded, it counts as passed
         self._queue: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="kv-fences", daemon=True).start()
 
@@ -45,6 +52,12 @@ class DeviceFences:
         drained = threading.Event()
         self.after(drained.set)
         drained.wait()
+
+    def caught_up(self) -> bool:
+        reached = bool(self._asked.query())
+        self._asked = torch.cuda.Event()
+        self._asked.record()
+        return reached
 
     def _run(self) -> None:
         torch.cuda.set_device(self._device)

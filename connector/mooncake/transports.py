@@ -25,11 +25,13 @@ class Transport:
 
     `window`: pieces in flight to one peer, 0 where Mooncake's call for a whole batch is better. `min_stream_tokens`:
     below it a step is faster sent in one piece, because each layer's hook costs the prefill more than it gains.
+    `outruns_launches`: bytes move in less time than these hooks cost where the GPU waits for its next kernel.
     """
 
     forced_by: str
     window: int
     min_stream_tokens: int = 0
+    outruns_launches: bool = False
     tuned_by: dict[str, str] = field(default_factory=dict)
 
 
@@ -37,7 +39,7 @@ class Transport:
 TRANSPORTS = {
     # A batch is one call into CUDA and has ended in well under a millisecond.
     # One H200, Qwen2.5-7B's shape, TTFT of 1,000 tokens 42 ms layer by layer and 39 ms in one piece.
-    "nvlink_intra": Transport("MC_INTRANODE_NVLINK", window=0, min_stream_tokens=2048),
+    "nvlink_intra": Transport("MC_INTRANODE_NVLINK", window=0, min_stream_tokens=2048, outruns_launches=True),
     "rdma": Transport("MC_FORCE_HCA", window=1024),
     "tcp": Transport(
         "MC_FORCE_TCP",

@@ -36,13 +36,15 @@ class Pace:
     """Times in seconds. `patience`: how long one side's share is kept while the other side does not come, not counting
     the time in which this process was stopped. `write_timeout` bounds a write, so that a standstill of this process
     that is longer ends all transfers. `min_stream_tokens`: a step that computes fewer prompt tokens is sent after its
-    last layer, not layer by layer. `sender_threads`: writes that may be in flight at once.
+    last layer, not layer by layer; `spare_launches`: neither is what the GPU had computed before the next layer was
+    enqueued. `sender_threads`: writes that may be in flight at once.
     """
 
     patience: float
     write_timeout: float
     min_stream_tokens: int
     sender_threads: int
+    spare_launches: bool = False
 
 
 class Producer:
@@ -68,7 +70,7 @@ class Producer:
         self._stats = stats
         self._time = AwakeTime()
         self._transfers = Transfers(cache.layout, self._time, pace.patience)
-        self._step = StepLayers(len(cache.layout.layers), fences, self._mark)
+        self._step = StepLayers(len(cache.layout.layers), fences, self._mark, spare_launches=pace.spare_launches)
         self._finished_requests: set[str] = set()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)

@@ -33,11 +33,12 @@ class Parts:
     stats: TransferStats
 
     def producer(self) -> Producer:
-        options, least = self.options, self.options.min_stream_tokens
+        options, least, best = self.options, self.options.min_stream_tokens, self.cache.engines.best
         pace = Pace(
             patience=options.patience,
             write_timeout=options.write_timeout,
-            min_stream_tokens=self.cache.engines.min_stream_tokens if least is None else least,
+            min_stream_tokens=best.min_stream_tokens if least is None else least,
+            spare_launches=best.outruns_launches and least is None,
             sender_threads=options.sender_threads,
         )
         fences = DeviceFences(self.device) if self.device.type == "cuda" else HostFences()

@@ -150,6 +150,9 @@ class ImmediateFences:
     def drain(self) -> None:
         pass
 
+    def caught_up(self) -> bool:
+        return True
+
 
 class LateFences:
     """As on a GPU that has not come further yet: callbacks run when the test says so, or when somebody drains."""
@@ -164,6 +167,9 @@ class LateFences:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+    def caught_up(self) -> bool:
+        return False
 
 
 class Outbox:

@@ -73,6 +73,9 @@ class Gpu:
     def drain(self) -> None:
         self.advance(len(self.queue))
 
+    def caught_up(self) -> bool:
+        return not self.queue
+
     def advance(self, count: int) -> None:
         for _ in range(min(count, len(self.queue))):
             self.queue.popleft()()

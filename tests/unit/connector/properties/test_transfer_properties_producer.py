@@ -50,7 +50,7 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
         late=st.booleans(),
         ends_late=st.booleans(),
         senders=st.integers(1, 4),
-        min_stream_tokens=st.sampled_from([0, 5]),
+        streaming=st.tuples(st.sampled_from([0, 5]), st.booleans()),
         pace=st.sampled_from([1, 3, 8]),
         first=st.lists(st.sampled_from(["a request", "a request", "a registration"]), max_size=5),
     )
@@ -61,11 +61,12 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
         late: bool,
         ends_late: bool,
         senders: int,
-        min_stream_tokens: int,
+        streaming: tuple[int, bool],
         pace: int,
         first: list[str],
     ) -> None:
         self.plans, self.senders = plans, senders
+        min_stream_tokens, spare_launches = streaming
         self.pace = (
             pace  # so many steps forward let one thing go wrong, or every transfer would end before it has begun
         )
@@ -87,7 +88,7 @@ class AnyOrder(AtRest, RuleBasedStateMachine):
             cache=RankCache(layout, cache, Engines({"tcp": self.engine}, never_opened)),
             wire=self.mailbox,
             fences=self.gpu,
-            pace=Pace(PATIENCE_S, float("inf"), min_stream_tokens, senders),
+            pace=Pace(PATIENCE_S, float("inf"), min_stream_tokens, senders, spare_launches),
             stats=self.stats,
         )
         self.engine.changed = self.producer._progress
