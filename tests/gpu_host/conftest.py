@@ -12,6 +12,11 @@ from tests.gpu_host.stacks import AGGREGATED, DISAGGREGATED, ON_ONE_GPU, Stacks
 LEFT_OVER_MIB = 64  # of GPU memory: the driver's own figure moves a little
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Failures last: on a host that is lent for a while, their minutes are the first that may be missing."""
+    items.sort(key=lambda item: item.path.name == "test_failures.py")
+
+
 @pytest.fixture(scope="session")
 def stacks(request: pytest.FixtureRequest) -> Iterator[Stacks]:
     """All kinds, running. Their end leaves no container, volume, network or GPU memory."""

@@ -21,5 +21,6 @@ done
 echo "run: images loaded (${SECONDS} s)"
 # With the packed plugins alone: a warning of another one that the host has would count as an error.
 export PYTHONPATH=$packages/python PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-python3 -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider -v -s tests/gpu_host "$@"
+# The other tests' conftest.py would ask for their packages too.
+python3 -m pytest --confcutdir tests/gpu_host -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider -v -s tests/gpu_host "$@"
 echo "run: done (${SECONDS} s)"

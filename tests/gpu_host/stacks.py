@@ -51,8 +51,9 @@ class Kind:
 
 AGGREGATED = Kind("")
 ON_ONE_GPU = Kind("nvlink_intra")
+OVER_TCP = Kind("tcp")
 BETWEEN_GPUS = [Kind("nvlink_intra", "0", second) for second in gpus.indexes()[1:2]]
-DISAGGREGATED = [ON_ONE_GPU, Kind("tcp"), *BETWEEN_GPUS]
+DISAGGREGATED = [ON_ONE_GPU, OVER_TCP, *BETWEEN_GPUS]
 Stacks = dict[Kind, Project]
 
 

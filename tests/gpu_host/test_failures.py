@@ -1,4 +1,7 @@
-"""A killed instance: what a client sees (docs/proxy.md), that it comes back, and that the other lives on."""
+"""A killed instance: what a client sees (docs/proxy.md), that it comes back, and that the other lives on.
+
+It comes back after minutes, so a decode and a prefill instance are killed side by side, each of a stack of its own.
+"""
 
 import contextlib
 import json
@@ -8,13 +11,23 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.compose.project import Project
 from tests.compose.test_stack import instances
-from tests.gpu_host.stacks import ANSWER_LIMIT_S, COUNTING, complete, completion, wait_for_roles
+from tests.gpu_host.stacks import (
+    ANSWER_LIMIT_S,
+    COUNTING,
+    ON_ONE_GPU,
+    OVER_TCP,
+    Stacks,
+    complete,
+    completion,
+    wait_for_roles,
+)
 
 LONG_ANSWER = 2900  # tokens: seconds on any GPU
 
@@ -67,7 +80,7 @@ def gone_and_back(project: Project, name: str, before: list[dict[str, Any]]) -> 
     assert project.inspect(name)[0]["RestartCount"] == 1
 
 
-def test_a_killed_decode_container_is_an_error_event_then_a_refusal_then_back(project: Project) -> None:
+def killed_decode(project: Project) -> None:
     before, prefill = instances(project), state(project, "prefill")
     with long_answer(project) as events:
         kill(project, "decode")
@@ -79,7 +92,7 @@ def test_a_killed_decode_container_is_an_error_event_then_a_refusal_then_back(pr
     assert state(project, "prefill")["StartedAt"] == prefill["StartedAt"]
 
 
-def test_a_killed_prefill_container_ends_no_answer_that_runs_and_is_back(project: Project) -> None:
+def killed_prefill(project: Project) -> None:
     before, decode = instances(project), state(project, "decode")
     with long_answer(project) as events:
         kill(project, "prefill")
@@ -88,6 +101,23 @@ def test_a_killed_prefill_container_ends_no_answer_that_runs_and_is_back(project
     assert refused.status in (502, 503)
     gone_and_back(project, "prefill", before)
     assert state(project, "decode")["StartedAt"] == decode["StartedAt"]
+
+
+@pytest.fixture(scope="module")
+def kills(stacks: Stacks) -> Iterator[dict[str, Future[None]]]:
+    with ThreadPoolExecutor(2) as side_by_side:
+        yield {
+            "decode": side_by_side.submit(killed_decode, stacks[OVER_TCP]),
+            "prefill": side_by_side.submit(killed_prefill, stacks[ON_ONE_GPU]),
+        }
+
+
+def test_a_killed_decode_container_is_an_error_event_then_a_refusal_then_back(kills: dict[str, Future[None]]) -> None:
+    kills["decode"].result()
+
+
+def test_a_killed_prefill_container_ends_no_answer_that_runs_and_is_back(kills: dict[str, Future[None]]) -> None:
+    kills["prefill"].result()
 
 
 def test_an_orderly_restart_of_prefill_leaves_decode_running(project: Project) -> None:
