@@ -9,6 +9,7 @@ from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
 from benchmarks.serving.report.charts import COLORS
 from planner.sizing.answer import Answer, Row
 
+MOST_GAIN = 20.0  # that is drawn
 TIMES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
     ("TTFT P50 (ms)", lambda row: row.asked.ttft_s.p50),
     ("TTFT P99 (ms)", lambda row: row.asked.ttft_s.p99),
@@ -72,7 +73,9 @@ def _changes(answer: Answer) -> list[go.Figure]:
         points = sorted([*points, (1.0, answer.gain)], key=lambda point: point[0])
         figure.add_scatter(
             x=[factor for factor, _ in points],
-            y=[gain for _, gain in points],
+            y=[_on_the_axis(gain) for _, gain in points],
+            customdata=["unknown" if gain is None else f"{gain:.3g}" for _, gain in points],
+            hovertemplate="%{x:.3g} times: %{customdata}",
             mode="lines+markers",
             name=axis,
         )
@@ -86,6 +89,11 @@ def _changes(answer: Answer) -> list[go.Figure]:
         legend={"orientation": "h", "y": -0.25},
     )
     return [figure]
+
+
+def _on_the_axis(gain: float | None) -> float | None:
+    """A side that bears nothing makes a gain of nothing, or without end, which no logarithm shows: at the edge."""
+    return None if gain is None else min(max(gain, 1 / MOST_GAIN), MOST_GAIN)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
