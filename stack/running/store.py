@@ -7,6 +7,7 @@ from stack.running.service import Service
 
 GRACE_S = 5.0
 EVERYWHERE = "0.0.0.0"
+CUDA_LIBRARIES = "nvidia/cu13/lib"  # of NVIDIA's packages, which PyTorch needs
 
 
 def master(settings: StackSettings) -> str:
@@ -39,9 +40,26 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
     return (
         Service("store-master", of_master, (http,), "STORE_PORT", "/health", host, GRACE_S, other_ports=(rpc,)),
         Service(
-            "store-owner", of_owner, (owner_http,), "STORE_PORT", "/health", grace_s=GRACE_S, other_ports=(owner_rpc,)
+            "store",
+            of_owner,
+            (owner_http,),
+            "STORE_PORT",
+            "/health",
+            grace_s=GRACE_S,
+            environment=_environment(settings),
+            other_ports=(owner_rpc,),
         ),
     )
+
+
+def _environment(settings: StackSettings) -> dict[str, str]:
+    """Of the owner, which is a CUDA program in the environment for GPUs: the loader has to find CUDA's library. It uses
+    no GPU and is shown none.
+    """
+    if not settings.uses_gpu:
+        return {}
+    packages = environments.vllm(settings).folder(settings) / f"lib/python{environments.LOCKED_PYTHON}/site-packages"
+    return {"LD_LIBRARY_PATH": str(packages / CUDA_LIBRARIES), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _program(settings: StackSettings, name: str) -> str:

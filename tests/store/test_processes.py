@@ -23,7 +23,7 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
     with running(stack):
         status = stack.make("status").stdout.splitlines()
         rows = {row.split()[0]: row.split()[1:3] for row in status}
-        assert [rows[name] for name in ("store-master-0", "store-owner-0")] == [["RUNNING", "healthy"]] * 2
+        assert [rows[name] for name in ("store-master-0", "store-0")] == [["RUNNING", "healthy"]] * 2
         body = completion(prompts("store", PROMPT_TOKENS)[0])
         first = post(stack.api_url + "/v1/completions", body)
         wait_until(lambda: is_idle(stack.prefill_url), SAVED_LIMIT_S, "the producer has saved its blocks")
