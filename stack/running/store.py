@@ -1,5 +1,7 @@
 """A KV store that instances share (docs/store.md), as processes: a master, who knows what is where, and an owner."""
 
+from pathlib import Path
+
 from stack.configuration.settings import StackSettings
 from stack.installation import environments
 from stack.network import addresses
@@ -19,24 +21,9 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
     """They find each other, and the instances them, in whatever order they start."""
     rpc, http, owner_rpc, owner_http = range(settings.store_port, settings.store_port + 4)
     host = settings.host_ip
-    of_master = (
-        _program(settings, "mooncake_master"),
-        f"--rpc_address={host}",
-        f"--rpc_port={rpc}",
-        f"--metrics_host={host}",
-        f"--metrics_port={http}",
-    )
-    of_owner = (
-        _program(settings, "mooncake_client"),
-        f"--host={host}",
-        f"--port={owner_rpc}",
-        f"--master_server_address={master(settings)}",
-        "--metadata_server=P2PHANDSHAKE",
-        "--protocol=tcp",
-        f"--global_segment_size={settings.store_bytes}",
-        "--enable_http_server",
-        f"--http_port={owner_http}",  # on every address, as the ports of its data
-    )
+    programs = environments.vllm(settings).python(settings).parent
+    of_master = master_command(programs, host, rpc, http)
+    of_owner = owner_command(programs, host, owner_rpc, owner_http, master(settings), settings.store_bytes)
     return (
         Service("store-master", of_master, (http,), "STORE_PORT", "/health", host, GRACE_S, other_ports=(rpc,)),
         Service(
@@ -52,15 +39,40 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
     )
 
 
-def _environment(settings: StackSettings) -> dict[str, str]:
-    """Of the owner, which is a CUDA program in the environment for GPUs: the loader has to find CUDA's library. It uses
-    no GPU and is shown none.
+def master_command(programs: Path, host: str, rpc: int, http: int) -> tuple[str, ...]:
+    """`programs`: the folder of Mooncake's."""
+    return (
+        str(programs / "mooncake_master"),
+        f"--rpc_address={host}",
+        f"--rpc_port={rpc}",
+        f"--metrics_host={host}",
+        f"--metrics_port={http}",
+    )
+
+
+def owner_command(programs: Path, host: str, rpc: int, http: int, master: str, size: int) -> tuple[str, ...]:
+    """`master` is its host:port, `size` in bytes."""
+    return (
+        str(programs / "mooncake_client"),
+        f"--host={host}",
+        f"--port={rpc}",
+        f"--master_server_address={master}",
+        "--metadata_server=P2PHANDSHAKE",
+        "--protocol=tcp",
+        f"--global_segment_size={size}",
+        "--enable_http_server",
+        f"--http_port={http}",  # on every address, as the ports of its data
+    )
+
+
+def on_gpus(packages: Path) -> dict[str, str]:
+    """The owner's variables where it is a CUDA program, for which the loader has to find CUDA's library in `packages`.
+
+    It uses no GPU and is shown none.
     """
-    if not settings.uses_gpu:
-        return {}
-    packages = environments.vllm(settings).folder(settings) / f"lib/python{environments.LOCKED_PYTHON}/site-packages"
     return {"LD_LIBRARY_PATH": str(packages / CUDA_LIBRARIES), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def _program(settings: StackSettings, name: str) -> str:
-    return str(environments.vllm(settings).python(settings).with_name(name))
+def _environment(settings: StackSettings) -> dict[str, str]:
+    folder = environments.vllm(settings).folder(settings)
+    return on_gpus(folder / f"lib/python{environments.LOCKED_PYTHON}/site-packages") if settings.uses_gpu else {}
