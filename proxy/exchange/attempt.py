@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from proxy.errors import DeadlinePassed, LegFailed
+from proxy.exchange import usage
 from proxy.exchange.gateway import Gateway
 from proxy.exchange.legs import Answer, Call, Deadline
 from proxy.request.completion_request import CompletionRequest
@@ -164,6 +165,7 @@ class Attempt:
         async def prefill() -> None:
             self.prefill_answer = await self._gateway.legs.prefill(call)
             self.facts.prefilled_at = time.monotonic()
+            self.facts.store_tokens = usage.from_store(self.prefill_answer)
 
         def ended(task: "asyncio.Task[None]") -> None:
             self._gateway.fleet.end(producer, tokens)

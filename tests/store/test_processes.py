@@ -36,6 +36,7 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
 
         assert again["choices"][0]["token_ids"] == first["choices"][0]["token_ids"]
         assert metrics(stack.prefill_url)["vllm:external_prefix_cache_hits_total"] == whole_blocks(PROMPT_TOKENS)
+        wait_until(lambda: told_by_the_proxy(stack) == (2, whole_blocks(PROMPT_TOKENS)), SAVED_LIMIT_S, "a miss, a hit")
 
 
 def producer(stack: TinyStack) -> Instance:
@@ -45,6 +46,12 @@ def producer(stack: TinyStack) -> Instance:
 
 def has_changed(stack: TinyStack, before: str) -> bool:
     return [each.instance_id for each in stack.records() if each.role == "prefill" and each.instance_id != before] != []
+
+
+def told_by_the_proxy(stack: TinyStack) -> tuple[float, float]:
+    """Prompts of producers with a store, and how many of their tokens came from there."""
+    found = metrics(stack.api_url)
+    return found.get("pd_proxy_store_prompts_total", 0), found["pd_proxy_store_tokens_total"]
 
 
 def is_idle(url: str) -> bool:
