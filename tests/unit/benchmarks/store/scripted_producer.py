@@ -20,10 +20,12 @@ class ScriptedProducer(ScriptedVllm):
     store: set[Prompt] | None = None
     saving: int = 0
     counts: bool = True
+    loads_fail: bool = False
     own: set[Prompt] = field(default_factory=set)
     hits: dict[str, int] = field(default_factory=lambda: {"prefix_cache": 0, "external_prefix_cache": 0})
     unsaved: list[Prompt] = field(default_factory=list)
     looks_left: int = 0
+    failed_keys: int = 0
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -38,6 +40,7 @@ class ScriptedProducer(ScriptedVllm):
             self.hits["prefix_cache"] += blocks
         elif self.store is not None and prompt in self.store:
             self.hits["external_prefix_cache"] += blocks
+            self.failed_keys += self.loads_fail * blocks // BLOCK_TOKENS
         elif blocks:
             self.unsaved.append(prompt)
             self.looks_left = self.saving
@@ -54,6 +57,9 @@ class ScriptedProducer(ScriptedVllm):
         lines.append(f'vllm:kv_cache_usage_perc{{engine="0"}} {0.5 * busy}')
         if self.counts:
             lines += [f'vllm:{name}_hits_total{{engine="0"}} {float(count)}' for name, count in self.hits.items()]
+        if self.failed_keys:
+            labels = '{engine="0",operation="load_get",status="partial_failure"}'
+            lines.append(f"vllm:mooncake_store_operation_failed_keys_total{labels} {float(self.failed_keys)}")
         return web.Response(text="\n".join(lines) + "\n")
 
 

@@ -107,6 +107,19 @@ async def test_a_cache_that_the_store_does_not_have_fails_the_request_and_the_ru
     assert len(rows(tmp_path)) == 16
 
 
+async def test_a_load_that_fails_fails_its_request_although_its_tokens_are_counted_as_found(
+    turns: Turns, client: Client, tmp_path: Path
+) -> None:
+    servers = producers()
+    servers["second"].loads_fail = True
+    async with routes_to(**servers) as routes:
+        await turns.measure(client, routes)
+
+    failed = {row["route"]: row["failed"] for row in rows(tmp_path) if "failed" in row and row["prompt_tokens"] == 100}
+    assert [*failed] == ["from the store"]
+    assert "96 in the store, with 3 blocks that failed instead of" in failed["from the store"]
+
+
 async def test_a_request_that_is_refused_is_a_row(turns: Turns, client: Client, tmp_path: Path) -> None:
     servers = producers()
     servers["plain"].status = 500
