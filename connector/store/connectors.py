@@ -30,6 +30,7 @@ from connector.store.breaker import Breaker
 from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
+from connector.store.saves import affordable
 from connector.store.told import LoadedTokens
 from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode
@@ -71,11 +72,14 @@ class BoundedStoreScheduler(MooncakeStoreScheduler):
     lookups: Lookups[MooncakeLookupResult]
 
     def _reference_save_blocks(self, meta: MooncakeStoreConnectorMetadata) -> None:
-        waiting = sum(len(blocks) for blocks, _ in self._pinned_saves.values())
-        pool = self._gpu_block_pool
-        if self.lookups.store_fails or (pool is not None and waiting > LARGEST_SHARE_FOR_SAVES * len(pool.blocks)):
-            for request in meta.requests:
-                request.can_save = request.can_save and request.store_job_id is not None  # has its references already
+        # The others that may save have their references already.
+        new = [request for request in meta.requests if request.can_save and request.store_job_id is None]
+        if new and (pool := self._gpu_block_pool) is not None:
+            blocks = [{block for group in request.block_ids for block in group} for request in new]
+            waiting = {block for pinned, _ in self._pinned_saves.values() for block in pinned}
+            fits = affordable(blocks, waiting, LARGEST_SHARE_FOR_SAVES * len(pool.blocks))
+            for request, fitting in zip(new, fits, strict=True):
+                request.can_save = fitting and not self.lookups.store_fails
         super()._reference_save_blocks(meta)
 
 
