@@ -72,6 +72,11 @@ def cache_prefix(settings: LauncherSettings, pairing: Mapping[str, str], vllm_ve
     )
 
 
+def shared(settings: LauncherSettings, pairing: Mapping[str, str], vllm_version: str) -> str:
+    """What dispatch tells by who finds the same there; empty without a store."""
+    return f"{settings.store_master}/{cache_prefix(settings, pairing, vllm_version)}" if settings.store_master else ""
+
+
 def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str, str]) -> dict[str, str]:
     """Variables of vLLM beside the others; writes the store's file, which is not the stack's own `mooncake.json`."""
     file = Path(folder, "store.json")

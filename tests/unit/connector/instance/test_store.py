@@ -140,3 +140,10 @@ def test_what_cannot_work_is_refused(environment: pytest.MonkeyPatch, variables:
         settings(environment, "producer", **variables)
 
     assert [found.startswith(line) for found in refused.value.lines] == [True], refused.value.lines
+
+
+def test_dispatch_tells_stores_apart_as_their_keys_do(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, "producer")
+    pairing = vllm_command.pairing(given)
+    assert store.shared(given, pairing, "0.32.0") == f"{MASTER}/{store.cache_prefix(given, pairing, '0.32.0')}"
+    assert store.shared(given.model_copy(update={"store_master": ""}), pairing, "0.32.0") == ""
