@@ -28,6 +28,8 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
         first = post(stack.api_url + "/v1/completions", body)
         wait_until(lambda: is_idle(stack.prefill_url), SAVED_LIMIT_S, "the producer has saved its blocks")
         before = producer(stack).instance_id
+        (known,) = {each.store for each in stack.records()}
+        assert known.startswith(f"127.0.0.1:{stack.variables['STORE_PORT']}/"), "producer and consumer share it"
 
         stack.vllm_server("prefill").kill()
         wait_until(lambda: has_changed(stack, before), START_LIMIT_S, "another producer is registered")
