@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from stack import doctor, install
 from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
-from stack.configuration.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, StackSettings
+from stack.configuration.settings import EMBEDDED_MODEL, OBSERVABILITY, REPOSITORY, SERVICES, STORE, StackSettings
 from stack.host.one_at_a_time import one_at_a_time
 from stack.installation import environments, system_libraries
 from stack.network import addresses
@@ -215,7 +215,7 @@ def _arguments() -> argparse.Namespace:
         commands.add_parser(name)
     log = commands.add_parser("logs")
     log.add_argument("--follow", dest="mode", action="store_const", const="follow", default="last")
-    log.add_argument("services", nargs="*", choices=[*SERVICES, *OBSERVABILITY, []], default=[])
+    log.add_argument("services", nargs="*", choices=[*SERVICES, *STORE, *OBSERVABILITY, []], default=[])
     commands.add_parser("load")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command != "load":

@@ -3,7 +3,6 @@
 It starts everything itself, with the interpreter that runs it, and ends it again; docs/benchmarks/README.md says more.
 """
 
-import re
 import secrets
 import signal
 import sys
@@ -18,17 +17,12 @@ from benchmarks.connector.run import Run
 from benchmarks.connector.topology import servers
 from benchmarks.connector.topology.namespaces import PRODUCER_HOST, shaped_link
 from benchmarks.deadline import Deadline
-from benchmarks.errors import CannotStart
 from benchmarks.model_shapes import drafts
-from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.results import Results
-from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
-from stack.host import machine
 
 LOOPBACK = "127.0.0.1"
-DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)
 
 
 def main() -> int:
@@ -43,7 +37,7 @@ def main() -> int:
         slow = shaped_link(options.link_rate) if "link" in options.measurements else None
         host = PRODUCER_HOST if slow else LOOPBACK
         etcd = etcd_server.start(etcd_server.find(options.etcd), scratch / "etcd", host, ports, processes, deadline)
-        model = _model(options, scratch)
+        model = servers.model_folder(options, scratch)
         speculation = _speculative_config(options, model, scratch)
         blueprint = servers.blueprint(options, model, etcd, secrets.token_hex(32), speculation)
         run = Run(options, blueprint, etcd, ports, processes, Prompts(options.seed), results, deadline)
@@ -53,15 +47,6 @@ def main() -> int:
             stages.measure(run)
 
     return program.measure_and_write(results, options.logs, measure)
-
-
-def _model(options: Options, scratch: Path) -> Path:
-    if shape := options.shape:
-        return shape_folder.write(shape.config, scratch / f"{options.model_shape}-shape", options.model_tokenizer)
-    folder = Path(options.model or REPOSITORY / ".stack/models" / EMBEDDED_MODEL).absolute()
-    if not (folder / "config.json").is_file():
-        raise CannotStart(f"--model={str(folder)!r}: expected a model's folder; `python -m stack.prepare` makes one")
-    return folder
 
 
 def _speculative_config(options: Options, model: Path, scratch: Path) -> str:
@@ -77,9 +62,7 @@ def _about(options: Options) -> dict[str, object]:
     title = f"{' and '.join(options.measurements).capitalize()} on a {options.profile.upper()}{shape}{draft}"
     return {
         **program.about("benchmarks.connector", title),
-        "machine": machine.hardware(),
-        "versions": machine.versions(options.commit, DISTRIBUTIONS),
-        "settings": {name: value for name, value in servers.common(options).items() if name != "MODEL"},
+        **servers.about(options),
     }
 
 

@@ -262,6 +262,7 @@ def _instance(settings: LauncherSettings, instance_id: str) -> Instance:
         pairing=pairing,
         kv_transfer=vllm_command.kv_transfer(settings, instance_id),
         engines=vllm_command.engines(settings, instance_id),
+        store=store.shared(settings, pairing, vllm_command.vllm_version()),
         vllm_version=vllm_command.vllm_version(),
         connector_version=__version__,
         started_at=time.time(),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from connector.cache.fingerprint import fingerprint
+from connector.mooncake.transports import TRANSPORTS
 from stack.instances.settings import LauncherSettings
 
 LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot register
@@ -71,6 +72,11 @@ def cache_prefix(settings: LauncherSettings, pairing: Mapping[str, str], vllm_ve
     )
 
 
+def shared(settings: LauncherSettings, pairing: Mapping[str, str], vllm_version: str) -> str:
+    """What dispatch tells by who finds the same there; empty without a store."""
+    return f"{settings.store_master}/{cache_prefix(settings, pairing, vllm_version)}" if settings.store_master else ""
+
+
 def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str, str]) -> dict[str, str]:
     """Variables of vLLM beside the others; writes the store's file, which is not the stack's own `mooncake.json`."""
     file = Path(folder, "store.json")
@@ -84,5 +90,7 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
         "local_buffer_size": LOCAL_BUFFER_BYTES,
     }
     file.write_text(json.dumps(content))
-    told = {name: inherited.get(name) or value for name, value in RPC_TIMEOUTS.items()}
+    # The streaming connector sets these too, but where it moves caches over TCP itself.
+    variables = {**RPC_TIMEOUTS, **TRANSPORTS["tcp"].tuned_by}
+    told = {name: inherited.get(name) or value for name, value in variables.items()}
     return {**told, "MOONCAKE_CONFIG_PATH": str(file)}

@@ -30,6 +30,8 @@ from connector.store.breaker import Breaker
 from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
+from connector.store.saves import affordable
+from connector.store.told import LoadedTokens
 from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode
 
@@ -70,11 +72,14 @@ class BoundedStoreScheduler(MooncakeStoreScheduler):
     lookups: Lookups[MooncakeLookupResult]
 
     def _reference_save_blocks(self, meta: MooncakeStoreConnectorMetadata) -> None:
-        waiting = sum(len(blocks) for blocks, _ in self._pinned_saves.values())
-        pool = self._gpu_block_pool
-        if self.lookups.store_fails or (pool is not None and waiting > LARGEST_SHARE_FOR_SAVES * len(pool.blocks)):
-            for request in meta.requests:
-                request.can_save = request.can_save and request.store_job_id is not None  # has its references already
+        # The others that may save have their references already.
+        new = [request for request in meta.requests if request.can_save and request.store_job_id is None]
+        if new and (pool := self._gpu_block_pool) is not None:
+            blocks = [{block for group in request.block_ids for block in group} for request in new]
+            waiting = {block for pinned, _ in self._pinned_saves.values() for block in pinned}
+            fits = affordable(blocks, waiting, LARGEST_SHARE_FOR_SAVES * len(pool.blocks))
+            for request, fitting in zip(new, fits, strict=True):
+                request.can_save = fitting and not self.lookups.store_fails
         super()._reference_save_blocks(meta)
 
 
@@ -89,6 +94,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         self._pool: BlockPool | None = None
         self.connector_scheduler: MooncakeStoreScheduler | None
         self._settled = Settled()
+        self._loaded = LoadedTokens()
         if role is KVConnectorRole.WORKER:
             self._bounds = LoadBounds(float(options["load_timeout"]))
             return
@@ -117,6 +123,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         if num_external_tokens:
             of_all_groups = {block for group in blocks.get_block_ids() for block in group} - {NULL_BLOCK_ID}
             self._held.begins(request.request_id, of_all_groups)
+            self._loaded.begins(request.request_id, num_external_tokens)
 
     def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
         super().update_connector_output(connector_output)
@@ -127,6 +134,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         failed |= self._held.of_blocks(connector_output.invalid_block_ids)
         for request_id in failed:
             self._lookups.load_failed(request_id)
+            self._loaded.failed(request_id)
             if request_id not in self.connector_scheduler._unfinished_request_ids:  # aborted meanwhile
                 self._lookups.discard(request_id)
         finished = connector_output.finished_recving or set()
@@ -134,6 +142,13 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         if any(not self._lookups.has_given_up(request_id) for request_id in well):  # its failure may be a step old
             self._lookups.load_succeeded()
         self._held.settle(finished, overdue, ended)
+
+    def request_finished_all_groups(
+        self, request: "Request", block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        keeps_blocks, told = super().request_finished_all_groups(request, block_ids)
+        of_store = self._loaded.ended(request.request_id, request.kv_transfer_params)
+        return keeps_blocks, {**(told or {}), **of_store} if of_store else told
 
     def _hold(self, blocks: Sequence[int]) -> None:
         assert self._pool is not None

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from connector.store.parts import in_parts
+
 log = logging.getLogger(__name__)
 
 FIRST_TRY_S = 3.0  # for which a start waits
@@ -71,11 +73,28 @@ class LateClient:
     def batch_is_exist(self, keys: Sequence[str]) -> list[int]:
         return [NOT_THERE] * len(keys) if self._joined is None else self._joined.batch_is_exist(keys)
 
-    def batch_get_into_multi_buffers(self, keys: Sequence[str], *where: Any) -> list[int]:
-        return [FAILED] * len(keys) if self._joined is None else self._joined.batch_get_into_multi_buffers(keys, *where)
+    def batch_get_into_multi_buffers(
+        self, keys: Sequence[str], buffers: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]]
+    ) -> list[int]:
+        if (client := self._joined) is None:
+            return [FAILED] * len(keys)
+        return in_parts(lambda part: client.batch_get_into_multi_buffers(keys[part], buffers[part], sizes[part]), sizes)
 
-    def batch_put_from_multi_buffers(self, keys: Sequence[str], *what: Any) -> list[int]:
-        return [NO_ROOM] * len(keys) if self._joined is None else self._joined.batch_put_from_multi_buffers(keys, *what)
+    def batch_put_from_multi_buffers(
+        self, keys: Sequence[str], buffers: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]], config: Any
+    ) -> list[int]:
+        """`config` is Mooncake's; its `group_ids`, where it has some, are one of each key."""
+        if (client := self._joined) is None:
+            return [NO_ROOM] * len(keys)
+        groups = list(getattr(config, "group_ids", None) or ())
+
+        def put(part: slice) -> Sequence[int]:
+            if groups:
+                config.group_ids = groups[part]
+            found: Sequence[int] = client.batch_put_from_multi_buffers(keys[part], buffers[part], sizes[part], config)
+            return found
+
+        return in_parts(put, sizes)
 
     def batch_get_replica_desc(self, keys: Sequence[str]) -> dict[str, Any]:
         return {} if self._joined is None else self._joined.batch_get_replica_desc(keys)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from proxy.errors import DeadlinePassed, LegFailed
+from proxy.exchange import usage
 from proxy.exchange.gateway import Gateway
 from proxy.exchange.legs import Answer, Call, Deadline
 from proxy.request.completion_request import CompletionRequest
@@ -129,6 +130,7 @@ class Attempt:
         if self._job.endpoint.both_legs:
             self._consumer_vote.succeeded(time.monotonic())
         self._consumer_vote.neutral()
+        self._gateway.fleet.saved(self._route.consumer, self._job.prompt)
         self._consumer_ended()
 
     def cancel(self) -> None:
@@ -156,6 +158,7 @@ class Attempt:
         order = self._gateway.fleet.order(producer)
         place = order.enter(tokens, prefills.tokens_per_s())
         prefills.begin(tokens, self.facts.dispatched_at)
+        loads = self._gateway.fleet.would_load(producer, job.prompt)
         self._gateway.fleet.holds(producer, job.prompt)
         span = job.span.leg(producer, transfer_id)
         headers = {**job.headers, **span.headers, PRIORITY_HEADER: str(place.number)}
@@ -164,6 +167,10 @@ class Attempt:
         async def prefill() -> None:
             self.prefill_answer = await self._gateway.legs.prefill(call)
             self.facts.prefilled_at = time.monotonic()
+            self.facts.store_tokens = usage.from_store(self.prefill_answer)
+            if loads:
+                self._gateway.fleet.loaded(producer, self.facts.store_tokens)
+            self._gateway.fleet.saved(producer, job.prompt)
 
         def ended(task: "asyncio.Task[None]") -> None:
             self._gateway.fleet.end(producer, tokens)

@@ -15,6 +15,7 @@ _USAGE = b'"usage":'
 _MOVED, _LEFT_OUT = (
     re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"%s":\s*(\d+)' % name) for name in (b"tokens", b"left_out")
 )
+_FROM_STORE = re.compile(rb'"kv_transfer_params":\s*\{[^{}]*"store_tokens":\s*(\d+)')
 _COUNTED = {name: re.compile(rb'"%s":\s*(\d+)' % name.encode()) for name in ("prompt_tokens", "completion_tokens")}
 _DECODER = json.JSONDecoder()
 
@@ -36,6 +37,12 @@ def of_prefill(answer: bytes) -> PromptCache | None:
     usage = content.get("usage") if isinstance(content, dict) else None
     details = _details(usage) if isinstance(usage, dict) else None
     return details.cache if details else None
+
+
+def from_store(answer: bytes) -> int | None:
+    """Tokens of the prompt that the producer says it has loaded from a KV store; None where it has none."""
+    found = _FROM_STORE.search(answer)
+    return int(found[1]) if found else None
 
 
 def counts_cached(answer: bytes) -> bool:

@@ -7,8 +7,9 @@ The consumer is the one with the least outstanding tokens, prompts and expected 
 steps read, and the longer they are the longer is each step.
 
 The producer is the one with the least prefill tokens: those in its queue and those of this prompt that it does not
-hold. So a prompt goes where its prefix is, and yields to another producer when the queue there is longer than what the
-hit saves; that one computes the prefix, and holds it from then on too. While a producer is idle its work costs nobody
+hold; what it would load from a store that instances share counts as a load costs (`shared_store.py`). So a prompt goes
+where its prefix is, and yields to another producer when the queue there is longer than what the hit saves; that one
+computes the prefix, or loads it, and holds it from then on too. While a producer is idle its work costs nobody
 anything: a token to compute counts as one in the queue, and the prompt is done as early as it can be. When all are
 busy, what is computed a second time keeps all later prompts waiting as well, and so counts several times.
 
@@ -213,8 +214,8 @@ def _missing_of_each(prompt: Prompt, names: Sequence[str], caches: Mapping[str, 
         return [whole] * len(names)
     first = prompt.blocks[0]
     return [
-        prompt.missing(cache.matched(prompt.blocks))
-        if (cache := caches.get(name)) is not None and first in cache.held
+        cache.missing(prompt)
+        if (cache := caches.get(name)) is not None and (first in cache.held or cache.store is not None)
         else whole
         for name in names
     ]

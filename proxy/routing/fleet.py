@@ -13,6 +13,7 @@ from proxy.routing.dispatch import Demand, Load, Policy, Route
 from proxy.routing.pairing import PAIR, Candidates
 from proxy.routing.prefill_order import FACTORS, PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
+from proxy.routing.shared_store import SharedStore
 from stack.instances.record import Instance
 
 # Of each instance: four million tokens, 4 MB. To remember more than it holds costs little, to remember less costs hits
@@ -91,6 +92,7 @@ class Fleet:
         self._of_others: Mapping[str, Load] = {}
         self._together: dict[str, Load] = {}  # only kept up while others have something
         self._caches: dict[str, PrefixCache] = {}
+        self._stores: dict[str, SharedStore] = {}
         self._order_factor = order_factor
         self._clock = clock
         self._orders: dict[str, PrefillOrder] = {}
@@ -100,10 +102,13 @@ class Fleet:
         self.view = view
         known = {instance.instance_id for instance in view.instances}
         self._loads = {name: load for name, load in self._loads.items() if load.outstanding or name in known}
-        blocks = min(self._blocks_remembered, BLOCKS_IN_ALL // max(len(known), 1))
+        stores = {instance.store for instance in view.instances if instance.store}
+        blocks = min(self._blocks_remembered, BLOCKS_IN_ALL // max(len(known) + len(stores), 1))
+        self._stores = {name: self._stores.get(name) or SharedStore(blocks) for name in stores}
         self._caches = {name: self._caches[name] if name in self._caches else PrefixCache(blocks) for name in known}
-        for cache in self._caches.values():
-            cache.capacity = blocks
+        for instance in view.instances:
+            cache = self._caches[instance.instance_id]
+            cache.capacity, cache.store = blocks, self._stores.get(instance.store)
         self._orders = {name: order for name, order in self._orders.items() if name in known}
 
         self.others_have(self._of_others)
@@ -204,6 +209,21 @@ class Fleet:
         """`instance` has this prompt in its prefix cache, or will have it before it comes to any later prompt."""
         if (cache := self._caches.get(instance.instance_id)) is not None:
             cache.insert(prompt.blocks)
+
+    def would_load(self, producer: Instance, prompt: Prompt) -> bool:
+        """Whether a part of the prompt is thought to lie in a store and not in the producer's own cache."""
+        store, cache = self._stores.get(producer.store), self._caches.get(producer.instance_id)
+        return store is not None and cache is not None and store.matched(prompt.blocks) > cache.matched(prompt.blocks)
+
+    def saved(self, instance: Instance, prompt: Prompt) -> None:
+        """`instance` has computed it, or had it: a store that it shares has it too, if it can."""
+        if (store := self._stores.get(instance.store)) is not None:
+            store.saved(prompt.blocks)
+
+    def loaded(self, producer: Instance, tokens: int | None) -> None:
+        """What a producer found that `would_load`; None where it did not say."""
+        if (store := self._stores.get(producer.store)) is not None and tokens is not None:
+            store.expected(came=tokens > 0)
 
 
 def _sum(own: Load, others: Load | None) -> Load:

@@ -120,6 +120,17 @@ class Metrics:
         )
         for result in ("moved", "recomputed", "unknown"):
             self.transfers.labels(result)  # at 0: `increase` does not see the first value of a new series
+        self.store_tokens = Counter(
+            "pd_proxy_store_tokens",
+            "Tokens of prompts of answered requests that producers loaded from a KV store",
+            registry=registry,
+        )
+        self.store_prompts = Counter(
+            "pd_proxy_store_prompts",
+            "Prompts of answered requests of producers with a KV store; hit: a part of it was loaded from there",
+            ("result",),
+            registry=registry,
+        )
         self.retries = Counter(
             "pd_proxy_retries", "Second tries on other instances, by the role that failed", ("role",), registry=registry
         )
@@ -182,6 +193,10 @@ class Metrics:
         """An answer is over, well or not."""
         if facts.path != "disaggregated":
             return
+        stored = facts.attempt.store_tokens if facts.attempt else None
+        if stored is not None:
+            self.store_tokens.inc(stored)
+            self._series(self.store_prompts, "hit" if stored else "miss").inc()
         if first := facts.transfer.get("first_token"):
             self._series(self.first_tokens, first).inc()
         if "bytes" not in facts.transfer:

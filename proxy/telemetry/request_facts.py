@@ -29,18 +29,23 @@ _HEADERS = {
     "first_token": "X-PD-First-Token",
     "kv_bytes": "X-PD-Kv-Bytes",
     "kv_tokens": "X-PD-Kv-Tokens",
+    "store_tokens": "X-PD-Store-Tokens",
 }
 
 
 @dataclass(slots=True)
 class AttemptFacts:
-    """One try, for whoever makes it to fill in: times are of `time.monotonic`, None for what has not happened."""
+    """One try, for whoever makes it to fill in: times are of `time.monotonic`, None for what has not happened.
+
+    store_tokens: of the prompt, which the producer loaded from a KV store; it is known with the producer's answer.
+    """
 
     route: Route
     transfer_id: str | None
     dispatched_at: float
     prefilled_at: float | None = None
     answered_at: float | None = None
+    store_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -142,7 +147,8 @@ class RequestFacts:
         """Which instances had the last try, why, and what moved between them."""
         if self.attempt is None:
             return {}
-        if self._dispatch is None:
+        stored = self.attempt.store_tokens
+        if self._dispatch is None or self._dispatch.get("store_tokens") != stored:  # the producer answered since
             route = self.attempt.route
             facts = {
                 "path": self.path,
@@ -154,6 +160,7 @@ class RequestFacts:
                 "first_token": self.transfer.get("first_token"),
                 "kv_bytes": self.transfer.get("bytes"),
                 "kv_tokens": self.transfer.get("tokens"),
+                "store_tokens": stored,
             }
             self._dispatch = {name: value for name, value in facts.items() if value is not None}
         return self._dispatch

@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SERVICES = ("etcd", "prefill", "decode", "proxy", "loadtest")
 # What compose.observability.yaml adds, as processes only the first.
 OBSERVABILITY = ("prometheus", "grafana", "tempo", "collector")
+STORE = ("store-master", "store")  # what compose.store.yaml adds, or STACK_STORE as processes
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 # A Unix socket's path has 107 usable bytes; supervisord binds `run/supervisor.sock.<pid>` first.
 LONGEST_STACK_DIR = 107 - len("/run/supervisor.sock.1234567")
@@ -142,7 +143,8 @@ class StackSettings(Settings):
     @property
     def has_store(self) -> bool:
         """Whether a KV store's programs run here: beside instances, whose environment they are in."""
-        return self.stack_store and bool({"prefill", "decode"} & set(self.stack_services))
+        asked_for = self.stack_store or "compose.store.yaml" in self.overlays
+        return asked_for and bool({"prefill", "decode"} & set(self.stack_services))
 
     @property
     def client_host(self) -> str:

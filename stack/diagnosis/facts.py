@@ -107,7 +107,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         rdma=_rdma(launcher, settings, with_docker=with_docker) if wants_rdma and launcher else None,
         unusable_addresses=address_facts.gather(settings, launcher, with_docker=with_docker),
         keys_without_effect=_keys_without_effect(launcher),
-        store_mib=settings.store_bytes >> 20 if settings.has_store and not (running or with_docker) else 0,
+        store_mib=settings.store_bytes >> 20 if settings.has_store and not running else 0,
         store_asked_for=settings.stack_store,
         store_master=settings.store_master,
     )

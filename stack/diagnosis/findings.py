@@ -131,12 +131,19 @@ def overlays(facts: Facts) -> Iterator[Finding]:
 
 
 def store(facts: Facts) -> Iterator[Finding]:
-    if facts.store_asked_for and facts.with_docker:
-        fix = "set STACK_MODE=processes, or start a store yourself and name it in STORE_MASTER: docs/store.md"
-        yield Finding("error", "STACK_STORE", "true, with Docker", "the processes-only way", fix)
-    if facts.store_asked_for and facts.store_master:
-        fix = "unset STACK_STORE to use that one, or STORE_MASTER for one of this stack's own"
-        yield Finding("error", "STACK_STORE", f"true, and STORE_MASTER={facts.store_master}", "one store", fix)
+    overlay = "compose.store.yaml"
+    if facts.with_docker and facts.store_asked_for and overlay not in facts.overlays:
+        fix = f"append `:{overlay}` to COMPOSE_FILE: docs/store.md"
+        yield Finding("error", "STACK_STORE", "true, with Docker", f"{overlay}, which starts it there", fix)
+    if facts.with_docker and {overlay, "compose.rdma.yaml"} <= set(facts.overlays):
+        fix = f"leave {overlay} out, start a store yourself and name it in STORE_MASTER: docs/store.md"
+        found = f"{overlay} and compose.rdma.yaml"
+        yield Finding("error", "COMPOSE_FILE", found, "one: from the host's network nobody finds that store", fix)
+    if facts.store_master and (facts.store_asked_for or overlay in facts.overlays):
+        asked = "STACK_STORE" if facts.store_asked_for else overlay
+        fix = f"leave {asked} out to use that one, or unset STORE_MASTER for one of this stack's own"
+        found = f"{facts.store_master}, and {'STACK_STORE=true' if facts.store_asked_for else overlay}"
+        yield Finding("error", "STORE_MASTER", found, "one store", fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:

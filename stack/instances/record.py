@@ -66,6 +66,7 @@ class Instance(BaseModel):
     pairing: dict[str, str] = {}  # facts of model, weights, type and blocks by their names, to say what differs
     kv_transfer: dict[str, Any]  # empty for an aggregated instance, and where the engines have theirs
     engines: tuple[Engine, ...] = ()  # of a server with data parallelism
+    store: str = ""  # a KV store that instances share, and what its keys begin with: equal ones find the same there
     transports: tuple[str, ...] = ()  # over which its KV cache can move, best first; none for an aggregated instance
     vllm_version: str
     connector_version: str

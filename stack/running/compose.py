@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from stack.configuration import env_file
-from stack.configuration.settings import REPOSITORY, SERVICES, StackSettings
+from stack.configuration.settings import REPOSITORY, SERVICES, STORE, StackSettings
 from stack.installation.build_inputs import build_inputs
 from stack.network import addresses
 
@@ -61,6 +61,7 @@ class Compose:
         os.environ.update(build_inputs())
         chosen = [name for name in self.settings.stack_services if set(self.settings.stack_services) != set(SERVICES)]
         chosen += ["loadtest-worker"] if "loadtest" in chosen else []
+        chosen += STORE if chosen and self.settings.has_store else []
         scale = {
             "prefill": self.settings.prefill_replicas,
             "decode": self.settings.decode_replicas,

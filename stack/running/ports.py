@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import psutil
 
 from stack.configuration.environment import ConfigError, load
-from stack.configuration.settings import StackSettings
+from stack.configuration.settings import STORE, StackSettings
 from stack.instances.settings import PORTS_PER_INSTANCE, LauncherSettings
 from stack.running import store
 from stack.running.service import Service
@@ -62,7 +62,8 @@ def to_be_used(settings: StackSettings, *, with_docker: bool) -> tuple[Port, ...
     if with_docker and "compose.rdma.yaml" in settings.overlays:
         # On the host's network. Replicas do not count there, and CONTROL_PORT does not reach the containers.
         hosts = _hosts_of_containers(settings)
-        found = [port for service in chosen for port in _of(service, hosts, control_port=0, apart=0)]
+        reached = [service for service in chosen if service.name not in STORE]  # the doctor refuses its overlay there
+        found = [port for service in reached for port in _of(service, hosts, control_port=0, apart=0)]
         if "loadtest" in settings.stack_services:
             found.append(Port(LOCUST_MASTER_PORT, "the load test's workers", ""))
     elif with_docker:
@@ -165,7 +166,7 @@ def _hosts_of_processes(settings: StackSettings) -> Hosts:
         "decode": instance,
         CONTROL: (_address(settings.host_ip),),
         "store-master": (_address(settings.host_ip),),
-        "store-owner": (store.EVERYWHERE,),
+        "store": (store.EVERYWHERE,),
         "proxy": (_address(os.environ.get("PROXY_LISTEN_HOST") or settings.bind_address),),
         "loadtest": (_address(settings.bind_address),),
         **LOOPBACK,

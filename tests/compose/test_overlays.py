@@ -14,6 +14,7 @@ CDI = "compose.cdi.yaml"
 NVLINK = "compose.nvlink.yaml"
 RDMA = "compose.rdma.yaml"
 BASELINE = "compose.baseline.yaml"
+STORE = "compose.store.yaml"
 OBSERVABILITY = "compose.observability.yaml"
 VARIABLES = {"PREFILL_GPU": "2", "DECODE_GPU": "3", "VLLM_HOST_IP": "192.0.2.7", "BIND_ADDRESS": "192.0.2.8"}
 
@@ -46,6 +47,8 @@ def merged(*overlays: str, **variables: str) -> dict[str, Any]:
         (GPU, CDI, RDMA),
         (BASELINE,),
         (GPU, BASELINE),
+        (STORE,),
+        (GPU, CDI, STORE),
     ],
     ids="+".join,
 )
@@ -129,6 +132,32 @@ def test_rdma_gets_devices_locked_memory_and_the_hosts_network(overlays: tuple[s
         assert "networks" not in services[name]
         assert "ports" not in services[name]
     assert services["proxy"]["environment"]["PROXY_LISTEN_HOST"] == "192.0.2.8"
+
+
+@pytest.mark.parametrize(
+    "others", [(), (GPU,), (GPU, CDI), (BASELINE,), (GPU, BASELINE), (OBSERVABILITY,)], ids="+".join
+)
+def test_the_store_comes_with_its_overlay_alone_and_only_on_the_inside(others: tuple[str, ...]) -> None:
+    usual, services = merged(*others), merged(*others, STORE)
+    assert services == merged(STORE, *others)
+    assert set(services) - set(usual) == {"store-master", "store"}
+    for name in ("store-master", "store"):
+        found = services.pop(name)
+        assert list(found["networks"]) == ["inside"]
+        assert found["image"] == services["prepare"]["image"]
+        assert int(found["mem_limit"]) > 0
+        assert not {"ports", "volumes", "profiles"} & set(found)
+    for name in ("prefill", "decode"):
+        assert services[name]["environment"].pop("STORE_MASTER") == "store-master:50051"
+        usual[name]["environment"].pop("STORE_MASTER")
+    assert services == usual
+
+
+@pytest.mark.parametrize("overlays", [(GPU,), (GPU, CDI)], ids="+".join)
+def test_on_gpus_the_store_has_the_device_of_prefill_and_is_shown_none(overlays: tuple[str, ...]) -> None:
+    services = merged(*overlays, STORE)
+    assert services["store"]["deploy"] == services["prefill"]["deploy"]
+    assert services["store"]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize("hardware", [(), (GPU,), (BASELINE,), (GPU, CDI, NVLINK)], ids="+".join)

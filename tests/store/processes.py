@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from stack.configuration.settings import REPOSITORY
+from stack.running import store
 from tests.real_stack import answers, wait_until
 
 PROGRAMS = REPOSITORY / ".stack/venv/vllm/bin"
@@ -34,7 +35,7 @@ class Store:
     def start(self, part: Part) -> None:
         with (self._folder / f"store-{part}.log").open("ab") as log:
             self._processes[part] = subprocess.Popen(
-                _master() if part == "master" else _owner(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                _commands()[part], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if part == "master":
             wait_until(lambda: answers(f"http://{HOST}:{MASTER_HTTP_PORT}/health"), START_LIMIT_S, "the master is up")
@@ -100,18 +101,8 @@ class Store:
             self.kill(part)
 
 
-def _master() -> list[str]:
-    return [
-        str(PROGRAMS / "mooncake_master"),
-        *(f"--rpc_address={HOST}", f"--rpc_port={MASTER_PORT}"),
-        *(f"--metrics_host={HOST}", f"--metrics_port={MASTER_HTTP_PORT}"),
-    ]
-
-
-def _owner() -> list[str]:
-    return [
-        str(PROGRAMS / "mooncake_client"),
-        *(f"--host={HOST}", f"--port={OWNER_PORT}"),
-        *(f"--master_server_address={HOST}:{MASTER_PORT}", "--metadata_server=P2PHANDSHAKE", "--protocol=tcp"),
-        *(f"--global_segment_size={SEGMENT_BYTES >> 20} MB", "--enable_http_server", f"--http_port={OWNER_HTTP_PORT}"),
-    ]
+def _commands() -> dict[Part, tuple[str, ...]]:
+    return {
+        "master": store.master_command(PROGRAMS, HOST, MASTER_PORT, MASTER_HTTP_PORT),
+        "owner": store.owner_command(PROGRAMS, HOST, OWNER_PORT, OWNER_HTTP_PORT, Store.address, SEGMENT_BYTES),
+    }

@@ -22,12 +22,13 @@ IDLE_LIMIT_S = 120.0  # a call that hangs ends after 60 s
 
 
 class Servers:
-    """Two producers and one consumer of the store, an aggregated server of it, and the plain one."""
+    """Two producers and two consumers of the store, an aggregated server of it, and the plain one."""
 
     plain: Server
     first: Server
     second: Server
     consumer: Server
+    other_consumer: Server
     aggregated: Server
 
     def __init__(self, fleet: Fleet, model: Path, **variables: str) -> None:
@@ -42,7 +43,8 @@ class Servers:
             return self._fleet.start(role, Serving(self._model, variables=self._variables))
 
         self.plain = self._fleet.start("aggregated", Serving(self._model))
-        self.first, self.second, self.consumer = start("prefill"), start("prefill"), start("decode")
+        self.first, self.second = start("prefill"), start("prefill")
+        self.consumer, self.other_consumer = start("decode"), start("decode")
         self.aggregated = start("aggregated")
         self._fleet.wait()
 
@@ -52,16 +54,18 @@ class Servers:
 
     @property
     def sharing(self) -> list[Server]:
-        return [self.first, self.second, self.consumer, self.aggregated]
+        return [self.first, self.second, self.consumer, self.other_consumer, self.aggregated]
 
     def wait_until_saved(self) -> None:
         """Nothing is computed or waits to be saved, and no load hangs: a block of either would be in use."""
         for server in self.sharing:
             wait_until(server.is_idle, IDLE_LIMIT_S, f"{server.url} holds no block:\n{server.log[-2000:]}")
 
-    async def by(self, producer: Server, prompts: Sequence[Tokens], **more: Any) -> list[Tokens]:
-        """Answers of the consumer, to whom this producer gives the prompts' cache."""
-        found = await answers_by_transfer(producer, self.consumer, prompts, **more)
+    async def by(
+        self, producer: Server, prompts: Sequence[Tokens], consumer: Server | None = None, **more: Any
+    ) -> list[Tokens]:
+        """Answers of the first or another consumer, to whom this producer gives the prompts' cache."""
+        found = await answers_by_transfer(producer, consumer or self.consumer, prompts, **more)
         return [token_ids(answer) for answer in found]
 
     async def expected(self, prompts: Sequence[Tokens], **more: Any) -> list[Tokens]:

@@ -23,11 +23,13 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
     with running(stack):
         status = stack.make("status").stdout.splitlines()
         rows = {row.split()[0]: row.split()[1:3] for row in status}
-        assert [rows[name] for name in ("store-master-0", "store-owner-0")] == [["RUNNING", "healthy"]] * 2
+        assert [rows[name] for name in ("store-master-0", "store-0")] == [["RUNNING", "healthy"]] * 2
         body = completion(prompts("store", PROMPT_TOKENS)[0])
         first = post(stack.api_url + "/v1/completions", body)
         wait_until(lambda: is_idle(stack.prefill_url), SAVED_LIMIT_S, "the producer has saved its blocks")
         before = producer(stack).instance_id
+        (known,) = {each.store for each in stack.records()}
+        assert known.startswith(f"127.0.0.1:{stack.variables['STORE_PORT']}/"), "producer and consumer share it"
 
         stack.vllm_server("prefill").kill()
         wait_until(lambda: has_changed(stack, before), START_LIMIT_S, "another producer is registered")
@@ -36,6 +38,7 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
 
         assert again["choices"][0]["token_ids"] == first["choices"][0]["token_ids"]
         assert metrics(stack.prefill_url)["vllm:external_prefix_cache_hits_total"] == whole_blocks(PROMPT_TOKENS)
+        wait_until(lambda: told_by_the_proxy(stack) == (2, whole_blocks(PROMPT_TOKENS)), SAVED_LIMIT_S, "a miss, a hit")
 
 
 def producer(stack: TinyStack) -> Instance:
@@ -45,6 +48,12 @@ def producer(stack: TinyStack) -> Instance:
 
 def has_changed(stack: TinyStack, before: str) -> bool:
     return [each.instance_id for each in stack.records() if each.role == "prefill" and each.instance_id != before] != []
+
+
+def told_by_the_proxy(stack: TinyStack) -> tuple[float, float]:
+    """Prompts of producers with a store, and how many of their tokens came from there."""
+    found = metrics(stack.api_url)
+    return found.get("pd_proxy_store_prompts_total", 0), found["pd_proxy_store_tokens_total"]
 
 
 def is_idle(url: str) -> bool:

@@ -59,16 +59,17 @@ async def test_from_a_store_that_was_emptied_nothing_is_loaded(
     assert from_store(servers.second) == before
 
 
-async def test_a_chats_next_turn_finds_the_answer_that_the_consumer_has_computed(
+async def test_a_chats_next_turn_finds_the_answer_that_another_pair_has_computed(
     servers: Servers, prompts: Prompts
 ) -> None:
     (turn,) = prompts(700)
     news = iter(prompts(40, 41, 42))
     local = {servers.first: 0, servers.second: 0}
     saved = 0
-    for producer in (servers.first, servers.second, servers.first):
+    pairs = [(servers.first, servers.consumer), (servers.second, servers.other_consumer)]
+    for producer, consumer in (*pairs, pairs[0]):
         before = from_store(producer)
-        answers = await servers.by(producer, [turn], max_tokens=LONG_ANSWER)
+        answers = await servers.by(producer, [turn], consumer, max_tokens=LONG_ANSWER)
         servers.wait_until_saved()
 
         assert answers == await servers.expected([turn], max_tokens=LONG_ANSWER)

@@ -6,10 +6,9 @@ A draft is one step of one request, with so many draft tokens, of which the firs
 import asyncio
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from benchmarks.connector.client import Client
 from benchmarks.errors import CannotStart
+from benchmarks.exposition import totals
 
 DRAFTS = "vllm:spec_decode_num_drafts_total"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
@@ -43,10 +42,7 @@ async def read(client: Client, url: str) -> Guesses:
 
 def guesses_in(exposition: str) -> Guesses:
     """Of all engines. Raises: CannotStart: it counts none."""
-    counted: dict[str, float] = {}
-    for family in text_string_to_metric_families(exposition):
-        for sample in family.samples:
-            counted[sample.name] = counted.get(sample.name, 0.0) + sample.value
+    counted = totals(exposition)
     try:
         return Guesses(*(int(counted[name]) for name in (DRAFTS, DRAFT_TOKENS, ACCEPTED)))
     except KeyError as missing:

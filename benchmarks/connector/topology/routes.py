@@ -1,4 +1,4 @@
-"""The ways a request can take: the single server, our pair, upstream's pair.
+"""The ways a request can take: the single server, our pair or one of its kind alone, upstream's pair.
 
 A contender knows its servers before they run, and its route as soon as they all answer.
 """
@@ -59,18 +59,24 @@ class OurPair:
     etcd: str
 
     def route(self) -> Route | None:
-        client = etcd.connect(self.etcd)
-        try:
-            records = [Instance.model_validate_json(value) for value, _ in client.get_prefix(PREFIX)]
-        except ETCD_AWAY:  # not answering in time, while all servers load at once
+        registered = _registered(self.etcd)
+        if not {self.prefill_url, self.decode_url} <= set(registered):
             return None
-        finally:
-            client.close()
-        by_url = {record.url: record for record in records}
-        if not {self.prefill_url, self.decode_url} <= set(by_url):
-            return None
-        producer = by_url[self.prefill_url].kv_transfer
+        producer = registered[self.prefill_url].kv_transfer
         return Route(self.name, self.decode_url, self.prefill_url, {"producer": producer})
+
+
+@dataclass(frozen=True)
+class OurInstance:
+    """One server of ours that is asked directly; ready once its launcher has registered it."""
+
+    name: str
+    launches: Sequence[Launch]
+    url: str
+    etcd: str
+
+    def route(self) -> Route | None:
+        return Route(self.name, self.url) if self.url in _registered(self.etcd) else None
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,18 @@ def start(contenders: Sequence[Contender], processes: Processes, deadline: Deadl
             if number not in routes and (route := contender.route()):
                 routes[number] = route
     return [routes[number] for number in range(len(contenders))]
+
+
+def _registered(endpoint: str) -> dict[str, Instance]:
+    """Instances by their URLs."""
+    client = etcd.connect(endpoint)
+    try:
+        records = [Instance.model_validate_json(value) for value, _ in client.get_prefix(PREFIX)]
+    except ETCD_AWAY:  # not answering in time, while all servers load at once
+        return {}
+    finally:
+        client.close()
+    return {record.url: record for record in records}
 
 
 def _get(url: str) -> str | None:

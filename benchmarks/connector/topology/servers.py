@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,18 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import upstream_connector
-from benchmarks.connector.options import Options
+from benchmarks.connector.topology.server_options import ServerOptions
 from benchmarks.errors import CannotStart
-from benchmarks.model_shapes import drafts, guessable
+from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.model_shapes.bounds import WORKER_EXTENSION
 from benchmarks.processes import Launch
 from connector.instance import vllm_command
 from stack.configuration.environment import load
-from stack.configuration.settings import REPOSITORY
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY
+from stack.host import machine
 from stack.instances.settings import LauncherSettings
 
 SERVED_MODEL = "benchmark"
 KV_TRANSFER_CONFIG = "--kv-transfer-config"
+DISTRIBUTIONS = re.compile(r"(vllm|mooncake|torch$|etcd.distro).*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Blueprint:
         return {**self.inherited, **gpus, "PYTHONPATH": path}
 
 
-def blueprint(options: Options, model: Path, etcd: str, key: str, speculative_config: str = "") -> Blueprint:
+def blueprint(options: ServerOptions, model: Path, etcd: str, key: str, speculative_config: str = "") -> Blueprint:
     """`etcd` is its host:port, `key` the stack's; `speculative_config` is vLLM's, as JSON, for every server."""
     shared = common(options)
     if speculative_config:
@@ -115,15 +118,32 @@ def blueprint(options: Options, model: Path, etcd: str, key: str, speculative_co
     return Blueprint({**shared, **own}, inherited)
 
 
-def common(options: Options) -> dict[str, str]:
+def model_folder(options: ServerOptions, scratch: Path) -> Path:
+    """Raises: CannotStart: there is no such folder."""
+    if shape := options.shape:
+        return shape_folder.write(shape.config, scratch / f"{options.model_shape}-shape", options.model_tokenizer)
+    folder = Path(options.model or REPOSITORY / ".stack/models" / EMBEDDED_MODEL).absolute()
+    if not (folder / "config.json").is_file():
+        raise CannotStart(f"--model={str(folder)!r}: expected a model's folder; `python -m stack.prepare` makes one")
+    return folder
+
+
+def about(options: ServerOptions) -> dict[str, object]:
+    """What the head of a document says of the machine and of all servers."""
+    return {
+        "machine": machine.hardware(),
+        "versions": machine.versions(options.commit, DISTRIBUTIONS),
+        "settings": {name: value for name, value in common(options).items() if name != "MODEL"},
+    }
+
+
+def common(options: ServerOptions) -> dict[str, str]:
     """The launcher's variables that are the same in every run with these options."""
     extra = []
     if options.profile == "gpu":
         extra += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     if shape := options.shape:
-        guessable_by_a_head = options.draft and drafts.DRAFTS[options.draft].is_head
-        extension = guessable.WORKER_EXTENSION if guessable_by_a_head else WORKER_EXTENSION
-        extra += ["--load-format", "dummy", "--worker-extension-cls", extension, *shape.arguments]
+        extra += ["--load-format", "dummy", "--worker-extension-cls", options.worker_extension, *shape.arguments]
     if options.compilation_config:
         extra += ["--compilation-config", options.compilation_config]
     return {

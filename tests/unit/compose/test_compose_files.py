@@ -10,15 +10,20 @@ import yaml
 from loadtest.settings import LoadTestSettings
 from proxy.settings import ProxySettings
 from stack.configuration.environment import Settings
-from stack.configuration.settings import REPOSITORY
+from stack.configuration.settings import REPOSITORY, STORE, StackSettings
+from stack.installation import environments
 from stack.instances.settings import LauncherSettings
+from stack.running.store import CUDA_LIBRARIES
 
-OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline")
+OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline", "store")
 OBSERVABILITY = "compose.observability.yaml"  # its own services: test_observability.py
 FILES = ("compose.yaml", *(f"compose.{overlay}.yaml" for overlay in OVERLAYS))
 SERVICES = ("etcd", "prepare", "prefill", "decode", "proxy", "loadtest", "loadtest-worker")
-LONG_RUNNING = tuple(name for name in SERVICES if name != "prepare")
+ON_REQUEST = STORE  # in compose.yaml behind a profile, and compose.store.yaml takes it away
+EVERY = (*SERVICES, *ON_REQUEST)
+LONG_RUNNING = tuple(name for name in EVERY if name != "prepare")
 ON_GPUS = "processes"  # what compose.gpu.yaml adds
+STORE_MASTER = {"STORE_MASTER": "store-master:50051"}
 
 
 class ComposeLoader(yaml.SafeLoader):
@@ -44,13 +49,15 @@ def service(name: str) -> dict[str, Any]:
 
 
 def test_the_services_are_those_of_the_readme() -> None:
-    assert set(load("compose.yaml")["services"]) == set(SERVICES)
+    services = load("compose.yaml")["services"]
+    assert set(services) == set(EVERY)
+    assert {name for name, found in services.items() if "profiles" in found} == set(ON_REQUEST)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_overlays_only_change_services_of_the_stack(file: str) -> None:
     added = {ON_GPUS} if file == "compose.gpu.yaml" else set()
-    assert set(load(file)["services"]) - set(SERVICES) == added
+    assert set(load(file)["services"]) - set(EVERY) == added
 
 
 def test_observability_changes_where_spans_go_and_nothing_else_of_the_stack() -> None:
@@ -59,7 +66,7 @@ def test_observability_changes_where_spans_go_and_nothing_else_of_the_stack() ->
     assert changed == dict.fromkeys(("prefill", "decode", "proxy"), traced)
 
 
-@pytest.mark.parametrize("name", [*SERVICES, ON_GPUS])
+@pytest.mark.parametrize("name", [*EVERY, ON_GPUS])
 def test_every_service_is_confined_and_bounded(name: str) -> None:
     found = service(name)
     assert found["user"] == "10001:10001"
@@ -88,7 +95,7 @@ def test_nothing_is_privileged_and_only_ipc_lock_is_ever_added(file: str) -> Non
 
 
 def test_only_the_proxy_and_locust_publish_a_port_and_bind_address_decides_where() -> None:
-    published = {name: service(name)["ports"] for name in SERVICES if "ports" in service(name)}
+    published = {name: service(name)["ports"] for name in EVERY if "ports" in service(name)}
     host = "${BIND_ADDRESS:-127.0.0.1}"  # in the short form an IPv6 address would need brackets
     assert published == {
         "proxy": [{"host_ip": host, "published": "${PROXY_PORT:-8000}", "target": 8000}],
@@ -98,13 +105,13 @@ def test_only_the_proxy_and_locust_publish_a_port_and_bind_address_decides_where
 
 def test_etcd_and_the_instances_are_on_the_internal_network_only() -> None:
     assert load("compose.yaml")["networks"]["inside"] == {"internal": True}
-    for name in ("etcd", "prefill", "decode"):
+    for name in ("etcd", "prefill", "decode", *STORE):
         assert service(name)["networks"] == ["inside"]
 
 
 def test_what_has_no_way_out_asks_no_proxy() -> None:
     """Docker's configuration puts http_proxy into every container, and Go's gRPC would ask it for etcd."""
-    for name in ("etcd", "prefill", "decode"):
+    for name in ("etcd", "prefill", "decode", *STORE):
         environment = service(name)["environment"]
         assert environment["NO_PROXY"] == environment["no_proxy"] == "*"
 
@@ -126,14 +133,19 @@ def test_images_carry_a_version(file: str) -> None:
             assert re.fullmatch(r"pd-stack/\w+:\d+\.\d+\.\d+(-\w+)?", found["image"])
 
 
-def test_prefill_and_decode_run_the_image_that_prepare_builds() -> None:
-    assert {service(name)["image"] for name in ("prepare", "prefill", "decode")} == {service("prepare")["image"]}
+def test_prefill_decode_and_the_store_run_the_image_that_prepare_builds() -> None:
+    for file in ("compose.yaml", "compose.gpu.yaml"):
+        services = load(file)["services"]
+        assert {services[name]["image"] for name in ("prefill", "decode", *STORE) if "image" in services[name]} == {
+            services["prepare"]["image"]
+        }
+        assert all("image" in services[name] for name in STORE)
     assert [name for name in SERVICES if "build" not in service(name)] == [
         "prefill",
         "decode",
         "loadtest-worker",
     ]
-    assert {service(name)["pull_policy"] for name in ("prefill", "decode", "loadtest-worker")} == {"never"}
+    assert {service(name)["pull_policy"] for name in ("prefill", "decode", "loadtest-worker", *STORE)} == {"never"}
     assert service("loadtest-worker")["image"] == service("loadtest")["image"]
 
 
@@ -166,7 +178,7 @@ def test_every_variable_of_a_program_reaches_its_container(name: str, settings: 
 def test_the_cdi_overlay_changes_by_which_name_a_role_asks_for_its_gpu_and_nothing_else() -> None:
     cdi, gpu = load("compose.cdi.yaml"), load("compose.gpu.yaml")
     assert set(cdi) == {"services"}
-    assert set(cdi["services"]) == {"prefill", "decode"}
+    assert set(cdi["services"]) == {"prefill", "decode", "store"}
     for name, found in cdi["services"].items():
         (usual,) = gpu["services"][name]["deploy"]["resources"]["reservations"]["devices"]
         index = usual["device_ids"][0]
@@ -197,6 +209,39 @@ def test_the_baseline_changes_the_role_and_nothing_else() -> None:
     for name, found in baseline["services"].items():
         port = service(name)["environment"][f"{name.upper()}_PORT"]
         assert found == {"environment": {"VLLM_DISTRIBUTED_KV_ROLE": "aggregated", "AGGREGATED_PORT": port}}
+
+
+def test_the_stores_overlay_starts_it_and_names_it_to_the_instances_and_nothing_else() -> None:
+    assert load("compose.store.yaml") == {
+        "x-stored": {"environment": STORE_MASTER},
+        "services": {
+            **{name: {"profiles": None} for name in STORE},
+            **{name: {"environment": STORE_MASTER} for name in ("prefill", "decode")},
+        },
+    }
+
+
+def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> None:
+    host, port = STORE_MASTER["STORE_MASTER"].split(":")
+    assert host in STORE
+    assert f"--rpc_port={port}" in service(host)["command"]
+    owner = service("store")["command"][-1]
+    assert f"--master_server_address={host}:{port}" in owner
+    assert f"--global_segment_size=${{STORE_BYTES:-{StackSettings().store_bytes}}}" in owner
+    for name in STORE:
+        assert not {"volumes", "secrets", "ports", "depends_on"} & set(service(name))
+        asked = service(name)["healthcheck"]["test"][-1].removeprefix("http://127.0.0.1:").removesuffix("/health")
+        assert re.search(rf"--(metrics|http)_port={asked}\b", " ".join(service(name)["command"]))
+
+
+def test_on_gpus_the_stores_owner_gets_the_drivers_library_and_sees_no_gpu() -> None:
+    services = load("compose.gpu.yaml")["services"]
+    assert services["store"]["deploy"] == services["prefill"]["deploy"]
+    packages = f"/opt/venv/lib/python{environments.LOCKED_PYTHON}/site-packages"
+    assert services["store"]["environment"] == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "LD_LIBRARY_PATH": f"{packages}/{CUDA_LIBRARIES}",
+    }
 
 
 def test_one_pinned_base_image_everywhere() -> None:

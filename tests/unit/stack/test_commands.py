@@ -12,7 +12,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from stack import __main__ as commands
-from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY, StackSettings
+from stack.configuration.settings import EMBEDDED_MODEL, REPOSITORY, SERVICES, StackSettings
 from stack.running.compose import Compose
 
 
@@ -191,6 +191,33 @@ def test_compose_gets_addresses_in_the_form_that_its_files_take(
 
     assert given["BIND_ADDRESS"] == host
     assert given["VLLM_HOST_IP"].strip("[]") == "::1"
+
+
+@pytest.mark.parametrize(
+    ("compose_file", "chosen", "started"),
+    [
+        ("compose.yaml:compose.store.yaml", SERVICES, []),
+        ("compose.yaml:compose.store.yaml", ("etcd", "prefill"), ["etcd", "prefill", "store-master", "store"]),
+        ("compose.yaml:compose.store.yaml", ("etcd", "proxy"), ["etcd", "proxy"]),
+        ("compose.yaml", ("etcd", "prefill"), ["etcd", "prefill"]),
+    ],
+    ids=["all", "beside an instance", "beside none", "without the overlay"],
+)
+def test_a_part_of_the_stack_has_the_store_beside_its_instances(
+    compose_file: str, chosen: tuple[str, ...], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands_run: list[list[str]] = []
+    monkeypatch.setattr("stack.running.compose.build_inputs", dict)
+
+    def run(command: list[str], **_: object) -> CompletedProcess[str]:
+        commands_run.append(command)
+        return CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    Compose(StackSettings(compose_file=compose_file, stack_services=chosen)).up()
+
+    (given,) = commands_run
+    assert given[given.index("--wait-timeout") + 2 :] == started
 
 
 def test_a_host_without_the_proxy_promises_no_api() -> None:

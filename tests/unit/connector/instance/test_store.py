@@ -109,12 +109,16 @@ def test_producers_and_consumers_share_keys_and_other_caches_have_others(
     assert len({common, *others}) == 1 + len(others)
 
 
-def test_vllm_gets_a_file_of_its_own_and_bounds_for_calls(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = settings(environment, "producer")
+@pytest.mark.parametrize("role", ["producer", "aggregated"])
+def test_vllm_gets_a_file_of_its_own_and_bounds_for_calls(
+    environment: pytest.MonkeyPatch, tmp_path: Path, role: str
+) -> None:
+    given = settings(environment, role)
     told = store.environment(given, str(tmp_path), {"MC_RPC_TIMEOUT_MS": "300", "MOONCAKE_CONFIG_PATH": "/seed.json"})
 
     assert told["MC_RPC_TIMEOUT_MS"] == "300", "an operator's value stays"
     assert told["MC_RPC_CONNECT_TIMEOUT_MS"] == "500"
+    assert told["MC_TCP_ENABLE_CONNECTION_POOL"] == "1", "else each buffer of a load opens a connection"
     file = json.loads(Path(told["MOONCAKE_CONFIG_PATH"]).read_text())
     assert file["master_server_address"] == MASTER
     assert (file["mode"], file["global_segment_size"]) == ("standalone-store", 0)
@@ -136,3 +140,10 @@ def test_what_cannot_work_is_refused(environment: pytest.MonkeyPatch, variables:
         settings(environment, "producer", **variables)
 
     assert [found.startswith(line) for found in refused.value.lines] == [True], refused.value.lines
+
+
+def test_dispatch_tells_stores_apart_as_their_keys_do(environment: pytest.MonkeyPatch) -> None:
+    given = settings(environment, "producer")
+    pairing = vllm_command.pairing(given)
+    assert store.shared(given, pairing, "0.32.0") == f"{MASTER}/{store.cache_prefix(given, pairing, '0.32.0')}"
+    assert store.shared(given.model_copy(update={"store_master": ""}), pairing, "0.32.0") == ""

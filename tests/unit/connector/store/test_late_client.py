@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class Client:
     master: Master
     buffers: list[tuple[int, int]] = field(default_factory=list)
     closed: bool = False
+    groups: list[list[str] | None] = field(default_factory=list)  # of each put
 
     def setup(self, *arguments: Any) -> int:
         assert arguments == ("host", "P2PHANDSHAKE")
@@ -43,12 +45,17 @@ class Client:
     def batch_is_exist(self, keys: list[str]) -> list[int]:
         return [1] * len(keys)
 
-    def batch_get_into_multi_buffers(self, keys: list[str], addresses: list[int], sizes: list[int]) -> list[int]:
-        return sizes
+    def batch_get_into_multi_buffers(
+        self, keys: list[str], buffers: list[list[int]], sizes: list[list[int]]
+    ) -> list[int]:
+        assert len(keys) == len(buffers) == len(sizes)
+        return [sum(of_key) for of_key in sizes]
 
     def batch_put_from_multi_buffers(
-        self, keys: list[str], addresses: list[int], sizes: list[int], config: str
+        self, keys: list[str], buffers: list[list[int]], sizes: list[list[int]], config: Any
     ) -> list[int]:
+        assert len(keys) == len(buffers) == len(sizes)
+        self.groups.append(getattr(config, "group_ids", None))
         return [0] * len(keys)
 
     def close(self) -> None:
@@ -72,8 +79,8 @@ def late(master: Master, first_try_s: float = LIMIT_S) -> LateClient:
 def asked(client: LateClient) -> list[list[int]]:
     return [
         client.batch_is_exist(["a", "b"]),
-        client.batch_get_into_multi_buffers(["a"], [0], [32]),
-        client.batch_put_from_multi_buffers(["a"], [0], [32], "config"),
+        client.batch_get_into_multi_buffers(["a"], [[0]], [[32]]),
+        client.batch_put_from_multi_buffers(["a"], [[0]], [[32]], "config"),
     ]
 
 
@@ -129,3 +136,13 @@ def test_a_start_does_not_wait_for_a_store_that_hangs(master: Master) -> None:
             thread.join(LIMIT_S)
     assert [each.closed for each in master.clients] == [True], "nobody joins for an instance that has ended"
     assert asked(client) == WITHOUT
+
+
+@pytest.mark.parametrize("groups", [None, [f"group {key}" for key in range(5)]], ids=["no groups", "groups"])
+def test_large_batches_go_in_parts_each_with_its_own_keys_and_groups(master: Master, groups: list[str] | None) -> None:
+    client = late(master)
+    keys, buffers, sizes = [str(key) for key in range(5)], [[0] * 500] * 5, [[2] * 500] * 5  # two keys fit
+
+    assert client.batch_get_into_multi_buffers(keys, buffers, sizes) == [1000] * 5
+    assert client.batch_put_from_multi_buffers(keys, buffers, sizes, SimpleNamespace(group_ids=groups)) == [0] * 5
+    assert master.clients[0].groups == ([groups[:2], groups[2:4], groups[4:]] if groups else [None] * 3)

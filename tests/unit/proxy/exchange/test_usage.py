@@ -143,6 +143,20 @@ def test_what_the_producer_says(answer: bytes, expected: PromptCache | None) -> 
     assert usage.of_prefill(answer) == expected
 
 
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        (b'{"choices":[{"text":"x"}],"kv_transfer_params":{"store_tokens":1984}}', 1984),
+        (b'{"kv_transfer_params": {"transport": "tcp", "store_tokens": 0}, "usage": {}}', 0),
+        (b'{"kv_transfer_params":null,"usage":{}}', None),
+        (b'{"kv_transfer_params":{"tokens":5}}', None),
+        (json.dumps({"choices": [{"text": '"kv_transfer_params":{"store_tokens":7}'}]}).encode(), None),
+    ],
+)
+def test_what_the_producer_says_of_a_store(answer: bytes, tokens: int | None) -> None:
+    assert usage.from_store(answer) == tokens
+
+
 def test_only_the_last_usage_of_some_events_counts() -> None:
     token = b'data: {"choices":[],"usage":null}\n\n'
     counted = b'data: {"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}}\n\n'

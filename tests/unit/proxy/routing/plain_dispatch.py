@@ -79,7 +79,7 @@ def _first_to_prefill(
     policy: Policy,
 ) -> tuple[Instance, int]:
     """The one of `instances` that would be done with the prompt first, and the tokens of it that it has to compute."""
-    missing = {each.instance_id: _missing(demand.prompt, each, caches) for each in instances}
+    missing = {each.instance_id: _cost(demand.prompt, each, caches) for each in instances}
     weight = policy.busy_miss_weight if all(_is_busy(each, loads) for each in instances) else 1
     first = min(instances, key=lambda each: _rank(each, loads, weight * missing[each.instance_id]))
     return first, missing[first.instance_id]
@@ -106,6 +106,13 @@ def _cheaper(
 def _missing(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:
     cache = caches.get(instance.instance_id)
     return prompt.missing(cache.matched(prompt.blocks) if cache else 0)
+
+
+def _cost(prompt: Prompt, instance: Instance, caches: Mapping[str, PrefixCache]) -> int:
+    cache = caches.get(instance.instance_id)
+    if cache is None or cache.store is None:
+        return _missing(prompt, instance, caches)
+    return cache.store.missing(prompt, cache.matched(prompt.blocks))
 
 
 def _is_busy(instance: Instance, loads: Mapping[str, Load]) -> bool:

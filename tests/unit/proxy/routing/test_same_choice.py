@@ -12,6 +12,7 @@ from proxy.routing.dispatch import Demand, Load, Policy, Route, choose, choose_a
 from proxy.routing.pairing import Candidates, adapter_identity, mismatch
 from proxy.routing.prefill_order import PrefillOrder
 from proxy.routing.prefix_cache import PrefixCache
+from proxy.routing.shared_store import SharedStore
 from stack.instances.record import Adapter, Engine, Instance, Role
 from tests.unit.proxy.routing.plain_dispatch import plain_choose
 from tests.unit.proxy.scripted import MODEL, instance
@@ -48,8 +49,18 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @st.composite
-def held(draw: st.DrawFn) -> PrefixCache:
-    cache = PrefixCache(draw(st.integers(1, 8)))
+def stores(draw: st.DrawFn) -> SharedStore:
+    store = SharedStore(draw(st.integers(1, 16)))
+    for prompt in draw(st.lists(prompts(), max_size=4)):
+        store.saved(prompt.blocks)
+    for came in draw(st.lists(st.booleans(), max_size=3)):
+        store.expected(came=came)
+    return store
+
+
+@st.composite
+def held(draw: st.DrawFn, store: SharedStore) -> PrefixCache:
+    cache = PrefixCache(draw(st.integers(1, 8)), draw(st.sampled_from([store, None])))
     for prompt in draw(st.lists(prompts(), max_size=4)):
         cache.insert(prompt.blocks)
     return cache
@@ -91,7 +102,7 @@ def outcome(route: Callable[[], Route]) -> Any:
 @settings(max_examples=400, deadline=None)
 def test_the_choice_is_that_of_the_plain_functions(fleet: list[Instance], data: st.DataObject) -> None:
     draw = data.draw
-    loads, caches = some(draw, fleet, LOADS), some(draw, fleet, held())
+    loads, caches = some(draw, fleet, LOADS), some(draw, fleet, held(draw(stores())))
     waiting = {name: order for name, order in some(draw, fleet, orders()).items() if name.startswith("p")}
     policy = draw(POLICIES)
     known = {model: Candidates(fleet, model) for model in MODELS}

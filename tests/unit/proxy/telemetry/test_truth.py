@@ -37,15 +37,62 @@ def told(script: Script, facts: dict[str, Any]) -> Script:
     return with_facts
 
 
-async def start_pair(start_stack: StartStack, **settings: Any) -> Stack:
+async def start_pair(start_stack: StartStack, producer: Script | None = None, **settings: Any) -> Stack:
     """A pair whose consumer answers once the producer has, as real ones do."""
 
     async def consumer(request: web.Request) -> web.StreamResponse:
         await eventually(lambda: stack.proxy.gateway.fleet.outstanding("p0") == 0)
         return await told(streams(), FACTS)(request)
 
-    stack = await start_stack([prefilled()], [consumer], **settings)
+    stack = await start_stack([producer or prefilled()], [consumer], **settings)
     return stack
+
+
+@pytest.mark.parametrize("body", [STREAM, WHOLE], ids=["stream", "whole"])
+@pytest.mark.parametrize("tokens", [3, 0])
+async def test_what_the_producer_has_loaded_from_a_store_is_told_everywhere(
+    body: dict[str, Any], tokens: int, start_stack: StartStack
+) -> None:
+    producer = replies(200, {"choices": [{"text": " city"}], "kv_transfer_params": {"store_tokens": tokens}})
+    stack = await start_pair(start_stack, producer)
+    with capture_logs() as lines:
+        async with stack.proxy.post("/v1/completions", json=body) as answer:
+            await answer.read()
+        await eventually(lambda: [line for line in lines if line["event"] == "request"] != [])
+    assert answer.headers["X-PD-Store-Tokens"] == str(tokens)
+    (logged,) = (line[FIELDS] for line in lines if line["event"] == "request")
+    assert logged["store_tokens"] == tokens
+    assert await stack.proxy.metric("pd_proxy_store_tokens_total") == tokens
+    result = "hit" if tokens else "miss"
+    assert await stack.proxy.metric(f'pd_proxy_store_prompts_total{{result="{result}"}}') == 1
+
+
+async def test_a_store_is_told_of_in_the_last_comment_when_the_producer_answers_behind_the_first_token(
+    start_stack: StartStack,
+) -> None:
+    begun, answered = asyncio.Event(), asyncio.Event()
+
+    async def producer(request: web.Request) -> web.StreamResponse:
+        await begun.wait()
+        return web.json_response({"choices": [], "kv_transfer_params": {"store_tokens": 3}})
+
+    stack = await start_stack([producer], [streams(token(" city"), answered, DONE)])
+    async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+        assert "X-PD-Store-Tokens" not in answer.headers
+        begun.set()
+        await eventually(lambda: stack.proxy.gateway.fleet.outstanding("p0") == 0)
+        answered.set()
+        text = await answer.read()
+    (comment,) = (line for line in text.decode().splitlines() if line.startswith(": pd "))
+    assert json.loads(comment.removeprefix(": pd "))["store_tokens"] == 3
+
+
+async def test_without_a_store_nothing_is_said_of_one(start_stack: StartStack) -> None:
+    stack = await start_pair(start_stack)
+    async with stack.proxy.post("/v1/completions", json=STREAM) as answer:
+        assert b"store_tokens" not in await answer.read()
+    assert "X-PD-Store-Tokens" not in answer.headers
+    assert "pd_proxy_store_prompts_total{" not in stack.proxy.gateway.metrics.exposition().decode()
 
 
 @pytest.mark.parametrize("body", [STREAM, WHOLE], ids=["stream", "whole"])

@@ -51,13 +51,24 @@ def test_nothing_to_say_about_a_machine_that_is_well(facts: Facts) -> None:
 CASES = {
     "store with docker": (
         replace(WELL_WITH_DOCKER, store_asked_for=True),
-        "error: STACK_STORE: found true, with Docker; needed the processes-only way; fix: set STACK_MODE=processes, or "
-        "start a store yourself and name it in STORE_MASTER: docs/store.md",
+        "error: STACK_STORE: found true, with Docker; needed compose.store.yaml, which starts it there; "
+        "fix: append `:compose.store.yaml` to COMPOSE_FILE: docs/store.md",
+    ),
+    "store over rdma": (
+        replace(WELL_WITH_DOCKER, overlays=("compose.yaml", "compose.rdma.yaml", "compose.store.yaml")),
+        "error: COMPOSE_FILE: found compose.store.yaml and compose.rdma.yaml; needed one: from the host's network "
+        "nobody finds that store; fix: leave compose.store.yaml out, start a store yourself and name it in "
+        "STORE_MASTER: docs/store.md",
+    ),
+    "a store and another's overlay": (
+        replace(WELL_WITH_DOCKER, overlays=("compose.yaml", "compose.store.yaml"), store_master="10.0.0.9:50051"),
+        "error: STORE_MASTER: found 10.0.0.9:50051, and compose.store.yaml; needed one store; fix: leave "
+        "compose.store.yaml out to use that one, or unset STORE_MASTER for one of this stack's own",
     ),
     "two stores": (
         replace(WELL, store_asked_for=True, store_mib=1024, store_master="10.0.0.9:50051"),
-        "error: STACK_STORE: found true, and STORE_MASTER=10.0.0.9:50051; needed one store; fix: unset STACK_STORE to "
-        "use that one, or STORE_MASTER for one of this stack's own",
+        "error: STORE_MASTER: found 10.0.0.9:50051, and STACK_STORE=true; needed one store; fix: leave STACK_STORE out "
+        "to use that one, or unset STORE_MASTER for one of this stack's own",
     ),
     "a store that is too large": (
         replace(WELL, store_asked_for=True, store_mib=16384),

@@ -210,7 +210,9 @@ def test_a_store_listens_on_four_ports() -> None:
         port.number: port.hosts for port in to_be_used(settings, with_docker=False) if port.variable == "STORE_PORT"
     }
     assert found == {4000: ("127.0.0.1",), 4001: ("127.0.0.1",), 4002: ("0.0.0.0",), 4003: ("0.0.0.0",)}
-    assert not [port for port in to_be_used(settings, with_docker=True) if port.variable == "STORE_PORT"]
+    for files in ("compose.yaml", "compose.yaml:compose.store.yaml", "compose.yaml:compose.rdma.yaml"):
+        of_files = settings.model_copy(update={"compose_file": files})
+        assert not [port for port in to_be_used(of_files, with_docker=True) if port.variable == "STORE_PORT"]
 
 
 def test_what_observes_has_its_ports_on_loopback() -> None:

@@ -148,19 +148,30 @@ def test_every_service_gets_absolute_folders_and_one_etcd(tmp_path: Path) -> Non
 def test_a_store_runs_where_it_is_asked_for_beside_instances() -> None:
     settings = StackSettings(stack_store=True, vllm_host_ip="127.0.0.5", store_port=4000, store_bytes=1 << 27)
     found = by_name(settings)
-    assert [*found][-2:] == ["store-master", "store-owner"]
+    assert [*found][-2:] == ["store-master", "store"]
     assert found["store-master"].health_url(0) == "http://127.0.0.5:4001/health"
-    assert found["store-owner"].health_url(0) == "http://127.0.0.1:4003/health"
-    assert Path(found["store-owner"].command[0]).parent == Path(found["prefill"].command[0]).parent
-    assert {"--master_server_address=127.0.0.5:4000", "--global_segment_size=134217728"} <= {
-        *found["store-owner"].command
-    }
+    assert found["store"].health_url(0) == "http://127.0.0.1:4003/health"
+    assert Path(found["store"].command[0]).parent == Path(found["prefill"].command[0]).parent
+    assert {"--master_server_address=127.0.0.5:4000", "--global_segment_size=134217728"} <= {*found["store"].command}
+    assert found["store"].environment == {}
     assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["127.0.0.5:4000"] * 2
 
     without = by_name(StackSettings())
     assert not [name for name in without if name.startswith("store")]
     assert "STORE_MASTER" not in without["prefill"].environment
     assert [*by_name(settings.model_copy(update={"stack_services": ("proxy",)}))] == ["proxy"]
+
+
+def test_the_stores_overlay_counts_as_stack_store_does() -> None:
+    assert by_name(StackSettings(compose_file="compose.yaml:compose.store.yaml")) == by_name(
+        StackSettings(stack_store=True)
+    )
+
+
+def test_on_gpus_the_store_finds_cudas_library_and_no_gpu(tmp_path: Path) -> None:
+    settings = StackSettings(stack_store=True, compose_file="compose.yaml:compose.gpu.yaml", stack_venv_dir=tmp_path)
+    library = tmp_path / "vllm/lib/python3.11/site-packages/nvidia/cu13/lib"
+    assert by_name(settings)["store"].environment == {"LD_LIBRARY_PATH": str(library), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_prometheus_comes_with_its_overlay_and_only_beside_the_proxy() -> None:

@@ -1,0 +1,36 @@
+"""A save and a load of many buffers, as an instance's client makes them: python -m tests.store.large_batch MASTER
+
+Prints how many blocks were saved and loaded well, and how many of the loaded bytes are the saved ones.
+"""
+
+import ctypes
+import sys
+import time
+
+from connector.store.late_client import LateClient
+
+KEYS, BUFFERS, BYTES = 250, 30, 4096  # the blocks of 8,000 tokens, their layers, and little of each
+
+
+def main(master: str) -> None:
+    from mooncake.store import MooncakeDistributedStore, ReplicateConfig
+
+    client = LateClient(MooncakeDistributedStore)
+    client.setup(master.partition(":")[0], "P2PHANDSHAKE", 0, 16 << 20, "tcp", "", master)
+    size = KEYS * BUFFERS * BYTES
+    memory = ctypes.create_string_buffer(b"".join(number.to_bytes(8, "little") for number in range(size // 8)), size)
+    saved, start = memory.raw, ctypes.addressof(memory)
+    assert client.register_buffer(start, size) == 0
+    keys = [f"large {time.time_ns()} {key}" for key in range(KEYS)]
+    buffers = [[start + (key * BUFFERS + buffer) * BYTES for buffer in range(BUFFERS)] for key in range(KEYS)]
+    sizes = [[BYTES] * BUFFERS] * KEYS
+    put = client.batch_put_from_multi_buffers(keys, buffers, sizes, ReplicateConfig())
+    ctypes.memset(start, 0, size)
+    got = client.batch_get_into_multi_buffers(keys, buffers, sizes)
+    equal = sum(one == other for one, other in zip(saved, memory.raw, strict=True))
+    print(sum(result >= 0 for result in put), sum(result >= 0 for result in got), equal, flush=True)
+    client.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

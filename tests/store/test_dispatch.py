@@ -1,0 +1,72 @@
+"""The proxy knows what the store holds: a prompt need not wait for the producer that has computed it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.instances.record import Instance, Role
+from tests.integration.proxy.bad_day_stack import HttpAnswer, proxy_of
+from tests.parallel.stacks import completion
+from tests.store.conftest import Prompts
+from tests.store.processes import Store
+from tests.store.servers import Servers, whole_blocks
+from tests.tiny_servers.instances import BLOCK_TOKENS, NAME, Fleet, Server
+
+PROMPT_TOKENS = 1500
+
+
+@pytest.fixture(scope="module")
+def servers(store: Store, fleet: Fleet, model: Path) -> Iterator[Servers]:
+    started = Servers(fleet, model, STORE_LOOKUP_TIMEOUT_S="1")
+    yield started
+    fleet.stop_all()
+
+
+def record(role: Role, server: Server) -> Instance:
+    return Instance(
+        role=role,
+        instance_id=server.instance_id,
+        url=server.url,
+        served_models=(NAME,),
+        model=NAME,
+        max_model_len=4096,
+        block_size=BLOCK_TOKENS,
+        dtype="float32",
+        tensor_parallel_size=1,
+        fingerprint="same",
+        kv_transfer=server.record,
+        store=f"{Store.address}/same",
+        vllm_version="0.32.0",
+        connector_version="0.1.0",
+        started_at=time.time(),
+    )
+
+
+async def test_what_a_busy_producer_has_computed_another_one_loads(
+    servers: Servers, prompts: Prompts, tmp_path: Path
+) -> None:
+    asked, to_the_other, to_the_first = prompts(PROMPT_TOKENS, PROMPT_TOKENS, PROMPT_TOKENS)
+    producers = {server.instance_id: server for server in (servers.first, servers.second)}
+    known = [record("prefill", server) for server in producers.values()]
+    async with proxy_of(tmp_path, *known, record("decode", servers.consumer), PROXY_LOCAL_PROMPT_TOKENS="0") as proxy:
+
+        async def ask(prompt: list[int]) -> HttpAnswer:
+            return await proxy.post(completion(prompt))
+
+        computed = await ask(asked)
+        servers.wait_until_saved()
+        first = computed.headers["X-PD-Producer"]
+        assert (await ask(to_the_other)).headers["X-PD-Producer"] != first
+        with producers[first].frozen():
+            waiting = asyncio.create_task(ask(to_the_first))
+            await asyncio.sleep(0.5)
+            loaded = await ask(asked)
+            assert not waiting.done()
+        assert loaded.headers["X-PD-Producer"] != first
+        assert loaded.headers["X-PD-Store-Tokens"] == str(whole_blocks(PROMPT_TOKENS))
+        assert (await waiting).headers["X-PD-Producer"] == first
+        expected = await servers.expected([asked])
+        assert [computed.tokens] == [loaded.tokens] == expected

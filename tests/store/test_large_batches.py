@@ -1,0 +1,31 @@
+"""More buffers in one save or load than Mooncake's TCP transport takes at once, with what an instance is told."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from connector.instance import store as instances_store
+from stack.configuration.environment import load
+from stack.configuration.settings import REPOSITORY
+from stack.instances.settings import LauncherSettings
+from tests.store.large_batch import BUFFERS, BYTES, KEYS
+from tests.store.processes import PROGRAMS, Store
+
+LIMIT_S = 60.0
+
+
+def test_a_large_batch_arrives_whole(store: Store, tmp_path: Path) -> None:
+    settings = load(LauncherSettings, vllm_distributed_kv_role="aggregated", store_master=Store.address)
+    told = instances_store.environment(settings, str(tmp_path), {})
+    ended = subprocess.run(
+        [str(PROGRAMS / "python"), "-m", "tests.store.large_batch", Store.address],
+        cwd=REPOSITORY,
+        env={**os.environ, **told},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.split() == [str(KEYS), str(KEYS), str(KEYS * BUFFERS * BYTES)], ended.stderr[-3000:]
