@@ -45,6 +45,9 @@ class HostFences:
     def drain(self) -> None:
         pass
 
+    def caught_up(self) -> bool:
+        return True
+
 
 class Rank:
     def __init__(self, options: dict[str, Any]) -> None:
