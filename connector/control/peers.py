@@ -82,12 +82,14 @@ class Peers:
             notice_dead_peers(dealer)
             dealer.reconnect_ivl_max = RECONNECT_MAX_MS
             self._key.connect(dealer)
+            # Before it connects: ZeroMQ's thread may have done that while this one does not get to run, and who has not
+            # been seen to answer counts as lost.
+            events = dealer.get_monitor_socket(BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
             try:
                 dealer.connect(address)
             except zmq.ZMQError:
-                dealer.close()
+                _end(dealer, events)
                 raise
-            events = dealer.get_monitor_socket(BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
             peer = self._peers[address] = _Peer(address, dealer, events, 0.0)
             peer.silent_at = self._time.now() + SILENT_MS / 1000  # a kernel accepts for a process that is stopped
             self._poller.register(events, zmq.POLLIN)
@@ -168,10 +170,14 @@ class Peers:
     def _close(self, peer: _Peer) -> None:
         self._end_probe(peer)
         self._poller.unregister(peer.events)
-        peer.dealer.disable_monitor()
-        peer.events.close()
-        peer.dealer.close()
+        _end(peer.dealer, peer.events)
         del self._peers[peer.address]
+
+
+def _end(dealer: "zmq.Socket[bytes]", events: "zmq.Socket[bytes]") -> None:
+    dealer.disable_monitor()
+    events.close()
+    dealer.close()
 
 
 def notice_dead_peers(socket: "zmq.Socket[bytes]") -> None:

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -308,6 +310,25 @@ def test_a_connection_that_breaks_and_is_mended_is_reported_to_its_end_and_loses
     finally:
         again.close()
     assert (two.address, False) not in one.lost, "it was back in time"
+
+
+def test_a_peer_that_answers_before_we_look_is_no_silent_one(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may stand still behind any line, and ZeroMQ's own goes on and connects."""
+    monkeypatch.setattr("connector.control.peers.SILENT_MS", 500)
+    watched = zmq.Socket.get_monitor_socket
+
+    def late(*arguments: Any, **more: Any) -> Any:
+        time.sleep(0.2)
+        events = watched(*arguments, **more)
+        time.sleep(0.2)
+        return events
+
+    one, two = listen(), listen()
+    monkeypatch.setattr(zmq.Socket, "get_monitor_socket", late)
+    one.channel.send(two.address, Cancelled("t", 0))
+    two.until_received(Cancelled("t", 0))
+    time.sleep(1.2)  # longer than it may be silent, and than the pause between two reports
+    assert one.lost == []
 
 
 def test_a_peer_that_is_silent_is_reported_but_not_as_gone(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
