@@ -1,7 +1,6 @@
 """The proxy knows what the store holds: a prompt need not wait for the producer that has computed it."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from tests.parallel.stacks import completion
 from tests.store.conftest import Prompts
 from tests.store.processes import Store
 from tests.store.servers import Servers, whole_blocks
-from tests.tiny_servers.instances import BLOCK_TOKENS, NAME, Fleet, Server
+from tests.tiny_servers.instances import NAME, Fleet, Server
+from tests.unit.proxy.scripted import instance
 
 PROMPT_TOKENS = 1500
 
@@ -26,22 +26,14 @@ def servers(store: Store, fleet: Fleet, model: Path) -> Iterator[Servers]:
 
 
 def record(role: Role, server: Server) -> Instance:
-    return Instance(
-        role=role,
-        instance_id=server.instance_id,
-        url=server.url,
+    return instance(
+        role,
+        server.instance_id,
+        server.url,
         served_models=(NAME,),
         model=NAME,
-        max_model_len=4096,
-        block_size=BLOCK_TOKENS,
-        dtype="float32",
-        tensor_parallel_size=1,
-        fingerprint="same",
         kv_transfer=server.record,
         store=f"{Store.address}/same",
-        vllm_version="0.32.0",
-        connector_version="0.1.0",
-        started_at=time.time(),
     )
 
 
