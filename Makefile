@@ -6,11 +6,10 @@ SHELL := /bin/bash
 
 TOOLS := .stack/venv/tools/bin/python
 STACK := $(TOOLS) -m stack
-# Where set-up put the tests' environment (STACK_VENV_DIR and STACK_DIR may move it).
+# Where set-up puts the environments (STACK_VENV_DIR and STACK_DIR may move them).
 TESTS = "$(shell $(TOOLS) -m stack.install --print-folder tests)/bin/python" -m
-# The same folder's environments of the vLLM instances and of the load test.
-VLLM = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../vllm/bin/python" -m
-LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder tests)/../loadtest/bin/python" -m
+VLLM = "$(shell $(TOOLS) -m stack.install --print-folder vllm)/bin/python" -m
+LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder loadtest)/bin/python" -m
 
 .PHONY: help up down status logs ratio doctor test test-parallel test-store test-rdma test-k8s load bench bench-connector \
 	bench-connector-link bench-store bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
@@ -46,6 +45,7 @@ bench: tools ## disaggregated against aggregated serving, about 25 minutes on tw
 	$(LOADTEST) benchmarks.serving $(ARGS)
 
 profile: tools ## what the running stack's instances cost, in minutes, as profile.json; nothing else should use them
+	STACK_SERVICES=prefill $(TOOLS) -m stack.install services
 	$(VLLM) benchmarks.profile $(ARGS)
 
 plan: tools ## how many of each, simulated from profile.json; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"

@@ -1,6 +1,7 @@
 """Makes the Python environments from their locks, with uv; one that is already as its lock says is left alone.
 
-Usage: python -m stack.install services|tests     (the services of `.env`, or all of them and the tests)
+Usage: python -m stack.install services|tests         (the services of `.env`, or all of them and the tests)
+       python -m stack.install --print-folder NAME    (where an environment lies, made or not)
 """
 
 import argparse
@@ -16,7 +17,7 @@ from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import SERVICES, StackSettings
 from stack.host.one_at_a_time import one_at_a_time
 from stack.installation import package_sources, system_libraries
-from stack.installation.environments import CPU_TORCH_MARK, LOCKED_PYTHON, TESTS, Environment, needed_by
+from stack.installation.environments import CPU_TORCH_MARK, LOCKED_PYTHON, NAMES, TESTS, Environment, needed_by
 
 STAMP = "installed-from.sha256"
 
@@ -84,13 +85,14 @@ def _digest(lock: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m stack.install", description="Makes the Python environments.")
-    parser.add_argument("what", choices=["services", "tests"], help="services of .env, or all of them and the tests")
-    parser.add_argument("--print-folder", action="store_true", help="only say where the environment `tests` lies")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("what", nargs="?", choices=["services", "tests"], help="services of .env, or all and the tests")
+    what.add_argument("--print-folder", choices=NAMES, help="only say where this environment lies")
     arguments = parser.parse_args()
     env_file.apply_or_exit()
     settings = load_or_exit(StackSettings)
     if arguments.print_folder:
-        print(TESTS.folder(settings))
+        print(settings.venvs / arguments.print_folder)
         return 0
     try:
         if arguments.what == "tests":

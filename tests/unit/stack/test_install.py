@@ -1,10 +1,12 @@
 """Environments are made from their locks by the real uv, here from empty or unusable locks: no network."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from stack.configuration.settings import StackSettings
+from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.install import InstallError, install, is_current
 from stack.installation.environments import LOADTEST, PROXY, TESTS, VLLM_CPU, VLLM_GPU, Environment, needed_by
 
@@ -81,3 +83,14 @@ def test_every_lock_exists_and_carries_hashes() -> None:
         assert pins
         assert all("==" in pin and pin.endswith("\\") for pin in pins), environment.lock
         assert "--hash=sha256:" in environment.lock.read_text()
+
+
+@pytest.mark.parametrize(("target", "environment"), [("profile", "vllm"), ("bench", "loadtest"), ("lint", "tests")])
+def test_make_finds_an_environment_where_no_other_has_been_made(target: str, environment: str, tmp_path: Path) -> None:
+    """`make -n` prints what it would run. A folder that is not there yet has no parent to go back to."""
+    variables = {"PATH": os.environ["PATH"], "STACK_ENV_FILE": os.devnull, "STACK_VENV_DIR": str(tmp_path)}
+    told = subprocess.run(
+        ["make", "-n", target], cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert f'"{tmp_path}/{environment}/bin/python" -m' in told.stdout
