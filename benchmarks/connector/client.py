@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.connector.topology.routes import Route
+from benchmarks.connector.topology.routes import Route, Way
 from benchmarks.connector.topology.servers import SERVED_MODEL
 from benchmarks.deadline import Deadline
 from benchmarks.errors import RequestFailed
@@ -23,6 +24,7 @@ from benchmarks.errors import RequestFailed
 COMPLETIONS, METRICS = "/v1/completions", "/metrics"
 JSON = {"Content-Type": "application/json"}
 # What our connector says of a transfer, to whoever names it (connector/telling/transfer_facts.py).
+RANK_HEADER = "X-data-parallel-rank"  # which of a server's engines vLLM gives a request
 TRANSFER_ID_HEADER, FACTS_HEADER, FACTS_COMMENT = "X-PD-Transfer-Id", "X-PD-Transfer-Facts", b": pd-transfer "
 FIRST_TOKENS = 2  # fewest of a request whose first token may be the producer's
 LONGEST_ERROR = 300
@@ -73,6 +75,7 @@ class Client:
         self._model = model
         self._timeout_s = timeout_s
         self._deadline = deadline
+        self._sent: Counter[str] = Counter()  # by the route's name
 
     async def first_token(self, route: Route, prompt: Sequence[int]) -> FirstToken:
         """Raises: RequestFailed, OutOfTime."""
@@ -85,16 +88,17 @@ class Client:
 
     async def stream(self, route: Route, prompt: Sequence[int], output_tokens: int) -> Stream:
         """Raises: RequestFailed, OutOfTime."""
-        told = _Told()
+        told, way = _Told(), self._next_way(route)
 
         async def decode(body: bytes, transfer_id: str) -> None:
-            async with self._answer(route.decode_url, body, {TRANSFER_ID_HEADER: transfer_id}) as response:
+            headers = {TRANSFER_ID_HEADER: transfer_id, **_pinned(way.consumer_pin)}
+            async with self._answer(route.decode_url, body, headers) as response:
                 told.facts_so_far(response.headers.get(FACTS_HEADER))
                 async for line in response.content:
                     told.line(line)
 
         streamed = {"stream": True, "return_token_ids": True, "stream_options": {"include_usage": True}}
-        started, prefilled = await self._legs(route, decode, prompt, max_tokens=output_tokens, **streamed)
+        started, prefilled = await self._legs(route, way, decode, prompt, max_tokens=output_tokens, **streamed)
         if len(told.tokens) != output_tokens:
             raise RequestFailed(f"{route.name}: {len(told.tokens)} tokens came instead of {output_tokens}")
         gaps = [later - earlier for earlier, later in pairwise(told.arrivals)]
@@ -111,8 +115,18 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise RequestFailed(f"{url}{METRICS}: {type(error).__name__} {error}".rstrip()) from error
 
+    def _next_way(self, route: Route) -> Way:
+        number = self._sent[route.name]
+        self._sent[route.name] += 1
+        return route.ways[number % len(route.ways)]
+
     async def _legs(
-        self, route: Route, decode: Callable[[bytes, str], Awaitable[None]], prompt: Sequence[int], **to_decode: Any
+        self,
+        route: Route,
+        way: Way,
+        decode: Callable[[bytes, str], Awaitable[None]],
+        prompt: Sequence[int],
+        **to_decode: Any,
     ) -> tuple[float, float | None]:
         """Run `decode`, with the body for the server that answers and the transfer's id, and the producer's leg beside
         it if there is one.
@@ -125,12 +139,12 @@ class Client:
             started = time.perf_counter()
             await decode(body, transfer_id)
             return started, None
-        to_consumer = {"do_remote_prefill": True, "transfer_id": transfer_id, **route.consumer_params}
+        to_consumer = {"do_remote_prefill": True, "transfer_id": transfer_id, **way.consumer_params}
         to_producer = {"do_remote_decode": True, "do_remote_prefill": False, "transfer_id": transfer_id}
         consumer_body = self._body(prompt, **to_decode, kv_transfer_params=to_consumer)
         producer_body = self._body(prompt, max_tokens=1, kv_transfer_params=to_producer)
         started = time.perf_counter()
-        producer_leg = asyncio.ensure_future(self._prefill(route.prefill_url, producer_body))
+        producer_leg = asyncio.ensure_future(self._prefill(route.prefill_url, way, producer_body))
         consumer_leg = asyncio.ensure_future(decode(consumer_body, transfer_id))
         try:
             prefilled, _ = await asyncio.gather(producer_leg, consumer_leg)
@@ -139,8 +153,8 @@ class Client:
             consumer_leg.cancel()
         return started, prefilled
 
-    async def _prefill(self, url: str, body: bytes) -> float:
-        async with self._answer(url, body, {}) as response:
+    async def _prefill(self, url: str, way: Way, body: bytes) -> float:
+        async with self._answer(url, body, _pinned(way.producer_pin)) as response:
             await response.read()
         return time.perf_counter()
 
@@ -170,6 +184,10 @@ async def open_client(timeout_s: float, deadline: Deadline, model: str = SERVED_
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Client(session, timeout_s, deadline, model)
+
+
+def _pinned(pin: int | None) -> dict[str, str]:
+    return {} if pin is None else {RANK_HEADER: str(pin)}
 
 
 class _Told:

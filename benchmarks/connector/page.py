@@ -104,8 +104,8 @@ def _answers(rows: Sequence[Row]) -> str:
     ]
     said = [tuple(row["answer"]) for row in rows if row["route"] == "single" and "answer" in row]
     note = (
-        "Greedy tokens from the first on, up to the first other one. `single again` and `single beside another` are "
-        "the single server asked once more: what it differs by is noise. "
+        "Greedy tokens from the first on, up to the first other one. `single again` and `single beside others` are "
+        "the single server asked once more, with the prompt in its cache and in two steps: what differs is noise. "
         f"It gave {len(set(said))} different answers to {len(said)} prompts."
     )
     return f"## Same answers as the single server\n\n{note}\n\n" + table(

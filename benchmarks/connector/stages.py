@@ -73,7 +73,8 @@ async def _measure(run: Run, stage: str, single: Sequence[Route], pairs: Sequenc
 
 def _single(run: Run) -> Single:
     place, port = Place(gpus=run.options.single_gpus), next(run.ports)
-    return Single([run.blueprint.single("single", port, place)], f"http://{place.host}:{port}")
+    launches = [run.blueprint.single("single", port, place)]
+    return Single(launches, f"http://{place.host}:{port}", run.options.data_parallel_size)
 
 
 def _pairs(run: Run, stage: Stage) -> list[OurPair | UpstreamPair]:
@@ -109,4 +110,5 @@ def _upstream_pair(run: Run, transport: str) -> UpstreamPair:
         make(f"{name}-consumer", "consumer", decode, bootstrap, transport, consumer),
     ]
     urls = f"http://{producer.host}:{prefill}", f"http://{consumer.host}:{decode}"
-    return UpstreamPair("upstream", launches, *urls, f"http://{producer.host}:{bootstrap}")
+    engines = run.options.data_parallel_size
+    return UpstreamPair("upstream", launches, *urls, f"http://{producer.host}:{bootstrap}", engines)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from benchmarks.connector.topology.routes import Route
+from benchmarks.connector.topology.routes import Route, Way
 from benchmarks.errors import CannotStart
 from benchmarks.profile.measure import Routes
 from stack.instances.record import Instance
@@ -29,7 +29,7 @@ def pair(records: Sequence[Instance]) -> tuple[Instance, Instance]:
 def routes(producer: Instance, consumer: Instance, proxy_url: str) -> Routes:
     return Routes(
         Route("consumer", consumer.url),
-        Route("pair", consumer.url, producer.url, {"producer": producer.kv_transfer}),
+        Route("pair", consumer.url, producer.url, [Way(consumer_params={"producer": producer.kv_transfer})]),
         Route("proxy", proxy_url),
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks.connector.client import Client
 from benchmarks.connector.run import Run
-from benchmarks.connector.topology.routes import Route
+from benchmarks.connector.topology.routes import Route, Way
 from benchmarks.errors import RequestFailed
 from benchmarks.tables import Row
 
@@ -23,7 +23,7 @@ STREAM_TOKENS = 80
 async def measure(run: Run, client: Client, stage: str, pairs: Sequence[Route]) -> None:
     """Adds two rows a round to `threshold` for each length. Raises: OutOfTime."""
     [pair] = [route for route in pairs if route.name == "ours"]
-    alone = Route("consumer alone", pair.decode_url)
+    alone = Route("consumer alone", pair.decode_url, ways=[Way(way.consumer_pin) for way in pair.ways])
     warm_up = await client.stream(alone, run.prompts.next(STREAM_PROMPT_TOKENS), STREAM_TOKENS)
     until_it_streams = warm_up.ttft_s + sum(warm_up.itl_s[: STREAM_TOKENS // 4])
     for tokens in LENGTHS:

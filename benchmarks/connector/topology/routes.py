@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from benchmarks.deadline import Deadline
 from benchmarks.processes import Launch, Processes
@@ -19,16 +19,27 @@ from stack.instances.record import PREFIX, Instance
 
 PROBE_TIMEOUT_S = 2.0
 POLL_S = 0.5
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Way:
+    """Between two engines. `producer_pin` and `consumer_pin` name them among their server's data-parallel ones, None
+    where a server has one engine; `consumer_params` tell the consumer where its producer is."""
+
+    consumer_pin: int | None = None
+    producer_pin: int | None = None
+    consumer_params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Route:
-    """`prefill_url` is empty for a single server; `consumer_params` tell the consumer where its producer is."""
+    """`prefill_url` is empty for a single server. Requests take the `ways` in turn."""
 
     name: str
     decode_url: str
     prefill_url: str = ""
-    consumer_params: Mapping[str, Any] = field(default_factory=dict)
+    ways: Sequence[Way] = (Way(),)
 
 
 class Contender(Protocol):
@@ -43,9 +54,12 @@ class Contender(Protocol):
 class Single:
     launches: Sequence[Launch]
     url: str
+    engines: int = 1
 
     def route(self) -> Route | None:
-        return Route("single", self.url) if _get(f"{self.url}/health") is not None else None
+        if _get(f"{self.url}/health") is None:
+            return None
+        return Route("single", self.url, ways=[Way(pin) for pin in _pins(self.engines)])
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,12 @@ class OurPair:
         registered = _registered(self.etcd)
         if not {self.prefill_url, self.decode_url} <= set(registered):
             return None
-        producer = registered[self.prefill_url].kv_transfer
-        return Route(self.name, self.decode_url, self.prefill_url, {"producer": producer})
+        producers, consumers = (registered[url].by_engine() for url in (self.prefill_url, self.decode_url))
+        ways = [
+            Way(consumer.pin, producer.pin, {"producer": producer.kv_transfer})
+            for producer, consumer in _all_pairs(producers, consumers)
+        ]
+        return Route(self.name, self.decode_url, self.prefill_url, ways)
 
 
 @dataclass(frozen=True)
@@ -88,16 +106,21 @@ class UpstreamPair:
     prefill_url: str
     decode_url: str
     bootstrap_url: str
+    engines: int = 1
 
     def route(self) -> Route | None:
         if any(_get(f"{url}/health") is None for url in (self.prefill_url, self.decode_url)):
             return None
         engines = json.loads(_get(f"{self.bootstrap_url}/query") or "{}")
-        if not engines:
+        if len(engines) < self.engines:
             return None
-        engine = engines["0"]["engine_id"]  # of data-parallel rank 0, the only one
-        params = {"do_remote_decode": False, "remote_engine_id": engine, "remote_bootstrap_addr": self.bootstrap_url}
-        return Route(self.name, self.decode_url, self.prefill_url, params)
+        common = {"do_remote_decode": False, "remote_bootstrap_addr": self.bootstrap_url}
+        pins = _pins(self.engines)
+        ways = [
+            Way(consumer, producer, {**common, "remote_engine_id": engines[str(producer or 0)]["engine_id"]})
+            for producer, consumer in _all_pairs(pins, pins)
+        ]
+        return Route(self.name, self.decode_url, self.prefill_url, ways)
 
 
 def start(contenders: Sequence[Contender], processes: Processes, deadline: Deadline) -> list[Route]:
@@ -116,6 +139,18 @@ def start(contenders: Sequence[Contender], processes: Processes, deadline: Deadl
             if number not in routes and (route := contender.route()):
                 routes[number] = route
     return [routes[number] for number in range(len(contenders))]
+
+
+def _pins(engines: int) -> list[int | None]:
+    return list(range(engines)) if engines > 1 else [None]
+
+
+def _all_pairs(producers: Sequence[T], consumers: Sequence[T]) -> list[tuple[T, T]]:
+    """Every producer with every consumer, so that neighbours have others on both sides, as far as there are."""
+    count = len(consumers)
+    return [
+        (producer, consumers[(at + shift) % count]) for shift in range(count) for at, producer in enumerate(producers)
+    ]
 
 
 def _registered(endpoint: str) -> dict[str, Instance]:

@@ -40,6 +40,8 @@ class ServerOptions:
     kv_cache_bytes: int
     dtype: str
     tensor_parallel_size: int
+    data_parallel_size: int
+    expert_parallel: bool
     gpu_memory_utilization: float
     compilation_config: str
     ours_env: tuple[str, ...]
@@ -80,6 +82,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--kv-cache-bytes", type=count, help="of each server")
     add("--dtype")
     add("--tensor-parallel-size", type=count, default=1, help="of every server")
+    add("--data-parallel-size", type=count, default=1, help="engines of every server; requests take them in turn")
+    add("--expert-parallel", action="store_true", help="every server's experts are divided among its engines and ranks")
     # vLLM only checks at its start that so much is free; the cache's size is --kv-cache-bytes.
     add("--gpu-memory-utilization", type=float, default=0.15)
     add("--compilation-config", default="", help="vLLM's, as JSON, for every server")

@@ -144,6 +144,10 @@ def common(options: ServerOptions) -> dict[str, str]:
         extra += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     if shape := options.shape:
         extra += ["--load-format", "dummy", "--worker-extension-cls", options.worker_extension, *shape.arguments]
+    if options.data_parallel_size > 1:
+        extra += ["--data-parallel-size", str(options.data_parallel_size)]
+    if options.expert_parallel:
+        extra += ["--enable-expert-parallel"]
     if options.compilation_config:
         extra += ["--compilation-config", options.compilation_config]
     return {

@@ -12,7 +12,7 @@ from benchmarks.connector.client import Client, open_client
 from benchmarks.connector.options import parse
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.run import Run
-from benchmarks.connector.topology.routes import Route
+from benchmarks.connector.topology.routes import Route, Way
 from benchmarks.deadline import Deadline
 from benchmarks.results import Results
 from tests.unit.benchmarks.scripted_vllm import FACTS, ScriptedVllm, serve, url
@@ -39,7 +39,7 @@ class Scripted:
 async def scripted() -> AsyncIterator[Scripted]:
     producer, consumer, single = ScriptedVllm(), ScriptedVllm(cached_tokens=31, facts=FACTS), ScriptedVllm()
     servers = [await serve(vllm) for vllm in (producer, consumer, single)]
-    pair = Route("ours", url(servers[1]), url(servers[0]), {"producer": {"engine_id": "p-1"}})
+    pair = Route("ours", url(servers[1]), url(servers[0]), [Way(consumer_params={"producer": {"engine_id": "p-1"}})])
     yield Scripted(producer, consumer, single, pair, Route("single", url(servers[2])))
     for server in servers:
         await server.close()

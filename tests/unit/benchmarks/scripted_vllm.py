@@ -27,11 +27,13 @@ class ScriptedVllm:
     too_few: int = 0  # tokens that a stream lacks
     accepts: int = 0  # guesses of each answer's three
     asked: list[dict[str, Any]] = field(default_factory=list)
+    ranks: list[str | None] = field(default_factory=list)  # what X-data-parallel-rank said, of each
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        self.ranks.append(request.headers.get("X-data-parallel-rank"))
         self.arrived.set()
         await self.before()
         if self.status != 200:

@@ -31,28 +31,30 @@ async def test_a_prompt_of_each_length_is_asked_of_all_and_of_the_single_server_
     assert [(row["route"], row.get("equal")) for row in found[:4]] == [
         ("single", None),
         ("single again", 16),
-        ("single beside another", 16),
+        ("single beside others", 16),
         ("ours", 16),
     ]
     asked = Counter(tuple(body["prompt"]) for body in scripted.single.asked)
     by_consumer = [tuple(body["prompt"]) for body in scripted.consumer.asked]
     assert [asked.pop(prompt) for prompt in by_consumer] == [3, 3, 3]
-    assert [(len(prompt), times) for prompt, times in asked.items()] == [(500, 1)] * 3  # the others
+    others = [len(prompt) for prompt in asked]  # of a step of 2,048: one fills it, one leaves room for half a prompt
+    assert others == [2048, 2048 - 250, 2048, 2048 - 500, 2048, 2048 - 1024]
+    assert set(asked.values()) == {1}
 
 
-async def test_the_request_beside_is_under_way_and_ends_with_the_answer(
+async def test_the_requests_beside_are_under_way_and_end_with_the_answer(
     scripted: Scripted, client: Client, make_run: Callable[..., Run]
 ) -> None:
     asked = scripted.single.asked
 
-    async def the_other_one_waits() -> None:
+    async def the_others_wait() -> None:
         if asked[-1]["max_tokens"] != answers.ANSWER_TOKENS:
             await asyncio.Event().wait()
 
-    scripted.single.before = the_other_one_waits
+    scripted.single.before = the_others_wait
     async with asyncio.timeout(10):
         await answers.compare(make_run("concurrency"), client, "tcp", [scripted.alone], [])
-    assert [body["max_tokens"] for body in asked] == [16, 16, answers.OTHERS_TOKENS, 16]
+    assert [body["max_tokens"] for body in asked] == [16, 16, *[answers.OTHERS_TOKENS] * 2, 16]
 
 
 async def test_an_answer_beside_a_request_that_failed_is_a_failed_row(
@@ -66,7 +68,7 @@ async def test_an_answer_beside_a_request_that_failed_is_a_failed_row(
     await answers.compare(make_run("concurrency"), client, "tcp", [scripted.alone], [])
     *_, beside = rows(tmp_path)
     assert beside["route"] == answers.BESIDE
-    assert beside["failed"].startswith("the request beside: ")
+    assert beside["failed"].startswith("a request beside: ")
     assert "HTTP 500" in beside["failed"]
 
 

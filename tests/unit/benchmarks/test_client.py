@@ -1,10 +1,12 @@
 """How a request takes its route, against scripted servers."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from benchmarks.connector.client import Client, open_client
+from benchmarks.connector.topology.routes import Way
 from benchmarks.deadline import Deadline
 from benchmarks.errors import OutOfTime, RequestFailed
 from tests.unit.benchmarks.conftest import Scripted
@@ -49,6 +51,21 @@ async def test_every_transfer_has_an_id_of_its_own(scripted: Scripted, client: C
         await client.first_token(scripted.pair, PROMPT)
     ids = [body["kv_transfer_params"]["transfer_id"] for body in scripted.consumer.asked]
     assert len(set(ids)) == 2
+
+
+async def test_requests_take_the_engines_in_turn(scripted: Scripted, client: Client) -> None:
+    ways = [Way(consumer, producer, {"producer": producer}) for producer, consumer in ((0, 0), (1, 1), (0, 1))]
+    for _ in range(4):
+        await client.first_token(dataclasses.replace(scripted.pair, ways=ways), PROMPT)
+    assert scripted.producer.ranks == ["0", "1", "0", "0"]
+    assert scripted.consumer.ranks == ["0", "1", "1", "0"]
+    producers = [body["kv_transfer_params"]["producer"] for body in scripted.consumer.asked]
+    assert producers == [0, 1, 0, 0]
+
+
+async def test_a_server_of_one_engine_is_told_no_rank(scripted: Scripted, client: Client) -> None:
+    await client.first_token(scripted.pair, PROMPT)
+    assert (scripted.producer.ranks, scripted.consumer.ranks) == ([None], [None])
 
 
 async def test_a_consumer_that_computed_the_prompt_itself_is_no_measurement(scripted: Scripted, client: Client) -> None:

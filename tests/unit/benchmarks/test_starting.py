@@ -15,21 +15,23 @@ import pytest
 
 from benchmarks import etcd_server
 from benchmarks.connector.topology import namespaces, routes
-from benchmarks.connector.topology.routes import Contender, OurPair, Single, UpstreamPair
+from benchmarks.connector.topology.routes import Contender, OurPair, Single, UpstreamPair, Way
 from benchmarks.deadline import Deadline
 from benchmarks.errors import CannotStart, OutOfTime
 from benchmarks.ports import STEP, free_ports
 from benchmarks.processes import Processes
 from stack import etcd
-from stack.instances.record import Instance
+from stack.instances.record import Engine, Instance
 from tests.etcd_process import EtcdProcess
 
 
 class Healthy(BaseHTTPRequestHandler):
-    """A server that is healthy and knows one engine, as upstream's bootstrap server does."""
+    """A server that is healthy and knows two engines, as upstream's bootstrap server does."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"0": {"engine_id": "engine-7", "worker_addr": {}}}).encode()
+        body = json.dumps(
+            {str(rank): {"engine_id": f"engine-{7 + rank}", "worker_addr": {}} for rank in (0, 1)}
+        ).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
@@ -80,7 +82,7 @@ def test_our_pair_is_ready_when_both_instances_are_registered(etcd_server: EtcdP
     client.close()
     route = pair.route()
     assert route is not None
-    assert route.consumer_params == {"producer": {"engine_id": "prefill-1"}}
+    assert route.ways == [Way(consumer_params={"producer": {"engine_id": "prefill-1"}})]
     etcd_server.stop()
     assert pair.route() is None
 
@@ -92,8 +94,31 @@ def test_upstreams_pair_is_ready_when_its_producer_has_registered(healthy: str) 
     assert UpstreamPair("upstream", [], healthy, healthy, gone).route() is None
     route = UpstreamPair("upstream", [], healthy, healthy, healthy).route()
     assert route is not None
-    assert route.consumer_params["remote_engine_id"] == "engine-7"
-    assert route.consumer_params["remote_bootstrap_addr"] == healthy
+    [way] = route.ways
+    assert (way.producer_pin, way.consumer_pin) == (None, None)
+    assert way.consumer_params["remote_engine_id"] == "engine-7"
+    assert way.consumer_params["remote_bootstrap_addr"] == healthy
+
+
+@pytest.mark.timeout(60)
+def test_every_engine_of_a_producer_meets_every_one_of_a_consumer(etcd_server: EtcdProcess, healthy: str) -> None:
+    pair = OurPair("ours", [], "http://127.0.0.1:1", "http://127.0.0.1:2", etcd_server.endpoint)
+    client = etcd.connect(etcd_server.endpoint)
+    for role, url in (("prefill", pair.prefill_url), ("decode", pair.decode_url)):
+        engines = tuple(Engine(rank=rank, pin=rank, kv_transfer={"port": rank}) for rank in (0, 1))
+        instance = record(role, url).model_copy(update={"engines": engines})
+        client.put(instance.key, instance.model_dump_json())
+    client.close()
+    theirs = UpstreamPair("upstream", [], healthy, healthy, healthy, engines=2)
+    for route, told in ((pair.route(), "producer"), (theirs.route(), "remote_engine_id")):
+        assert route is not None
+        ways = [(way.producer_pin, way.consumer_pin) for way in route.ways]
+        assert ways == [(0, 0), (1, 1), (0, 1), (1, 0)]
+        ports = {way.producer_pin: str(way.consumer_params[told]) for way in route.ways}
+        assert len(set(ports.values())) == 2, "each producer is told as itself"
+    alone = Single([], healthy, engines=2).route()
+    assert alone is not None
+    assert [(way.producer_pin, way.consumer_pin) for way in alone.ways] == [(None, 0), (None, 1)]
 
 
 @pytest.mark.timeout(60)
