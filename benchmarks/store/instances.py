@@ -35,7 +35,8 @@ class Instances:
 
     def _instance(self, name: str) -> OurInstance:
         port, control_port = next(self.ports), next(self.ports)
-        shared = {} if name == PLAIN else {"STORE_MASTER": self.store}
+        # Loads of every length are measured, also those that are not worth it.
+        shared = {} if name == PLAIN else {"STORE_MASTER": self.store, "STORE_LOAD_MIN_TOKENS": "0"}
         variables = {**self.variables, **shared}
         launch = self.blueprint.ours(name, "producer", port, control_port, self.place, variables)
         return OurInstance(name, [launch], f"http://{self.place.host}:{port}", self.etcd)

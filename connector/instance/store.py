@@ -9,6 +9,9 @@ from connector.mooncake.transports import TRANSPORTS
 from stack.instances.settings import LauncherSettings
 
 LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot register
+# Where loads over TCP are slower than computing: on an H200 (Qwen2.5-7B's shape) 1.71 times as long for 2,000 tokens
+# and 1.19 for 8,000, on two CPU cores 0.78 times for the one block of 64 (docs/benchmarks/README.md).
+FEWEST_TOKENS_ON_GPUS = 16_384
 # Of calls to the master, in milliseconds. Lookups have a budget of their own; saves wait behind each other for these.
 RPC_TIMEOUTS = {"MC_RPC_TIMEOUT_MS": "1000", "MC_RPC_CONNECT_TIMEOUT_MS": "500"}
 
@@ -40,6 +43,7 @@ def kv_transfer_config(
             "save_decode_cache": settings.role != "prefill",
             "lookup_timeout": settings.store_lookup_timeout_s,
             "load_timeout": settings.store_load_timeout_s,
+            "load_min_tokens": _fewest_tokens(settings, vllm_version),
         },
     }
     common = {
@@ -55,6 +59,13 @@ def kv_transfer_config(
         "kv_role": role,
         "kv_connector_extra_config": {"connectors": [*others, stores]},
     }
+
+
+def _fewest_tokens(settings: LauncherSettings, vllm_version: str) -> int:
+    """That are worth a load. The CPU build says so in its version."""
+    if settings.store_load_min_tokens is not None:
+        return settings.store_load_min_tokens
+    return 0 if vllm_version.endswith("+cpu") else FEWEST_TOKENS_ON_GPUS
 
 
 def cache_prefix(settings: LauncherSettings, pairing: Mapping[str, str], vllm_version: str) -> str:

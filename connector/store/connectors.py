@@ -67,9 +67,20 @@ class LoadsMetadata(MooncakeStoreWorkerMetadata):
 
 
 class BoundedStoreScheduler(MooncakeStoreScheduler):
-    """Saves less where saves do not end; a rank resumes from its last one, so the next covers what was left out."""
+    """Loads no less than `fewest_tokens`, and saves less where saves do not end; a rank resumes from its last one, so
+    the next covers what was left out."""
 
     lookups: Lookups[MooncakeLookupResult]
+    fewest_tokens = 0
+
+    def get_num_new_matched_tokens(self, request: "Request", num_computed_tokens: int) -> tuple[int | None, bool]:
+        if request.num_tokens - num_computed_tokens < self.fewest_tokens:
+            return 0, False  # not even asked
+        tokens, later = super().get_num_new_matched_tokens(request, num_computed_tokens)
+        if tokens and tokens < self.fewest_tokens:
+            del self.load_specs[request.request_id]
+            return 0, False
+        return tokens, later
 
     def _reference_save_blocks(self, meta: MooncakeStoreConnectorMetadata) -> None:
         # The others that may save have their references already.
@@ -84,7 +95,7 @@ class BoundedStoreScheduler(MooncakeStoreScheduler):
 
 
 class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
-    """Options beside vLLM's own: `lookup_timeout` and `load_timeout`, in seconds."""
+    """Options beside vLLM's own: `lookup_timeout` and `load_timeout`, in seconds; `load_min_tokens`."""
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         log_as_vllm()
@@ -111,6 +122,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
             self._held.any_hangs,
         )
         scheduler.client = self._lookups
+        scheduler.fewest_tokens = int(options["load_min_tokens"])
 
     # --- scheduler ---
 

@@ -65,6 +65,7 @@ class LauncherSettings(Settings):
     store_master: str = ""
     store_lookup_timeout_s: float = Field(default=0.03, gt=0, le=1)
     store_load_timeout_s: float = Field(default=5.0, gt=0)
+    store_load_min_tokens: int | None = Field(default=None, ge=0)
     stack_key: str = ""
     stack_key_file: Path = Field(default=Path(".stack/stack.key"), validate_default=True)
 

@@ -35,12 +35,12 @@ class Servers:
         """variables: more of the launcher's."""
         self._fleet = fleet
         self._model = model
-        self._variables = {"STORE_MASTER": Store.address, **variables}
+        self.variables = {"STORE_MASTER": Store.address, **variables}
         self.start()
 
     def start(self) -> None:
         def start(role: Role) -> Server:
-            return self._fleet.start(role, Serving(self._model, variables=self._variables))
+            return self._fleet.start(role, Serving(self._model, variables=self.variables))
 
         self.plain = self._fleet.start("aggregated", Serving(self._model))
         self.first, self.second = start("prefill"), start("prefill")

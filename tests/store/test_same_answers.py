@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_stack import wait_until
 from tests.store.conftest import Prompts
 from tests.store.processes import Store
-from tests.store.servers import Servers, from_store, whole_blocks
-from tests.tiny_servers.instances import BLOCK_TOKENS, Fleet, answers_of
+from tests.store.servers import IDLE_LIMIT_S, Servers, from_store, whole_blocks
+from tests.tiny_servers.instances import BLOCK_TOKENS, Fleet, Serving, answers_of
 
 LENGTHS = [1, 31, 32, 33, 513, 1500, 2900]  # around one block, around one chunk, and longer
 IN_STORE = sum(map(whole_blocks, LENGTHS))
@@ -57,6 +58,20 @@ async def test_from_a_store_that_was_emptied_nothing_is_loaded(
     assert await servers.by(servers.second, asked) == await servers.expected(asked)
     servers.wait_until_saved()
     assert from_store(servers.second) == before
+
+
+async def test_what_is_not_worth_a_load_is_computed(
+    servers: Servers, fleet: Fleet, model: Path, prompts: Prompts
+) -> None:
+    asked = prompts(*LENGTHS)
+    await servers.by(servers.first, asked)
+    servers.wait_until_saved()
+    choosy = fleet.start("prefill", Serving(model, variables={**servers.variables, "STORE_LOAD_MIN_TOKENS": "1000"}))
+    fleet.wait()
+
+    assert await servers.by(choosy, asked) == await servers.expected(asked)
+    wait_until(choosy.is_idle, IDLE_LIMIT_S, "nothing is computed or waits to be saved")
+    assert from_store(choosy) == whole_blocks(1500) + whole_blocks(2900)
 
 
 async def test_a_chats_next_turn_finds_the_answer_that_another_pair_has_computed(

@@ -44,6 +44,7 @@ NOT_IN_A_POD = {
         "INSTANCE_INDEX",
         "MOONCAKE_CONFIG_PATH",
         "STACK_KEY_FILE",
+        "STORE_LOAD_MIN_TOKENS",
         "STORE_LOAD_TIMEOUT_S",
         "STORE_LOOKUP_TIMEOUT_S",
         "STORE_MASTER",
