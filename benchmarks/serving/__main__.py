@@ -3,36 +3,28 @@
 It starts and ends everything itself, and goes on where it was interrupted; docs/benchmarks/README.md says more.
 """
 
-import json
 import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
-from benchmarks import program, results
+from benchmarks import program
 from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
 from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.model_shapes.full import QWEN25_7B
 from benchmarks.ports import free_ports
 from benchmarks.processes import Processes
 from benchmarks.serving.options import Options, parse
-from benchmarks.serving.plan import UPSTREAM, Plan, code_fingerprint
+from benchmarks.serving.plan import MIXTURE, UPSTREAM, Plan
 from benchmarks.serving.report.document import Documents
-from benchmarks.serving.stack_side import PORTS
 from benchmarks.serving.sweep import Sweep
+from benchmarks.whole_stack.resuming import begun, code_fingerprint
+from benchmarks.whole_stack.users_variables import set_variables
 from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import StackSettings
 from stack.running import compose
-
-# Ports, addresses and folders are the comparison's own, or say nothing about how the stack serves; and secrets.
-NOT_OF_THE_PLAN = (
-    *("STACK_DIR", "STACK_VENV_DIR", "MODEL_DIR", "STACK_SERVICES", "STACK_START_TIMEOUT_S", *PORTS),
-    *("BIND_ADDRESS", "VLLM_HOST_IP", "LISTEN_HOST", "ETCD_ENDPOINT"),
-    *("STACK_KEY", "OPENAI_API_KEY", "PROXY_API_KEYS", "HF_TOKEN"),
-)
 
 
 def main() -> int:
@@ -50,12 +42,12 @@ def main() -> int:
             users = load_or_exit(StackSettings)
         if UPSTREAM in options.sides and users.stack_mode == "docker":
             raise CannotStart(f"STACK_MODE=docker: {UPSTREAM} runs as processes; set STACK_MODE=processes")
-        plan = options.plan(_set_variables())
-        work = options.work / plan.fingerprint(code_fingerprint())
+        plan = options.plan(set_variables())
+        work = options.work / plan.fingerprint(code_fingerprint(MIXTURE))
         if options.fresh:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        name, started = _begun(work / "begun.json", plan, options)
+        name, started = begun(work / "begun.json", ("serving", options.profile), plan.conditions())
         documents = Documents(options.results, name, work, plan, options.commit)
         return _measure(options, plan, users, work, documents, started)
     except BenchmarkError as error:
@@ -81,27 +73,6 @@ def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, doc
         documents.write(started, ended)
         print(f"results: {documents.page_file}", flush=True)
     return status
-
-
-def _begun(file: Path, plan: Plan, options: Options) -> tuple[str, str]:
-    """Name of the results and when the comparison began; a resumed one keeps both."""
-    if not file.exists():
-        name = program.name(("serving", options.profile))
-        started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        begun = {"name": name, "started": started, "conditions": plan.conditions()}
-        results.replace(file, json.dumps(begun, indent=1) + "\n")
-    begun = json.loads(file.read_text())
-    return begun["name"], begun["started"]
-
-
-def _set_variables() -> dict[str, str]:
-    """The stack's own variables that somebody has set, as a page may show them."""
-    known = env_file.known_names()
-    return {
-        name: program.shown(value)
-        for name, value in os.environ.items()
-        if name in known and value and name not in NOT_OF_THE_PLAN and not name.startswith("LOADTEST_")
-    }
 
 
 def _serve_made_up_weights(options: Options) -> None:

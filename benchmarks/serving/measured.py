@@ -1,68 +1,29 @@
-"""Measurements on disk: a folder for each, with what the load test wrote and a mark that the run came to its end.
+"""Rows of figures out of a plan's runs on disk."""
 
-A run that was interrupted writes its reports too, of the requests it had; only the mark tells that all of them are in.
-"""
-
-import json
-import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from benchmarks.serving.plan import Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, Shape
 from benchmarks.tables import Row
+from benchmarks.whole_stack.run_folders import RunFolders
 from loadtest.figures.record import RequestRecord
 from loadtest.figures.summary import Distribution, Summary, summarize
-from loadtest.runs import requests_file
 from loadtest.runs.manifest import Manifest
-from loadtest.runs.requests_file import SavedRequests
-from loadtest.runs.run_folder import NoRun, Run
 
 ALL = "all"
-MARK = "measured.json"
 WHOLE = (
     *("offered_per_s", "goodput_per_s", "goodput_share", "saturation", "generator_limit"),
     *("outcomes", "errors", "paths", "transports", "cached_share"),
 )
 
 
-class MeasuredRuns:
-    """Those of one plan, in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def folder(self, measurement: Measurement) -> Path:
-        return self._folder / measurement.folder
+class MeasuredRuns(RunFolders):
+    """Those of one plan."""
 
     def repeats(self) -> int:
         """How many there are something of."""
         numbers = [folder.name.partition("-")[0] for folder in self._folder.glob("*-*/")]
         return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
-
-    def run(self, measurement: Measurement) -> Run | None:
-        """None: not measured yet, or torn."""
-        folder = self.folder(measurement)
-        try:
-            mark = json.loads((folder / MARK).read_text())
-            run = Run.read(folder)
-        except (FileNotFoundError, ValueError, NoRun):
-            return None
-        whole = isinstance(mark, dict) and (folder / requests_file.NAME).is_file()
-        return run if whole and run.summary else None
-
-    def clear(self, measurement: Measurement) -> Path:
-        """An empty folder for a run; what a torn one left is removed."""
-        folder = self.folder(measurement)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
-
-    def mark(self, measurement: Measurement, took_s: float) -> None:
-        mark = self.folder(measurement) / MARK
-        new = mark.with_suffix(".new")
-        new.write_text(json.dumps({"took_s": round(took_s, 1)}) + "\n")
-        new.replace(mark)
 
     def rows(self, measurement: Measurement) -> list[Row]:
         """One of all requests, and of a mixture one for each kind. Empty: not measured yet."""
@@ -72,8 +33,7 @@ class MeasuredRuns:
         about = {"repeat": measurement.repeat, "side": measurement.side, "point": str(measurement.point)}
         rows = [{**about, "requests": ALL, **_figures(run.summary)}]
         if measurement.point.shape.prompts:
-            records = SavedRequests(self.folder(measurement) / requests_file.NAME)
-            for kind, some in _by_kind(records, measurement.point.shape).items():
+            for kind, some in _by_kind(self.requests(measurement), measurement.point.shape).items():
                 part = summarize(some, run.slo, warmup_s=run.summary.from_s, until_s=run.summary.until_s)
                 limits = {name: getattr(run.summary, name) for name in ("saturation", "generator_limit")}
                 rows.append({**about, "requests": kind, **_figures(part.model_copy(update=limits))})

@@ -4,15 +4,12 @@ Each side is started once a repeat and measures all points. Every other repeat h
 that a machine that gets slower or faster meanwhile does not count for one of them only.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.points import Point
-from stack.configuration.settings import REPOSITORY
+from benchmarks.whole_stack import resuming
 
 DISAGGREGATED, AGGREGATED, AGAIN = "disaggregated", "aggregated", "disaggregated again"
 UPSTREAM = "upstream connector"  # vLLM's own
@@ -25,11 +22,7 @@ SIDES = {
     "upstream": (DISAGGREGATED, AGGREGATED, UPSTREAM),
 }
 EVERY_SIDE = (DISAGGREGATED, AGGREGATED, UPSTREAM, AGAIN)
-# What a run depends on; tests and documents may change while a comparison is interrupted.
-CODE = (
-    *("compose*.yaml", "images/**/requirements*.lock", "loadtest/**/*.txt", "benchmarks/serving/mixture.py"),
-    *(f"{part}/**/*.py" for part in ("connector", "proxy", "stack", "loadtest")),
-)
+MIXTURE = "benchmarks/serving/mixture.py"  # what a run depends on beside the stack and the load test
 
 
 @dataclass(frozen=True)
@@ -99,15 +92,7 @@ class Plan:
 
     def fingerprint(self, code: str) -> str:
         """Of all that a measurement depends on, apart from the machine; sides and repeats may be added later."""
-        return hashlib.sha256(json.dumps([self.conditions(), code]).encode()).hexdigest()[:12]
-
-
-def code_fingerprint(folder: Path = REPOSITORY) -> str:
-    """Of the files' contents, because a copy on another machine may have no git."""
-    whole = hashlib.sha256()
-    for file in sorted({file for pattern in CODE for file in folder.glob(pattern)}):
-        whole.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
-    return whole.hexdigest()
+        return resuming.fingerprint(self.conditions(), code)
 
 
 def compose_file(side: str, base: str) -> str:

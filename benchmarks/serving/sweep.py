@@ -1,7 +1,6 @@
 """Goes through a plan: starts each side, measures what is not measured yet, says how far it is."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,13 @@ from benchmarks.serving import generator
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.options import Options
 from benchmarks.serving.plan import UPSTREAM, Measurement, Plan, compose_file
-from benchmarks.serving.points import Point
-from benchmarks.serving.progress import Progress, minutes
 from benchmarks.serving.report.command_lines import options as options_of
 from benchmarks.serving.report.document import add_servers
-from benchmarks.serving.stack_side import StackSide, Target, vllm_commands
 from benchmarks.serving.upstream_side import UpstreamSide
 from benchmarks.tables import Row, ms
+from benchmarks.whole_stack import headless
+from benchmarks.whole_stack.progress import Progress, minutes
+from benchmarks.whole_stack.stack_side import StackSide, Target, vllm_commands
 from stack.configuration.settings import StackSettings
 
 
@@ -68,7 +67,13 @@ class Sweep:
         with (self._upstream if side == UPSTREAM else self._stack).running(variables) as target:
             commands = vllm_commands(self._stack.instance_ports(variables), began_unix)
             add_servers(self._work, side, [options_of(command) for command in commands])
-            self._first_requests(target)
+            headless.first_requests(
+                self._work / "first-requests",
+                target=target,
+                seed=self._plan.seed - 1,
+                environment=self._environment,
+                processes=self._processes,
+            )
             self._progress.started(time.monotonic() - began)
             for measurement in measurements:
                 self._leave_time(self._progress.next_point_s())
@@ -79,34 +84,25 @@ class Sweep:
         if time.monotonic() + needed_s > self._ends_at:
             raise OutOfTime(f"the time limit of {self._options.time_limit:g} s leaves no room for the next point")
 
-    def _first_requests(self, target: Target) -> None:
-        folder = self._work / "first-requests"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        self._run(generator.FIRST_REQUESTS, folder, target, generator.FIRST_REQUESTS_S, 0.0, self._plan.seed - 1)
-
     def _point(self, measurement: Measurement, target: Target) -> None:
         began = time.monotonic()
         folder = self._runs.clear(measurement)
-        self._run(measurement.point, folder, target, self._plan.seconds, self._plan.warmup, measurement.seed)
+        generator.run(
+            measurement.point,
+            folder.resolve(),
+            target=target,
+            seconds=self._plan.seconds,
+            warmup=self._plan.warmup,
+            seed=measurement.seed,
+            slo=self._plan.slo,
+            environment=self._environment,
+            processes=self._processes,
+        )
         target.check()  # a server that died has spoiled the point: the same command makes it again
         took_s = time.monotonic() - began
         self._runs.mark(measurement, took_s)
         what = f"{measurement.side}, {measurement.point}: {_short(self._runs.rows(measurement)[0])}"
         print(self._progress.measured(what, took_s), flush=True)
-
-    def _run(self, point: Point, folder: Path, target: Target, seconds: float, warmup: float, seed: int) -> None:
-        generator.run(
-            point,
-            folder.resolve(),
-            target=target,
-            seconds=seconds,
-            warmup=warmup,
-            seed=seed,
-            slo=self._plan.slo,
-            environment=self._environment,
-            processes=self._processes,
-        )
 
 
 def _short(row: Row) -> str:

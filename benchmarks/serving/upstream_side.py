@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import upstream_connector
 from benchmarks.errors import CannotStart
 from benchmarks.processes import POLL_S, Launch, Processes
-from benchmarks.serving.stack_side import NICENESS, StackSide, Target, wait_for_instances
+from benchmarks.whole_stack.stack_side import NICENESS, StackSide, Target, wait_for_instances
 from stack.configuration.environment import load
 from stack.configuration.settings import REPOSITORY, StackSettings
 from stack.running.service import Service

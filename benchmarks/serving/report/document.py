@@ -16,8 +16,8 @@ from benchmarks.serving.plan import EVERY_SIDE, Plan
 from benchmarks.serving.report import page
 from benchmarks.serving.report.charts import charts
 from benchmarks.serving.report.sections import as_html, as_markdown
-from benchmarks.serving.stack_side import NICENESS
 from benchmarks.tables import Row
+from benchmarks.whole_stack.stack_side import NICENESS
 from loadtest.runs.manifest import Manifest
 from stack.host import machine
 

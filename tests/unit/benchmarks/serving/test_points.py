@@ -1,13 +1,12 @@
 """Points as the command line writes them, the order of a plan, and the trace of a mixture."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from benchmarks.serving.mixture import trace
 from benchmarks.serving.options import parse
-from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, Plan, Slo, code_fingerprint, compose_file
+from benchmarks.serving.plan import AGAIN, AGGREGATED, DISAGGREGATED, Plan, Slo, compose_file
 from benchmarks.serving.points import Lengths, Point, Shape, points
 
 MIXED = Shape(Lengths(64, 200), Lengths(8000, 8), 0.1)
@@ -118,16 +117,6 @@ def test_a_plan_is_known_by_all_that_its_figures_depend_on() -> None:
 
 def test_sides_and_repeats_may_be_added_to_a_plan() -> None:
     assert plan(sides=(DISAGGREGATED, AGAIN), repeats=2).fingerprint("code") == plan().fingerprint("code")
-
-
-def test_the_code_is_known_by_its_contents(tmp_path: Path) -> None:
-    (tmp_path / "proxy").mkdir()
-    (tmp_path / "compose.yaml").write_text("a")
-    first = code_fingerprint(tmp_path)
-    (tmp_path / "README.md").write_text("documents do not count")
-    assert code_fingerprint(tmp_path) == first
-    (tmp_path / "proxy" / "app.py").write_text("b")
-    assert code_fingerprint(tmp_path) != first
 
 
 def test_the_baseline_is_the_users_own_stack_with_an_overlay() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from benchmarks.processes import Processes
 from benchmarks.serving import __main__ as program
-from benchmarks.serving import generator, stack_side
-from benchmarks.serving.measured import MARK, MeasuredRuns
+from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED, Measurement
 from benchmarks.serving.points import PROMPTS, STREAMS, points
-from benchmarks.serving.progress import Progress
 from benchmarks.serving.report import document
+from benchmarks.whole_stack import headless, stack_side
+from benchmarks.whole_stack.run_folders import MARK
 from loadtest.figures.record import RequestRecord
 from loadtest.runs.requests_file import RequestsFile
 from tests.unit.benchmarks.serving import scripted_stack
@@ -34,9 +34,9 @@ class Comparison:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -S {scripted_stack.__file__} "$@"\n')
         script.chmod(0o755)
         self._script = script
-        monkeypatch.setattr(generator, "LOAD_TEST", (str(script), "load-test"))
+        monkeypatch.setattr(headless, "LOAD_TEST", (str(script), "load-test"))
         monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the handlers of this process stay
-        monkeypatch.setattr(program, "code_fingerprint", lambda: "the same code")  # somebody may edit it meanwhile
+        monkeypatch.setattr(program, "code_fingerprint", lambda *_: "the same code")  # somebody may edit it meanwhile
         monkeypatch.setattr(document, "charts", lambda shown: "")  # seconds of each test; test_page.py has them
         for name in ("COMPOSE_FILE", "MAX_MODEL_LEN"):
             monkeypatch.delenv(name, raising=False)
@@ -281,13 +281,3 @@ def test_the_kinds_of_a_mixture_have_rows_of_their_own(tmp_path: Path) -> None:
     assert {kind: row["ttft_p50_s"] for kind, row in rows.items()} == {"all": 0.5, STREAMS: 0.1, PROMPTS: 5.0}
     # One span for all: the parts' rates add up to the whole's.
     assert rows[STREAMS]["offered_per_s"] == rows[PROMPTS]["offered_per_s"] == 1 / 40
-
-
-def test_the_rest_is_estimated_from_what_was_seen() -> None:
-    now = 0.0
-    progress = Progress(points=4, starts=2, point_s=60.0, clock=lambda: now)
-    now = 40.0
-    progress.started(40.0)
-    now = 110.0
-    line = progress.measured("aggregated, 9/9@1", 70.0)
-    assert line == "[1/4] aggregated, 9/9@1; 1:50 gone, about 4:10 left"  # three times 70 s, and a start of 40 s

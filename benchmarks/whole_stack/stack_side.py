@@ -1,4 +1,4 @@
-"""One side of the comparison: the stack as its users start it, with state and ports of its own, and ended afterwards.
+"""One side of a comparison: the stack as its users start it, with state and ports of its own, and ended afterwards.
 
 The load generator runs beside it, in this very environment: the same in every way of starting the stack. On a machine
 whose cores the stack keeps busy it would send its requests late; so processes of the stack yield to it.
@@ -29,7 +29,7 @@ REGISTRATION_LIMIT_S = 60.0
 POLL_S = 0.2
 NICENESS = 5  # a third of the share of a process that has none
 VLLM = "vllm.entrypoints.launchers.api_server.entry"
-PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT")
+PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT", "STORE_PORT")
 PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
 
 
@@ -50,7 +50,7 @@ class Target:
 
 
 class StackSide:
-    """The stack that `users` settings describe, once with and once without an overlay, its state in `folder`."""
+    """The stack that `users` settings describe, in the ways that a comparison has it, its state in `folder`."""
 
     def __init__(
         self, users: StackSettings, python: Path, folder: Path, ports: Iterator[int], processes: Processes
