@@ -33,6 +33,16 @@ def count(text: str) -> int:
     return number
 
 
+def positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return number
+
+
 def counts(text: str) -> tuple[int, ...]:
     return tuple(count(word) for word in words(text))
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import program
-from benchmarks.errors import BenchmarkError, CannotStart, OutOfTime
+from benchmarks.errors import BenchmarkError, CannotStart
 from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.model_shapes.full import QWEN25_7B
 from benchmarks.ports import free_ports
@@ -19,7 +19,7 @@ from benchmarks.serving.options import Options, parse
 from benchmarks.serving.plan import MIXTURE, UPSTREAM, Plan
 from benchmarks.serving.report.document import Documents
 from benchmarks.serving.sweep import Sweep
-from benchmarks.whole_stack.resuming import begun, code_fingerprint
+from benchmarks.whole_stack.resuming import begun, code_fingerprint, to_its_end
 from benchmarks.whole_stack.users_variables import set_variables
 from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
@@ -56,23 +56,16 @@ def main() -> int:
 
 
 def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, documents: Documents, started: str) -> int:
-    """The program's exit status; out of time is no failure. However it ends, what was measured is on the page."""
-    ended, status = "interrupted; the same command goes on", 1
-    try:
+    def measure() -> None:
         with Processes(work / "logs") as processes:
             sweep = Sweep(options, plan, users, work, processes, free_ports())
             sweep.measure(lambda: documents.write(started, "not yet"))
-        ended, status = "complete", 0
-    except OutOfTime as error:
-        ended, status = f"{error}; the same command goes on", 0
-        print(f"benchmark: {ended}", file=sys.stderr)
-    except BenchmarkError as error:
-        ended = str(error).partition("; the end of ")[0]  # what follows is a log
-        raise
-    finally:
+
+    def write(ended: str) -> None:
         documents.write(started, ended)
         print(f"results: {documents.page_file}", flush=True)
-    return status
+
+    return to_its_end(measure, write)
 
 
 def _serve_made_up_weights(options: Options) -> None:

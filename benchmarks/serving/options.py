@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.option_types import count
+from benchmarks.option_types import count, positive
 from benchmarks.serving.plan import SIDES, UPSTREAM, Plan, Slo
 from benchmarks.serving.points import Point, points
 from stack.configuration.settings import REPOSITORY
@@ -107,16 +107,6 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     add = parser.add_argument
@@ -139,12 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--vllm-router", type=Path, default=Path(), metavar="PROGRAM", help="of the package vllm-router, for upstream")
     add("--repeats", type=count, default=1, help="so often every side measures all points, in alternating order")
-    add("--seconds", type=_positive, help="measured at one point")
-    add("--warmup", type=_positive, help="seconds before them that are not measured")
+    add("--seconds", type=positive, help="measured at one point")
+    add("--warmup", type=positive, help="seconds before them that are not measured")
     add("--seed", type=int, default=0, help="of prompts and arrivals, which are the same for all sides")
-    add("--slo-ttft", type=_positive, help="seconds; goodput counts the requests that keep all three")
-    add("--slo-tpot", type=_positive, help="seconds")
-    add("--slo-itl", type=_positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
+    add("--slo-ttft", type=positive, help="seconds; goodput counts the requests that keep all three")
+    add("--slo-tpot", type=positive, help="seconds")
+    add("--slo-itl", type=positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
     add(
         "--qwen-shaped",
         type=Path,
@@ -163,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, default=REPOSITORY / ".stack/bench", help="folder of the measurements, to resume from")
     add(
         "--time-limit",
-        type=_positive,
+        type=positive,
         default=float(24 * 3600),
         help="seconds; no point is begun that would pass it, and the same command goes on later",
     )

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import program, results
+from benchmarks.errors import BenchmarkError, OutOfTime
 from stack.configuration.settings import REPOSITORY
 
 # What a run depends on; tests and documents may change while a comparison is interrupted.
@@ -38,3 +40,23 @@ def begun(file: Path, words: Sequence[str], conditions: Mapping[str, Any]) -> tu
         results.replace(file, text + "\n")
     found = json.loads(file.read_text())
     return found["name"], found["started"]
+
+
+def to_its_end(measure: Callable[[], None], write: Callable[[str], None]) -> int:
+    """The program's exit status; out of time is no failure. However it ends, `write` is told how.
+
+    Raises: BenchmarkError.
+    """
+    ended, status = "interrupted; the same command goes on", 1
+    try:
+        measure()
+        ended, status = "complete", 0
+    except OutOfTime as error:
+        ended, status = f"{error}; the same command goes on", 0
+        print(f"benchmark: {ended}", file=sys.stderr)
+    except BenchmarkError as error:
+        ended = str(error).partition("; the end of ")[0]  # what follows is a log
+        raise
+    finally:
+        write(ended)
+    return status

@@ -19,6 +19,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "transport": str,
     "kv_bytes": int,
     "kv_tokens": int,
+    "store_tokens": int,
     "first_token": str,
 }
 # Milliseconds. `answer`, which a whole answer has in place of `first_step`, is no phase of a time to first token.

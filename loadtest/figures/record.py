@@ -47,6 +47,7 @@ class RequestRecord:
     transport: str | None = None
     kv_bytes: int | None = None
     kv_tokens: int | None = None
+    store_tokens: int | None = None  # of the prompt, which the producer loaded from a KV store
     first_token: str | None = None  # who computed it, of two legs: producer or consumer
     second_token: float | None = None  # after the first; behind a producer's it has what was left of the transfer
     phases: dict[str, float] = field(default_factory=dict)  # Server-Timing: queue, prefill, transfer, first_step

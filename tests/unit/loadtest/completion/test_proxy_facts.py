@@ -43,6 +43,11 @@ def test_the_comment_at_the_end_knows_more_than_the_headers() -> None:
     assert facts == {"path": "local", "kv_tokens": 7, "phases": {"queue": 0.002, "first_step": 0.005}}
 
 
+def test_what_a_producer_loaded_from_a_store_may_be_known_only_at_the_end() -> None:
+    assert proxy_facts.of_answer({"x-pd-store-tokens": "96"}, None) == {"store_tokens": 96}
+    assert proxy_facts.of_answer({}, 'pd {"store_tokens": 0}') == {"store_tokens": 0}, "nothing was found there"
+
+
 def test_who_computed_the_first_token_and_how_long_the_second_took() -> None:
     comment = 'pd {"first_token": "producer", "second_token_ms": 12.5}'
     assert proxy_facts.of_answer({}, comment) == {"first_token": "producer", "second_token": 0.0125}
