@@ -12,7 +12,7 @@ VLLM = "$(shell $(TOOLS) -m stack.install --print-folder vllm)/bin/python" -m
 LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder loadtest)/bin/python" -m
 
 .PHONY: help up down status logs ratio doctor test test-parallel test-store test-rdma test-k8s load bench bench-connector \
-	bench-connector-link bench-store bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
+	bench-connector-link bench-store bench-store-chat bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
 	lock lint format clean tools tests-environment
 
 help: ## this list
@@ -71,6 +71,10 @@ bench-connector-link: tests-environment ## streaming on and off over a link of 4
 bench-store: tests-environment ## a prompt's TTFT computed, cached, from a shared KV store; ARGS="--prompt-tokens 512,2000"
 	$(VLLM) stack.prepare
 	$(VLLM) benchmarks.store $(ETCD) $(ARGS)
+
+# `stack up` installs and prepares what else it needs.
+bench-store-chat: tests-environment ## chats through whole stacks with and without that store; ARGS="trace --trace FILE"
+	$(TESTS) benchmarks.store.conversations $(ARGS)
 
 bench-proxy: tests-environment ## our proxy beside others; needs nginx and wrk; ARGS="--vllm-router PATH"
 	$(TESTS) benchmarks.proxy latency throughput chunks memory $(ARGS)

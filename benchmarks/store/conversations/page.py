@@ -64,7 +64,7 @@ def _targets(document: dict[str, Any], rows: Sequence[Row]) -> Iterator[str]:
 def _first_tokens(rows: Sequence[Row]) -> str:
     header = (
         *("caches", "requests", "side", "run", "answered", "failed", "TTFT ms P50", "times", "P99", "times"),
-        *("prompt tokens", "cached", "from the store"),
+        *("prompt tokens", "cached", "from the store", "path"),
     )
     lines = []
     for (cache, kind), group in groups(rows, "cache_bytes", "requests").items():
@@ -76,7 +76,8 @@ def _first_tokens(rows: Sequence[Row]) -> str:
             failed = str(sum(row["outcomes"].get(name, 0) for name in ("failed", "cut_off")))
             tokens = [f"{row['prompt_tokens']:,}", *(_share(row, name) for name in ("cached_tokens", "store_tokens"))]
             about = (_mib(cache), kind, row["side"], str(row["repeat"] + 1))
-            lines.append((*about, completed, failed, *figures, *tokens))
+            path = ", ".join(f"{number} {name}" for name, number in row["paths"].items())
+            lines.append((*about, completed, failed, *figures, *tokens, path))
     return table(header, lines)
 
 

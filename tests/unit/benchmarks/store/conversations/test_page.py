@@ -21,7 +21,13 @@ TOKENS = {"prompt_tokens": 1000, "cached_tokens": 700, "store_tokens": 600}
 def row(side: str, p50: float | None, kind: str = "later turns", **more: Any) -> dict[str, Any]:
     about = {"repeat": 0, "cache_bytes": 256 * MIB, "side": side, "requests": kind, "wanted": 120}
     times = {"ttft_n": 120, "ttft_p50_s": p50, "ttft_p99_s": 4.0}
-    notes = {"errors": {}, "found_again": 800, "saturation": None, "generator_limit": None}
+    notes = {
+        "errors": {},
+        "paths": {"disaggregated": 118, "local": 2},
+        "found_again": 800,
+        "saturation": None,
+        "generator_limit": None,
+    }
     return {**about, "outcomes": OUTCOMES, **times, **TOKENS, **notes, **more}
 
 
@@ -72,7 +78,7 @@ def test_a_side_whose_requests_failed_is_named() -> None:
 
 def test_each_row_has_its_times_and_a_p99_of_few_values_is_in_brackets() -> None:
     lines = render(requests=[row(OFF, 2.0), row(STORE, 0.5), row(AGAIN, 2.0, ttft_n=99)]).splitlines()
-    cached = "1,000 | 700 (70.0%) | 600 (60.0%) |"
+    cached = "1,000 | 700 (70.0%) | 600 (60.0%) | 118 disaggregated, 2 local |"
     about = "| 256 MiB | later turns |"
     assert f"{about} no store | 1 | 120 of 120 | 0 | 2000.0 |  | 4000.0 |  | {cached}" in lines
     assert f"{about} store | 1 | 120 of 120 | 0 | 500.0 | 0.250 | 4000.0 | 1.000 | {cached}" in lines
