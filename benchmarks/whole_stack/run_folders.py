@@ -5,10 +5,12 @@ A run that was interrupted writes its reports too, of the requests it had; only 
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from loadtest.runs import requests_file
+from loadtest.runs.manifest import Manifest
 from loadtest.runs.requests_file import SavedRequests
 from loadtest.runs.run_folder import NoRun, Run
 
@@ -64,3 +66,12 @@ class RunFolders:
     def facts(self, measurement: Measured) -> dict[str, Any]:
         """What the mark of a complete run says."""
         return dict(json.loads((self.folder(measurement) / MARK).read_text()))
+
+
+def server_versions(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """Of the vLLM servers behind all these runs, by what the proxy says of them."""
+    found: dict[str, set[str]] = {}
+    for manifest in manifests:
+        for name, versions in manifest.servers.items():
+            found.setdefault(name, set()).update(versions)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}

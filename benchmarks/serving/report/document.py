@@ -17,6 +17,7 @@ from benchmarks.serving.report import page
 from benchmarks.serving.report.charts import charts
 from benchmarks.serving.report.sections import as_html, as_markdown
 from benchmarks.tables import Row
+from benchmarks.whole_stack.run_folders import server_versions
 from benchmarks.whole_stack.stack_side import NICENESS
 from loadtest.runs.manifest import Manifest
 from stack.host import machine
@@ -60,7 +61,7 @@ class Documents:
             "raw_file": f"{self._name}.json",
             "html_file": f"{self._name}.html",
             "machine": self._machine,
-            "versions": {**self._versions, **_server_versions([manifest for _, manifest in manifests])},
+            "versions": {**self._versions, **server_versions([manifest for _, manifest in manifests])},
             "conditions": _conditions(plan, manifests, rows, servers),
             "plan": plan.document(),
             "servers": servers,
@@ -75,14 +76,6 @@ def add_servers(work: Path, side: str, lines: list[list[str]]) -> None:
 def read_servers(work: Path) -> dict[str, list[list[str]]]:
     file = work / SERVERS
     return dict(json.loads(file.read_text())) if file.exists() else {}
-
-
-def _server_versions(manifests: list[Manifest]) -> dict[str, str]:
-    found: dict[str, set[str]] = {}
-    for manifest in manifests:
-        for name, versions in manifest.servers.items():
-            found.setdefault(name, set()).update(versions)
-    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
 def _conditions(

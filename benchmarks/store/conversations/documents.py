@@ -9,7 +9,7 @@ from benchmarks.store.conversations import figures, page
 from benchmarks.store.conversations.loads import CHAT, TRACE
 from benchmarks.store.conversations.options import Options
 from benchmarks.store.conversations.plan import Plan
-from benchmarks.whole_stack.run_folders import RunFolders
+from benchmarks.whole_stack.run_folders import RunFolders, server_versions
 from benchmarks.whole_stack.stack_side import NICENESS
 from stack.configuration.settings import StackSettings
 from stack.host import machine
@@ -23,16 +23,15 @@ class Documents:
 
     def __init__(self, options: Options, plan: Plan, users: StackSettings, work: Path, name: str, started: str) -> None:
         self._options, self._plan, self._runs, self._name = options, plan, RunFolders(work), name
-        load = plan.load
+        self._versions, load = machine.versions(options.commit, PACKAGES), plan.load
         self._about = {
             **program.about("benchmarks.store.conversations", f"A shared KV store: {TITLES[load.name]}"),
             "started": started,
             "machine": machine.hardware(),
-            "versions": machine.versions(options.commit, PACKAGES),
             "load": load.name,
             "kinds": list(load.kinds),
             "conditions": {
-                "model": users.model_name,
+                "model": program.shown(users.model_name),
                 "instances": f"{users.prefill_replicas} prefill, {users.decode_replicas} decode, started for each side",
                 "sent": load.describe(),
                 "seed": str(plan.seed),
@@ -45,7 +44,10 @@ class Documents:
 
     def write(self, ended: str) -> None:
         """Writes nothing when nothing was measured."""
-        results = Results(self._options.out, self._name, self._about, page.render)
+        runs = [run for one in self._plan.measurements() if (run := self._runs.run(one))]
+        versions = {**self._versions, **server_versions(run.manifest for run in runs)}
+        about = {**self._about, "versions": versions}
+        results = Results(self._options.out, self._name, about, page.render)
         for table, rows in figures.tables(self._runs, self._plan).items():
             for row in rows:
                 results.add(table, **row)

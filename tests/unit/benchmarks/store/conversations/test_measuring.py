@@ -101,6 +101,7 @@ def test_every_side_has_a_stack_of_its_own_and_the_same_requests(comparison: Com
     assert by_side["store"]["proxy_loaded_tokens"] == 420
     assert by_side["no store"]["decode_computed"] == 6
     assert [row["evicted_keys"] for row in document["store"]] == [2]
+    assert document["versions"]["vLLM"] == "0.32.0"
     assert document["conditions"]["instances"].startswith("2 prefill, 2 decode")
 
 
