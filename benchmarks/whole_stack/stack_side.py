@@ -29,7 +29,8 @@ REGISTRATION_LIMIT_S = 60.0
 POLL_S = 0.2
 NICENESS = 5  # a third of the share of a process that has none
 VLLM = "vllm.entrypoints.launchers.api_server.entry"
-PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "CONTROL_PORT", "STORE_PORT")
+# The last is the one from which replicas take more than a few: nothing else may be given the ports after it.
+PORTS = ("PROXY_PORT", "LOCUST_PORT", "ETCD_PORT", "PREFILL_PORT", "DECODE_PORT", "STORE_PORT", "CONTROL_PORT")
 PORTS_IN_CONTAINERS = (8100, 8200)  # of every replica
 
 
