@@ -7,6 +7,7 @@ from pathlib import Path
 from connector.cache.fingerprint import fingerprint
 from connector.mooncake.transports import TRANSPORTS
 from stack.instances.settings import LauncherSettings
+from stack.store import cluster
 
 LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot register
 # Where loads over TCP are slower than computing: on an H200 (Qwen2.5-7B's shape) 1.71 times as long for 2,000 tokens
@@ -85,7 +86,7 @@ def cache_prefix(settings: LauncherSettings, pairing: Mapping[str, str], vllm_ve
 
 def shared(settings: LauncherSettings, pairing: Mapping[str, str], vllm_version: str) -> str:
     """What dispatch tells by who finds the same there; empty without a store."""
-    return f"{settings.store_master}/{cache_prefix(settings, pairing, vllm_version)}" if settings.store_master else ""
+    return f"{settings.store_address}/{cache_prefix(settings, pairing, vllm_version)}" if settings.store_master else ""
 
 
 def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -94,7 +95,7 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
     content = {
         "mode": "standalone-store",  # it gives no memory of its own, which would go away with it
         "metadata_server": "P2PHANDSHAKE",
-        "master_server_address": settings.store_master,
+        "master_server_address": settings.store_address,
         "protocol": "tcp",  # also where transfers go over RDMA: bytes after a failed load were looked at with TCP only
         "device_name": "",
         "global_segment_size": 0,
@@ -102,6 +103,6 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
     }
     file.write_text(json.dumps(content))
     # The streaming connector sets these too, but where it moves caches over TCP itself.
-    variables = {**RPC_TIMEOUTS, **TRANSPORTS["tcp"].tuned_by}
+    variables = {**RPC_TIMEOUTS, **TRANSPORTS["tcp"].tuned_by, **cluster.of_clients(settings.store_address)}
     told = {name: inherited.get(name) or value for name, value in variables.items()}
     return {**told, "MOONCAKE_CONFIG_PATH": str(file)}

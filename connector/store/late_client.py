@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 from connector.store.parts import in_parts
+from stack.store import cluster
 
 log = logging.getLogger(__name__)
 
 FIRST_TRY_S = 3.0  # for which a start waits
 BETWEEN_TRIES_S = 3.0
+MASTER = 6  # which of the arguments of `setup` names it
 NOT_THERE, NO_ROOM, FAILED = 0, -200, -1  # as Mooncake's client says it
 
 
@@ -47,10 +49,12 @@ class LateClient:
 
     def _join(self, arguments: tuple[Any, ...], more: dict[str, Any]) -> None:
         while not self._closed.is_set():
-            client = self._make()
-            if client.setup(*arguments, **more) == 0 and self._bring(client):
-                break
-            client.close()
+            # Where there is no leader Mooncake's client looks for one for 2 s, in which no other thread runs.
+            if all(map(cluster.has_leader, arguments[MASTER : MASTER + 1])):
+                client = self._make()
+                if client.setup(*arguments, **more) == 0 and self._bring(client):
+                    break
+                client.close()
             self._first_tried.set()
             self._closed.wait(self._between_tries_s)
         self._first_tried.set()

@@ -71,6 +71,7 @@ class StackSettings(Settings):
     store_master: str = ""
     store_port: Port = 50051
     store_bytes: int = Field(default=1 << 30, ge=64 << 20)
+    store_masters: int = Field(default=1, ge=1, le=2)
     vllm_host_ip: OwnHost = ""
     listen_host: ListenHost = ""
     prefill_gpu: str = "0"

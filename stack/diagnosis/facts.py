@@ -64,6 +64,7 @@ class Facts:
     store_mib: int = 0  # of a KV store that is to be started here
     store_asked_for: bool = False
     store_master: str = ""  # of another one
+    store_masters: int = 1
 
 
 def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
@@ -110,6 +111,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         store_mib=settings.store_bytes >> 20 if settings.has_store and not running else 0,
         store_asked_for=settings.stack_store,
         store_master=settings.store_master,
+        store_masters=settings.store_masters,
     )
 
 

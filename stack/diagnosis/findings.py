@@ -144,6 +144,9 @@ def store(facts: Facts) -> Iterator[Finding]:
         fix = f"leave {asked} out to use that one, or unset STORE_MASTER for one of this stack's own"
         found = f"{facts.store_master}, and {'STACK_STORE=true' if facts.store_asked_for else overlay}"
         yield Finding("error", "STORE_MASTER", found, "one store", fix)
+    if facts.store_masters > 1 and not (facts.store_master or facts.store_asked_for or overlay in facts.overlays):
+        fix = f"set STACK_STORE=true, or append `:{overlay}` to COMPOSE_FILE: docs/store.md"
+        yield Finding("warning", "STORE_MASTERS", f"{facts.store_masters}, without a store", "a KV store", fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from stack.instances.mooncake_config import MooncakeConfig, Protocol, load_moonc
 from stack.instances.record import Role
 from stack.network import addresses
 from stack.network.addresses import CollectorUrl, ListenHost, OwnHost
+from stack.store import cluster
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 PORTS_PER_INSTANCE = 16  # control ports of neighbouring instances on one host: room for 16 ranks each
@@ -63,6 +64,7 @@ class LauncherSettings(Settings):
     transfer_checksum: bool = False
     transfer_first_token: bool = True
     store_master: str = ""
+    store_masters: int = Field(default=1, ge=1, le=2)
     store_lookup_timeout_s: float = Field(default=0.03, gt=0, le=1)
     store_load_timeout_s: float = Field(default=5.0, gt=0)
     store_load_min_tokens: int | None = Field(default=None, ge=0)
@@ -83,11 +85,16 @@ class LauncherSettings(Settings):
     @field_validator("store_master")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        if value:
+        if value.startswith(cluster.SCHEME):
+            etcd.address(value)
+        elif value:
             try:
                 addresses.split(value)
             except ValueError as error:
-                raise ValueError(f"expected host:port of a mooncake_master, e.g. 127.0.0.1:50051; {error}") from error
+                raise ValueError(
+                    f"expected host:port of a mooncake_master, e.g. 127.0.0.1:50051, or etcd://host:port where two of "
+                    f"them stand by for each other; {error}"
+                ) from error
         return value
 
     @field_validator("mooncake_config_path")
@@ -191,6 +198,13 @@ class LauncherSettings(Settings):
     def etcd(self) -> str:
         """The etcd to register in: with a `mooncake.json` alone, the one that it names for the metadata."""
         return self.etcd_endpoint or self.mooncake.metadata_server
+
+    @property
+    def store_address(self) -> str:
+        """What Mooncake's clients are told of the store: its one master, or the etcd where two have their leader."""
+        if self.store_master and self.store_masters > 1 and not self.store_master.startswith(cluster.SCHEME):
+            return cluster.address(self.etcd)
+        return self.store_master
 
     @property
     def host(self) -> str:

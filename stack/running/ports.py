@@ -100,11 +100,11 @@ def _of(service: Service, hosts: Hosts, control_port: int, apart: int = 1) -> It
 
 
 def _of_http(service: Service, hosts: Hosts, apart: int = 1) -> Iterator[Port]:
-    """`apart`: how many ports lie between two replicas."""
+    """`apart`: 0 where replicas do not count."""
     first = service.ports[0]
     for index in range(service.replicas):
         yield Port(
-            first + index * apart,
+            service.ports[index * apart],
             _name(service, index),
             service.port_variable,
             first=first,
@@ -155,7 +155,7 @@ def _name(service: Service, index: int) -> str:
 
 
 def _replicas(service: Service) -> str:
-    return f"{service.name.upper()}_REPLICAS" if service.replicas > 1 else ""
+    return service.replicas_variable or f"{service.name.upper()}_REPLICAS" if service.replicas > 1 else ""
 
 
 def _hosts_of_processes(settings: StackSettings) -> Hosts:

@@ -17,7 +17,8 @@ class Service:
     host: str = "127.0.0.1"
     grace_s: float = 10.0
     environment: dict[str, str] = field(default_factory=dict)
-    other_ports: tuple[int, ...] = ()  # of the first replica, beside those of HTTP
+    other_ports: tuple[int, ...] = ()  # beside those of HTTP
+    replicas_variable: str = ""  # where it has another name than the service
 
     @property
     def replicas(self) -> int:

@@ -1,11 +1,14 @@
-"""A KV store that instances share (docs/store.md), as processes: a master, who knows what is where, and an owner."""
+"""A KV store that instances share (docs/store.md), as processes: one or two masters, who know what is where, and an
+owner."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stack.configuration.settings import StackSettings
 from stack.installation import environments
 from stack.network import addresses
 from stack.running.service import Service
+from stack.store import cluster
 
 GRACE_S = 5.0
 EVERYWHERE = "0.0.0.0"
@@ -14,18 +17,35 @@ CUDA_LIBRARIES = "nvidia/cu13/lib"  # of NVIDIA's packages, which PyTorch needs
 
 def master(settings: StackSettings) -> str:
     """What STORE_MASTER says to this stack's instances."""
+    if settings.store_masters > 1:
+        return cluster.address(settings.etcd)
     return addresses.join(settings.host_ip, settings.store_port)
 
 
 def services(settings: StackSettings) -> tuple[Service, Service]:
     """They find each other, and the instances them, in whatever order they start."""
-    rpc, http, owner_rpc, owner_http = range(settings.store_port, settings.store_port + 4)
-    host = settings.host_ip
+    first, host = settings.store_port, settings.host_ip
+    # Another master's ports come behind the owner's.
+    rpcs, https = (tuple(range(first + i, first + 4 * settings.store_masters, 4)) for i in (0, 1))
+    owner_rpc, owner_http = first + 2, first + 3
     programs = environments.vllm(settings).python(settings).parent
-    of_master = master_command(programs, host, rpc, http)
+    if settings.store_masters > 1:
+        of_masters = standing_by_command(programs, host, rpcs, https, settings.etcd)
+    else:
+        of_masters = master_command(programs, host, *rpcs, *https)
     of_owner = owner_command(programs, host, owner_rpc, owner_http, master(settings), settings.store_bytes)
     return (
-        Service("store-master", of_master, (http,), "STORE_PORT", "/health", host, GRACE_S, other_ports=(rpc,)),
+        Service(
+            "store-master",
+            of_masters,
+            https,
+            "STORE_PORT",
+            "/health",
+            host,
+            GRACE_S,
+            other_ports=rpcs,
+            replicas_variable="STORE_MASTERS",
+        ),
         Service(
             "store",
             of_owner,
@@ -33,7 +53,7 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
             "STORE_PORT",
             "/health",
             grace_s=GRACE_S,
-            environment=_environment(settings),
+            environment={**_environment(settings), **cluster.of_clients(master(settings))},
             other_ports=(owner_rpc,),
         ),
     )
@@ -50,8 +70,23 @@ def master_command(programs: Path, host: str, rpc: int, http: int) -> tuple[str,
     )
 
 
+def standing_by_command(
+    programs: Path, host: str, rpcs: Sequence[int], https: Sequence[int], etcd: str
+) -> tuple[str, ...]:
+    """Of each master that stands by for the others; which one it is INSTANCE_INDEX says."""
+    return (
+        str(programs / "python"),
+        "-m",
+        "stack.store.master",
+        f"--host={host}",
+        f"--rpc-ports={','.join(map(str, rpcs))}",
+        f"--http-ports={','.join(map(str, https))}",
+        f"--etcd={etcd}",
+    )
+
+
 def owner_command(programs: Path, host: str, rpc: int, http: int, master: str, size: int) -> tuple[str, ...]:
-    """`master` is its host:port, `size` in bytes."""
+    """`master` is its host:port, or the etcd of several; `size` in bytes."""
     return (
         str(programs / "mooncake_client"),
         f"--host={host}",

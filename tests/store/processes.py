@@ -1,12 +1,15 @@
 """A store as its programs are: one master, which knows what is where, and one owner, which has the memory."""
 
+import os
 import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Self
+
+import psutil
 
 from stack.configuration.settings import REPOSITORY
 from stack.running import store
@@ -20,13 +23,14 @@ START_LIMIT_S = 30.0
 # A master that has started anew hears of an owner with its next heartbeat; a client is forgotten after 10 s.
 MOUNT_LIMIT_S = 60.0
 
-Part = Literal["master", "owner"]
+Part = Literal["master", "owner", "first", "second"]  # the last two are masters that stand by for each other
 
 
 class Store:
     """`parts` can be killed, started again and stopped for a while, one by one."""
 
     address = f"{HOST}:{MASTER_PORT}"
+    masters: tuple[Part, ...] = ("master",)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,25 +39,34 @@ class Store:
     def start(self, part: Part) -> None:
         with (self._folder / f"store-{part}.log").open("ab") as log:
             self._processes[part] = subprocess.Popen(
-                _commands()[part], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command(part),
+                cwd=REPOSITORY,
+                env={**os.environ, **self._variables(part)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
-        if part == "master":
-            wait_until(lambda: answers(f"http://{HOST}:{MASTER_HTTP_PORT}/health"), START_LIMIT_S, "the master is up")
+        if part in self.masters:
+            wait_until(lambda: answers(f"{self._http(part)}/health"), START_LIMIT_S, f"the {part} is up:\n{self.log}")
 
     def kill(self, part: Part) -> None:
         process = self._processes.pop(part)
-        process.kill()
+        for each in _family(process):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait()
 
     @contextmanager
     def frozen(self, part: Part) -> Iterator[None]:
         """Its process is stopped; the kernel still accepts connections for it."""
-        process = self._processes[part]
-        process.send_signal(signal.SIGSTOP)
+        family = _family(self._processes[part])
+        for each in family:
+            each.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            process.send_signal(signal.SIGCONT)
+            for each in family:
+                each.send_signal(signal.SIGCONT)
 
     def wait_for_memory(self) -> None:
         """Until the master knows of the owner's memory."""
@@ -84,14 +97,32 @@ class Store:
         logs = sorted(self._folder.glob("store-*.log"))
         return "\n".join(f"=== {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in logs)
 
+    @property
+    def leader(self) -> Part:
+        """The master that answers clients."""
+        (found,) = self.masters
+        return found
+
     def _metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{HOST}:{MASTER_HTTP_PORT}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"{self._http(self.leader)}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
         (value,) = (line.rpartition(" ")[2] for line in lines if line.startswith(name + " "))
         return float(value)
 
+    def _command(self, part: Part) -> tuple[str, ...]:
+        if part == "master":
+            return store.master_command(PROGRAMS, HOST, MASTER_PORT, MASTER_HTTP_PORT)
+        return store.owner_command(PROGRAMS, HOST, OWNER_PORT, OWNER_HTTP_PORT, self.address, SEGMENT_BYTES)
+
+    def _variables(self, part: Part) -> dict[str, str]:
+        return {}
+
+    def _http(self, part: Part) -> str:
+        return f"http://{HOST}:{MASTER_HTTP_PORT}"
+
     def __enter__(self) -> Self:
-        self.start("master")
+        for master in self.masters:
+            self.start(master)
         self.start("owner")
         self.wait_for_memory()
         return self
@@ -101,8 +132,7 @@ class Store:
             self.kill(part)
 
 
-def _commands() -> dict[Part, tuple[str, ...]]:
-    return {
-        "master": store.master_command(PROGRAMS, HOST, MASTER_PORT, MASTER_HTTP_PORT),
-        "owner": store.owner_command(PROGRAMS, HOST, OWNER_PORT, OWNER_HTTP_PORT, Store.address, SEGMENT_BYTES),
-    }
+def _family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """It and what it has started, which is first."""
+    itself = psutil.Process(process.pid)
+    return [*itself.children(recursive=True), itself]

@@ -1,11 +1,14 @@
 """Servers of one tiny model that share a store, and a plain one that does not."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stack.instances.record import Role
 from tests.real_stack import metrics, wait_until
+from tests.store.conftest import Prompts
 from tests.store.processes import Store
 from tests.tiny_servers.instances import (
     BLOCK_TOKENS,
@@ -19,6 +22,7 @@ from tests.tiny_servers.instances import (
 )
 
 IDLE_LIMIT_S = 120.0  # a call that hangs ends after 60 s
+BACK_LIMIT_S = 120.0
 
 
 class Servers:
@@ -80,3 +84,19 @@ def from_store(server: Server) -> int:
 def whole_blocks(tokens: int) -> int:
     """How many of a prompt's tokens a store can have: of the last one the answer is computed."""
     return (tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+
+
+async def assert_in_use_again(servers: Servers, store: Store, prompts: Prompts) -> None:
+    """Within a while what one producer computes the other one loads, and every block has come back."""
+    await asyncio.to_thread(store.wait_for_memory)
+    fresh = iter(prompts(*range(500, 600)))
+    deadline = time.monotonic() + BACK_LIMIT_S
+    before = from_store(servers.second)
+    while from_store(servers.second) == before:
+        assert time.monotonic() < deadline, f"not in use again:\n{servers.second.log[-4000:]}\n{store.log}"
+        prompt = next(fresh)
+        (of_first,) = await servers.by(servers.first, [prompt])
+        servers.wait_until_saved()
+        (of_second,) = await servers.by(servers.second, [prompt])
+        assert of_first == of_second == (await servers.expected([prompt]))[0]
+        servers.wait_until_saved()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.store.conftest import Prompts
 from tests.store.processes import SEGMENT_BYTES, Part, Store
-from tests.store.servers import Servers, from_store
+from tests.store.servers import Servers, assert_in_use_again
 from tests.store.streams import streams, timed
 from tests.tiny_servers.instances import BLOCK_TOKENS, Fleet, Tokens, answers_of
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 GAP_LIMIT_S = 4.0
 ANSWER_LIMIT_S = 25.0
-BACK_LIMIT_S = 120.0
 ROUND_S = 2
 WITHOUT_STORE = "does without the KV store"  # what a server logs of a request
 LENGTHS = (600, 601, 602, 603)
@@ -125,19 +124,3 @@ async def test_instances_that_start_while_the_master_is_away_join_later(
 
 async def in_turn(servers: Servers, asked: list[Tokens]) -> list[Tokens]:
     return [answer for prompt in asked for answer in await servers.by(servers.first, [prompt])]
-
-
-async def assert_in_use_again(servers: Servers, store: Store, prompts: Prompts) -> None:
-    """Within a while what one producer computes the other one loads, and every block has come back."""
-    await asyncio.to_thread(store.wait_for_memory)
-    fresh = iter(prompts(*range(500, 600)))
-    deadline = time.monotonic() + BACK_LIMIT_S
-    before = from_store(servers.second)
-    while from_store(servers.second) == before:
-        assert time.monotonic() < deadline, f"not in use again:\n{servers.second.log[-4000:]}\n{store.log}"
-        prompt = next(fresh)
-        (of_first,) = await servers.by(servers.first, [prompt])
-        servers.wait_until_saved()
-        (of_second,) = await servers.by(servers.second, [prompt])
-        assert of_first == of_second == (await servers.expected([prompt]))[0]
-        servers.wait_until_saved()

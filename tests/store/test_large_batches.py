@@ -9,16 +9,22 @@ from stack.configuration.environment import load
 from stack.configuration.settings import REPOSITORY
 from stack.instances.settings import LauncherSettings
 from tests.store.large_batch import BUFFERS, BYTES, KEYS
-from tests.store.processes import PROGRAMS, Store
+from tests.store.processes import HOST, PROGRAMS, Store
 
 LIMIT_S = 60.0
+WHOLE = [KEYS, KEYS, KEYS * BUFFERS * BYTES]
 
 
 def test_a_large_batch_arrives_whole(store: Store, tmp_path: Path) -> None:
-    settings = load(LauncherSettings, vllm_distributed_kv_role="aggregated", store_master=Store.address)
-    told = instances_store.environment(settings, str(tmp_path), {})
+    assert a_large_batch(store, tmp_path) == WHOLE
+
+
+def a_large_batch(store: Store, folder: Path) -> list[int]:
+    """What `large_batch.py` prints, run with what an instance is told."""
+    settings = load(LauncherSettings, vllm_distributed_kv_role="aggregated", store_master=store.address)
+    told = instances_store.environment(settings, str(folder), {})
     ended = subprocess.run(
-        [str(PROGRAMS / "python"), "-m", "tests.store.large_batch", Store.address],
+        [str(PROGRAMS / "python"), "-m", "tests.store.large_batch", HOST, store.address],
         cwd=REPOSITORY,
         env={**os.environ, **told},
         stdin=subprocess.DEVNULL,
@@ -28,4 +34,4 @@ def test_a_large_batch_arrives_whole(store: Store, tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.split() == [str(KEYS), str(KEYS), str(KEYS * BUFFERS * BYTES)], ended.stderr[-3000:]
+    return [int(word) for word in ended.stdout.split()]

@@ -48,6 +48,7 @@ NOT_IN_A_POD = {
         "STORE_LOAD_TIMEOUT_S",
         "STORE_LOOKUP_TIMEOUT_S",
         "STORE_MASTER",
+        "STORE_MASTERS",
     },
     "proxy": {"BIND_ADDRESS", "PROXY_API_KEYS_FILE"},
     "loadtest": {"BIND_ADDRESS", "CONSOLE_PORT", "LISTEN_HOST", "LOADTEST_RUN_DIR", "LOCUST_PORT", "PROXY_PORT"},

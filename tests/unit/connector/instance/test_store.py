@@ -1,6 +1,7 @@
 """What a server is told of a store that instances share, and that nothing of it is there without one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,36 @@ def test_dispatch_tells_stores_apart_as_their_keys_do(environment: pytest.Monkey
     pairing = vllm_command.pairing(given)
     assert store.shared(given, pairing, "0.32.0") == f"{MASTER}/{store.cache_prefix(given, pairing, '0.32.0')}"
     assert store.shared(given.model_copy(update={"store_master": ""}), pairing, "0.32.0") == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({"STORE_MASTERS": "2", "ETCD_ENDPOINT": "http://10.0.0.7:2379/"}, "etcd://10.0.0.7:2379"),
+        ({"STORE_MASTER": "etcd://10.0.0.8:2379", "ETCD_ENDPOINT": "10.0.0.7:2379"}, "etcd://10.0.0.8:2379"),
+    ],
+)
+def test_of_two_masters_the_leader_is_found_in_etcd(
+    environment: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], address: str
+) -> None:
+    given = settings(environment, "producer", **variables)
+    told = store.environment(given, str(tmp_path), {})
+
+    assert json.loads((tmp_path / "store.json").read_text())["master_server_address"] == address
+    assert told["MC_STORE_CLUSTER_ID"] == "pd-stack"
+    assert store.shared(given, {}, "0.32.0").startswith(address + "/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("STORE_MASTER", "nowhere", "expected host:port of a mooncake_master"),
+        ("STORE_MASTER", "etcd://10.0.0.7:2379;10.0.0.8:2379", "expected one plain-text endpoint"),
+        ("STORE_MASTERS", "3", "less than or equal to 2"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_by_name(
+    environment: pytest.MonkeyPatch, name: str, value: str, needed: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name}='{re.escape(value)}'.*{needed}"):
+        settings(environment, "producer", **{name: value})

@@ -70,6 +70,11 @@ CASES = {
         "error: STORE_MASTER: found 10.0.0.9:50051, and STACK_STORE=true; needed one store; fix: leave STACK_STORE out "
         "to use that one, or unset STORE_MASTER for one of this stack's own",
     ),
+    "masters of no store": (
+        replace(WELL, store_masters=2),
+        "warning: STORE_MASTERS: found 2, without a store; needed a KV store; fix: set STACK_STORE=true, or append "
+        "`:compose.store.yaml` to COMPOSE_FILE: docs/store.md",
+    ),
     "a store that is too large": (
         replace(WELL, store_asked_for=True, store_mib=16384),
         "warning: memory: found 20000 MiB available of 24000; needed about 22484 MiB for 2 instances of this model and "

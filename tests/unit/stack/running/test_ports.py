@@ -215,6 +215,16 @@ def test_a_store_listens_on_four_ports() -> None:
         assert not [port for port in to_be_used(of_files, with_docker=True) if port.variable == "STORE_PORT"]
 
 
+def test_two_masters_of_a_store_listen_on_two_ports_each() -> None:
+    settings = StackSettings(stack_store=True, store_masters=2, store_port=4000)
+    found = [port for port in to_be_used(settings, with_docker=False) if port.variable == "STORE_PORT"]
+    assert sorted(port.number for port in found) == [*range(4000, 4006)]
+    assert {(port.service, port.replicas) for port in found if port.number in (4001, 4005)} == {
+        ("store-master-0", "STORE_MASTERS"),
+        ("store-master-1", "STORE_MASTERS"),
+    }
+
+
 def test_what_observes_has_its_ports_on_loopback() -> None:
     settings = StackSettings(compose_file="compose.yaml:compose.observability.yaml", bind_address="0.0.0.0")
     observers = {

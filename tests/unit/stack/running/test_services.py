@@ -162,6 +162,21 @@ def test_a_store_runs_where_it_is_asked_for_beside_instances() -> None:
     assert [*by_name(settings.model_copy(update={"stack_services": ("proxy",)}))] == ["proxy"]
 
 
+def test_two_masters_are_one_program_and_everybody_else_finds_their_leader_in_etcd() -> None:
+    settings = StackSettings(stack_store=True, store_masters=2, vllm_host_ip="127.0.0.5", store_port=4000)
+    found = by_name(settings)
+    masters = found["store-master"]
+    assert [masters.health_url(index) for index in range(masters.replicas)] == [
+        "http://127.0.0.5:4001/health",
+        "http://127.0.0.5:4005/health",
+    ]
+    words = {"--host=127.0.0.5", "--rpc-ports=4000,4004", "--http-ports=4001,4005", "--etcd=127.0.0.5:2379"}
+    assert words <= {*masters.command}
+    assert "--master_server_address=etcd://127.0.0.5:2379" in found["store"].command
+    assert found["store"].environment == {"MC_STORE_CLUSTER_ID": "pd-stack"}
+    assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["etcd://127.0.0.5:2379"] * 2
+
+
 def test_the_stores_overlay_counts_as_stack_store_does() -> None:
     assert by_name(StackSettings(compose_file="compose.yaml:compose.store.yaml")) == by_name(
         StackSettings(stack_store=True)
