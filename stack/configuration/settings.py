@@ -19,6 +19,7 @@ SERVICES = ("etcd", "prefill", "decode", "proxy", "loadtest")
 # What compose.observability.yaml adds, as processes only the first.
 OBSERVABILITY = ("prometheus", "grafana", "tempo", "collector")
 STORE = ("store-master", "store")  # what compose.store.yaml adds, or STACK_STORE as processes
+SMALLEST_STORE_DISK = 64 << 20
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 # A Unix socket's path has 107 usable bytes; supervisord binds `run/supervisor.sock.<pid>` first.
 LONGEST_STACK_DIR = 107 - len("/run/supervisor.sock.1234567")
@@ -72,6 +73,7 @@ class StackSettings(Settings):
     store_port: Port = 50051
     store_bytes: int = Field(default=1 << 30, ge=64 << 20)
     store_masters: int = Field(default=1, ge=1, le=2)
+    store_disk_bytes: int = Field(default=0, ge=0)
     vllm_host_ip: OwnHost = ""
     listen_host: ListenHost = ""
     prefill_gpu: str = "0"
@@ -87,6 +89,13 @@ class StackSettings(Settings):
             raise ValueError(f"expected a path of at most {LONGEST_STACK_DIR} bytes, it holds a Unix socket")
         if "%" in str(value):
             raise ValueError("expected a path without %, which supervisord would expand")
+        return value
+
+    @field_validator("store_disk_bytes")
+    @classmethod
+    def _holds_some_files(cls, value: int) -> int:
+        if 0 < value < SMALLEST_STORE_DISK:
+            raise ValueError(f"expected 0 for none, or at least {SMALLEST_STORE_DISK}")
         return value
 
     @field_validator("stack_services")
@@ -146,6 +155,11 @@ class StackSettings(Settings):
         """Whether a KV store's programs run here: beside instances, whose environment they are in."""
         asked_for = self.stack_store or "compose.store.yaml" in self.overlays
         return asked_for and bool({"prefill", "decode"} & set(self.stack_services))
+
+    @property
+    def store_disk(self) -> Path | None:
+        """Where the owner of a KV store keeps what does not fit into its memory, if anywhere."""
+        return self.stack_dir / "store" if self.store_disk_bytes else None
 
     @property
     def client_host(self) -> str:

@@ -1,7 +1,7 @@
 """The processes-only way: starts, shows and stops the services as processes of this machine.
 
-What belongs to one run lies in STACK_DIR/run and STACK_DIR/etcd and goes away with `down`; logs, environments and the
-model stay.
+What belongs to one run lies in STACK_DIR/run, STACK_DIR/etcd and STACK_DIR/store and goes away with `down`; logs,
+environments and the model stay.
 """
 
 import hashlib
@@ -115,6 +115,8 @@ class Processes:
     def _start_supervisor(self, chosen: Sequence[Service]) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.run.mkdir(mode=0o700)
+        if self.settings.has_store and self.settings.store_disk is not None:
+            self.settings.store_disk.mkdir(mode=0o700)
         for old in self.logs.glob("*.log*"):
             old.unlink()
         self.supervisor.configuration_file.write_text(configuration(chosen, self.run, self.logs))
@@ -224,7 +226,7 @@ class Processes:
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=10)
-        for folder in (self.run, self.settings.stack_dir / "etcd"):
+        for folder in (self.run, *(self.settings.stack_dir / name for name in ("etcd", "store"))):
             shutil.rmtree(folder, ignore_errors=True)
 
 

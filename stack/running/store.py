@@ -12,6 +12,13 @@ from stack.store import cluster
 
 GRACE_S = 5.0
 EVERYWHERE = "0.0.0.0"
+WITH_DISK = "--enable_offload"  # of masters and owners
+FILES = {
+    "MOONCAKE_OFFLOAD_BUCKET_KEYS_LIMIT": "16",
+    "MOONCAKE_OFFLOAD_BUCKET_SIZE_LIMIT_BYTES": str(32 << 20),
+    "MOONCAKE_OFFLOAD_HEARTBEAT_INTERVAL_SECONDS": "1",
+    "MOONCAKE_OFFLOAD_LOCAL_BUFFER_SIZE_BYTES": str(256 << 20),
+}
 CUDA_LIBRARIES = "nvidia/cu13/lib"  # of NVIDIA's packages, which PyTorch needs
 
 
@@ -29,11 +36,14 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
     rpcs, https = (tuple(range(first + i, first + 4 * settings.store_masters, 4)) for i in (0, 1))
     owner_rpc, owner_http = first + 2, first + 3
     programs = environments.vllm(settings).python(settings).parent
+    disk = settings.store_disk
     if settings.store_masters > 1:
         of_masters = standing_by_command(programs, host, rpcs, https, settings.etcd)
     else:
         of_masters = master_command(programs, host, *rpcs, *https)
     of_owner = owner_command(programs, host, owner_rpc, owner_http, master(settings), settings.store_bytes)
+    if disk is not None:
+        of_masters, of_owner = (*of_masters, WITH_DISK), (*of_owner, WITH_DISK)
     return (
         Service(
             "store-master",
@@ -53,7 +63,11 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
             "STORE_PORT",
             "/health",
             grace_s=GRACE_S,
-            environment={**_environment(settings), **cluster.of_clients(master(settings))},
+            environment={
+                **_environment(settings),
+                **cluster.of_clients(master(settings)),
+                **(on_disk(disk, settings.store_disk_bytes) if disk is not None else {}),
+            },
             other_ports=(owner_rpc,),
         ),
     )
@@ -98,6 +112,22 @@ def owner_command(programs: Path, host: str, rpc: int, http: int, master: str, s
         "--enable_http_server",
         f"--http_port={http}",  # on every address, as the ports of its data
     )
+
+
+def on_disk(folder: Path, size: int) -> dict[str, str]:
+    """The owner's variables where it writes what it has to `folder` too, which has to be there, and takes `size` bytes.
+
+    A file has the blocks of some moment, and what is not in a file yet stays in memory, so they are small. Bytes on
+    their way from the disk to an instance lie in memory beside the segment.
+    """
+    return {
+        "MOONCAKE_OFFLOAD_FILE_STORAGE_PATH": str(folder),
+        "MOONCAKE_OFFLOAD_TOTAL_SIZE_LIMIT_BYTES": str(size),
+        "MOONCAKE_OFFLOAD_BUCKET_MAX_TOTAL_SIZE": str(size),
+        "MOONCAKE_OFFLOAD_BUCKET_MAX_PHYSICAL_BYTES": str(size),
+        "MOONCAKE_OFFLOAD_BUCKET_EVICTION_POLICY": "lru",
+        **FILES,
+    }
 
 
 def on_gpus(packages: Path) -> dict[str, str]:

@@ -90,8 +90,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def mooncake(host: str, rpc: int, http_host: str, http: int, endpoint: str) -> tuple[str, ...]:
-    """The command. `host` is where the others reach this master, and where it listens."""
+def mooncake(host: str, rpc: int, http_host: str, http: int, endpoint: str, more: Sequence[str]) -> tuple[str, ...]:
+    """The command. `host` is where the others reach this master, and where it listens; `more` are Mooncake's words."""
     return (
         str(Path(sys.executable).parent / "mooncake_master"),
         f"--rpc_address={host}",
@@ -102,6 +102,7 @@ def mooncake(host: str, rpc: int, http_host: str, http: int, endpoint: str) -> t
         f"--etcd_endpoints={etcd.authority(endpoint)}",
         "--enable_oplog",
         f"--cluster_id={CLUSTER}",
+        *more,
     )
 
 
@@ -118,6 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rpc-ports", type=_ports, required=True, help=counting)
     parser.add_argument("--http-ports", type=_ports, required=True, help=counting)
     parser.add_argument("--largest-log", type=int, default=LARGEST, help="entries; default: %(default)s")
+    parser.add_argument("--enable_offload", action="store_true", help="Mooncake's: owners have a disk")
     return parser.parse_args()
 
 
@@ -138,6 +140,7 @@ def main() -> int:
         arguments.http_host or arguments.host,
         arguments.http_ports[index],
         arguments.etcd,
+        ["--enable_offload"] if arguments.enable_offload else [],
     )
     return Master(command, MastersLog(arguments.etcd, arguments.largest_log), over).run()
 

@@ -146,7 +146,8 @@ def test_the_store_comes_with_its_overlay_alone_and_only_on_the_inside(others: t
         assert list(found["networks"]) == ["inside"]
         assert found["image"] == services["prepare"]["image"]
         assert int(found["mem_limit"]) > 0
-        assert not {"ports", "volumes", "profiles"} & set(found)
+        assert not {"ports", "profiles"} & set(found)
+        assert [volume["source"] for volume in found.get("volumes", [])] == (["store-disk"] if name == "store" else [])
     for name in ("prefill", "decode"):
         assert services[name]["environment"].pop("STORE_MASTER") == "store-master:50051"
         usual[name]["environment"].pop("STORE_MASTER")

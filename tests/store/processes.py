@@ -31,6 +31,7 @@ class Store:
 
     address = f"{HOST}:{MASTER_PORT}"
     masters: tuple[Part, ...] = ("master",)
+    segment_bytes = SEGMENT_BYTES
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +71,7 @@ class Store:
 
     def wait_for_memory(self) -> None:
         """Until the master knows of the owner's memory."""
-        wait_until(lambda: self.capacity == SEGMENT_BYTES, MOUNT_LIMIT_S, f"a segment is mounted:\n{self.log}")
+        wait_until(lambda: self.capacity == self.segment_bytes, MOUNT_LIMIT_S, f"a segment is mounted:\n{self.log}")
 
     def empty(self) -> None:
         """Keys are in the master's memory alone: with it they go away."""

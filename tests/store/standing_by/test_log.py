@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from stack.store import cluster
 from tests import etcd_http
 from tests.etcd_process import EtcdProcess
 from tests.real_stack import wait_until
@@ -17,7 +18,9 @@ def test_a_log_that_is_too_long_is_deleted_and_the_store_begins_anew(tmp_path: P
     etcd = EtcdProcess(tmp_path / "etcd")
     etcd.start()
     try:
+        assert not cluster.has_leader(cluster.address(etcd.endpoint))
         with TwoMasters(tmp_path, etcd.endpoint, largest_log=KEYS + 50) as store:
+            assert cluster.has_leader(store.address)
             assert a_large_batch(store, tmp_path) == WHOLE
             assert store.keys == KEYS
             a_large_batch(store, tmp_path)  # of which the end may come in its midst

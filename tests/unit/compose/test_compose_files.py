@@ -13,7 +13,7 @@ from stack.configuration.environment import Settings
 from stack.configuration.settings import REPOSITORY, STORE, StackSettings
 from stack.installation import environments
 from stack.instances.settings import LauncherSettings
-from stack.running.store import CUDA_LIBRARIES
+from stack.running.store import CUDA_LIBRARIES, on_disk
 from stack.store import cluster
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline", "store")
@@ -222,7 +222,7 @@ def test_the_stores_overlay_starts_it_and_names_it_to_the_instances_and_nothing_
     }
 
 
-def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> None:
+def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume_but_a_disk() -> None:
     host, port = STORE_MASTER["STORE_MASTER"].split(":")
     assert host in STORE
     master, owner = (service(name)["command"][-1] for name in (host, "store"))
@@ -231,10 +231,16 @@ def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> No
     assert service("store")["environment"].items() >= cluster.OF_CLIENTS.items()
     assert f"--global_segment_size=${{STORE_BYTES:-{StackSettings().store_bytes}}}" in owner
     for name in STORE:
-        assert not {"volumes", "secrets", "ports", "depends_on"} & set(service(name))
+        assert not {"secrets", "ports", "depends_on"} & set(service(name))
         asked = service(name)["healthcheck"]["test"][-1].removeprefix("http://127.0.0.1:").removesuffix("/health")
         assert re.search(rf"--(metrics|http)_port={asked}\b", " ".join(service(name)["command"]))
-    assert re.search(r"--metrics_port=(\d+);.* --http-ports=\1 ", master)
+    assert [service(name).get("volumes") for name in STORE] == [None, ["store-disk:/disk"]]
+    of_disk = on_disk(Path("/disk"), 0)
+    told = {
+        name: value.replace("${STORE_DISK_BYTES:-0}", "0") for name, value in service("store")["environment"].items()
+    }
+    assert {**told, "MOONCAKE_OFFLOAD_FILE_STORAGE_PATH": "/disk"}.items() >= of_disk.items()
+    assert re.search(r"--metrics_port=(\d+)[; ].*.* --http-ports=\1 ", master)
 
 
 def test_on_gpus_the_stores_owner_gets_the_drivers_library_and_sees_no_gpu() -> None:

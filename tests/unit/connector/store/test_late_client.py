@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from connector.store.late_client import LateClient
+from stack.store import cluster
 from tests.unit.connector.fakes import LIMIT_S
 
 
@@ -34,7 +35,7 @@ class Client:
     groups: list[list[str] | None] = field(default_factory=list)  # of each put
 
     def setup(self, *arguments: Any) -> int:
-        assert arguments == ("host", "P2PHANDSHAKE")
+        assert arguments[:2] == ("host", "P2PHANDSHAKE")
         assert self.master.hangs.wait(LIMIT_S)
         return 0 if self.master.answers else -1
 
@@ -122,6 +123,24 @@ def test_without_an_answer_there_is_nothing_in_the_store_until_there_is_one(mast
     assert asked(client) == WITH
     assert master.clients[-1].buffers == [(1, 32), (33, 32)]
     assert [each.closed for each in master.clients] == [True] * (len(master.clients) - 1) + [False]
+
+
+def test_while_none_of_two_masters_leads_nobody_looks_for_one(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    leads = threading.Event()
+    told: list[str] = []
+
+    def has_leader(address: str) -> bool:
+        told.append(address)
+        return leads.is_set()
+
+    monkeypatch.setattr(cluster, "has_leader", has_leader)
+    client = LateClient(master.client, LIMIT_S, between_tries_s=0.01)
+    client.setup("host", "P2PHANDSHAKE", 0, 0, "tcp", "", "etcd://10.0.0.7:2379")
+    assert (asked(client), master.clients) == (WITHOUT, [])
+
+    leads.set()
+    until_joined(client)
+    assert (asked(client), len(master.clients), set(told)) == (WITH, 1, {"etcd://10.0.0.7:2379"})
 
 
 def test_a_start_does_not_wait_for_a_store_that_hangs(master: Master) -> None:

@@ -177,6 +177,16 @@ def test_two_masters_are_one_program_and_everybody_else_finds_their_leader_in_et
     assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["etcd://127.0.0.5:2379"] * 2
 
 
+@pytest.mark.parametrize("masters", [1, 2])
+def test_a_disk_behind_the_stores_memory_is_in_the_stacks_folder_and_has_a_bound(tmp_path: Path, masters: int) -> None:
+    size = 64 << 20
+    settings = StackSettings(stack_store=True, store_disk_bytes=size, store_masters=masters, stack_dir=tmp_path)
+    found = by_name(settings)
+    assert [found[name].command[-1] for name in ("store-master", "store")] == ["--enable_offload"] * 2
+    assert found["store"].environment["MOONCAKE_OFFLOAD_FILE_STORAGE_PATH"] == str(tmp_path / "store")
+    assert found["store"].environment["MOONCAKE_OFFLOAD_BUCKET_MAX_PHYSICAL_BYTES"] == str(size)
+
+
 def test_the_stores_overlay_counts_as_stack_store_does() -> None:
     assert by_name(StackSettings(compose_file="compose.yaml:compose.store.yaml")) == by_name(
         StackSettings(stack_store=True)

@@ -1,0 +1,37 @@
+"""A store whose owner has little memory and a disk behind it."""
+
+from pathlib import Path
+
+from stack.running import store
+from tests.store.processes import HOST, PROGRAMS, Part, Store
+
+SEGMENT_BYTES = 16 << 20  # 8,192 tokens of the tiny model
+DISK_BYTES = 64 << 20
+
+
+class StoreWithDisk(Store):
+    master_ports = (24071, 24072)
+    owner_ports = (24073, 24074)
+    address = f"{HOST}:{master_ports[0]}"
+    segment_bytes = SEGMENT_BYTES
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.disk = folder / "disk"
+        self.disk.mkdir()
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(file.stat().st_blocks * 512 for file in self.disk.rglob("*") if file.is_file())
+
+    def _command(self, part: Part) -> tuple[str, ...]:
+        if part == "master":
+            return (*store.master_command(PROGRAMS, HOST, *self.master_ports), store.WITH_DISK)
+        command = store.owner_command(PROGRAMS, HOST, *self.owner_ports, self.address, self.segment_bytes)
+        return (*command, store.WITH_DISK)
+
+    def _variables(self, part: Part) -> dict[str, str]:
+        return store.on_disk(self.disk, DISK_BYTES) if part == "owner" else {}
+
+    def _http(self, part: Part) -> str:
+        return f"http://{HOST}:{self.master_ports[1]}"
