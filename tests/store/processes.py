@@ -11,8 +11,10 @@ from typing import Literal, Self
 
 import psutil
 
+from connector.instance.store import RPC_TIMEOUTS
 from stack.configuration.settings import REPOSITORY
 from stack.running import store
+from stack.store import cluster
 from tests.real_stack import answers, wait_until
 
 PROGRAMS = REPOSITORY / ".stack/venv/vllm/bin"
@@ -22,6 +24,7 @@ SEGMENT_BYTES = 48 << 20  # 768 blocks of the tiny model, 24,576 tokens
 START_LIMIT_S = 30.0
 # A master that has started anew hears of an owner with its next heartbeat; a client is forgotten after 10 s.
 MOUNT_LIMIT_S = 60.0
+CLIENT_LIMIT_S = 120.0
 
 Part = Literal["master", "owner", "first", "second"]  # the last two are masters that stand by for each other
 
@@ -79,6 +82,31 @@ class Store:
         self.start("master")
         self.wait_for_memory()
         assert self.keys == 0
+
+    def put(self, first: int, count: int) -> int:
+        """Returns: how many of so many values were saved."""
+        (saved,) = self._client("put", first, count)
+        return saved
+
+    def get(self, first: int, count: int) -> tuple[int, int, int]:
+        """Returns: how many of them have come with the right bytes, how many with wrong ones, how many from a disk."""
+        right, wrong, on_disk = self._client("get", first, count)
+        return right, wrong, on_disk
+
+    def _client(self, verb: str, first: int, count: int) -> list[int]:
+        words = [HOST, self.address, verb, str(first), str(count)]
+        ended = subprocess.run(
+            [str(PROGRAMS / "python"), "-m", "tests.store.client", *words],
+            cwd=REPOSITORY,
+            env={**os.environ, **RPC_TIMEOUTS, **cluster.of_clients(self.address)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_LIMIT_S,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        return [int(word) for word in ended.stdout.split()]
 
     @property
     def keys(self) -> int:

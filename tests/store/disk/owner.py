@@ -7,6 +7,7 @@ from tests.store.processes import HOST, PROGRAMS, Part, Store
 
 SEGMENT_BYTES = 16 << 20  # 8,192 tokens of the tiny model
 DISK_BYTES = 64 << 20
+LEASE_S = 1.0  # so long memory keeps what was saved or asked for last; 10 s by default
 
 
 class StoreWithDisk(Store):
@@ -26,7 +27,8 @@ class StoreWithDisk(Store):
 
     def _command(self, part: Part) -> tuple[str, ...]:
         if part == "master":
-            return (*store.master_command(PROGRAMS, HOST, *self.master_ports), store.WITH_DISK)
+            lease = f"--default_kv_lease_ttl={int(LEASE_S * 1000)}"
+            return (*store.master_command(PROGRAMS, HOST, *self.master_ports), store.WITH_DISK, lease)
         command = store.owner_command(PROGRAMS, HOST, *self.owner_ports, self.address, self.segment_bytes)
         return (*command, store.WITH_DISK)
 
