@@ -216,13 +216,15 @@ def test_the_stores_overlay_starts_it_and_names_it_to_the_instances_and_nothing_
     assert load("compose.store.yaml") == {
         "x-stored": {"environment": STORE_MASTER},
         "services": {
-            **{name: {"profiles": None} for name in STORE},
+            "store-master": {"profiles": None},
+            "store": {"profiles": None, "volumes": ["store-disk:/disk"]},
             **{name: {"environment": STORE_MASTER} for name in ("prefill", "decode")},
         },
+        "volumes": {"store-disk": None},
     }
 
 
-def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume_but_a_disk() -> None:
+def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> None:
     host, port = STORE_MASTER["STORE_MASTER"].split(":")
     assert host in STORE
     master, owner = (service(name)["command"][-1] for name in (host, "store"))
@@ -231,10 +233,9 @@ def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume_but_a_d
     assert service("store")["environment"].items() >= cluster.OF_CLIENTS.items()
     assert f"--global_segment_size=${{STORE_BYTES:-{StackSettings().store_bytes}}}" in owner
     for name in STORE:
-        assert not {"secrets", "ports", "depends_on"} & set(service(name))
+        assert not {"volumes", "secrets", "ports", "depends_on"} & set(service(name))
         asked = service(name)["healthcheck"]["test"][-1].removeprefix("http://127.0.0.1:").removesuffix("/health")
         assert re.search(rf"--(metrics|http)_port={asked}\b", " ".join(service(name)["command"]))
-    assert [service(name).get("volumes") for name in STORE] == [None, ["store-disk:/disk"]]
     of_disk = on_disk(Path("/disk"), 0)
     told = {
         name: value.replace("${STORE_DISK_BYTES:-0}", "0") for name, value in service("store")["environment"].items()
