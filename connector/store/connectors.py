@@ -33,6 +33,7 @@ from connector.store.lookups import Lookups
 from connector.store.metrics import StoreMetrics, StoreStepStats
 from connector.store.saves import affordable
 from connector.store.stats import StoreStats
+from connector.store.storable import refuse_unstorable
 from connector.store.told import LoadedTokens
 from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode
@@ -103,6 +104,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         log_as_vllm()
+        refuse_unstorable(group.kv_cache_spec for group in kv_cache_config.kv_cache_groups)
         with joining_late():
             super().__init__(vllm_config, role, kv_cache_config)
         options = self._kv_transfer_config.kv_connector_extra_config
