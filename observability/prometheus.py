@@ -17,6 +17,8 @@ from stack.network import addresses
 
 FOLDER = REPOSITORY / "observability"
 LAST_JOB = "\n  - job_name: observability\n"  # of containers that are none here
+STORE_JOB = "\n  # The master of compose.store.yaml's"  # before it
+STORE_MASTER = re.compile(r"dns_sd_configs: .*store-master.*")
 RETENTION = "15d"
 # As in compose.observability.yaml: nobody but this machine asks it, for it asks nobody for a key.
 HOST = "127.0.0.1"
@@ -24,7 +26,9 @@ HOST = "127.0.0.1"
 
 def configuration(settings: StackSettings) -> str:
     """observability/prometheus.yml for this machine."""
-    text, _, _ = (FOLDER / "prometheus.yml").read_text().partition(LAST_JOB)
+    text, _, _ = (FOLDER / "prometheus.yml").read_text().partition(LAST_JOB if settings.has_store else STORE_JOB)
+    master = addresses.join(settings.host_ip, settings.store_port + 1)
+    text = STORE_MASTER.sub(f'static_configs: [{{targets: ["{master}"]}}]', text)
     text = text.replace("proxy:8000", urlsplit(settings.proxy_url).netloc).replace("etcd:2379", settings.etcd)
     text = text.replace("rules/", f"{FOLDER}/rules/")
     key = settings.prometheus_key_file

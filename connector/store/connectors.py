@@ -30,7 +30,10 @@ from connector.store.breaker import Breaker
 from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
+from connector.store.metrics import StoreMetrics, StoreStepStats
 from connector.store.saves import affordable
+from connector.store.stats import StoreStats
+from connector.store.storable import refuse_unstorable
 from connector.store.told import LoadedTokens
 from connector.vllm_hooks.vllm_log import log_as_vllm
 from connector.vllm_hooks.vllm_versions import WithoutSleepMode
@@ -71,6 +74,7 @@ class BoundedStoreScheduler(MooncakeStoreScheduler):
     the next covers what was left out."""
 
     lookups: Lookups[MooncakeLookupResult]
+    stats: StoreStats
     fewest_tokens = 0
 
     def get_num_new_matched_tokens(self, request: "Request", num_computed_tokens: int) -> tuple[int | None, bool]:
@@ -91,6 +95,7 @@ class BoundedStoreScheduler(MooncakeStoreScheduler):
             fits = affordable(blocks, waiting, LARGEST_SHARE_FOR_SAVES * len(pool.blocks))
             for request, fitting in zip(new, fits, strict=True):
                 request.can_save = fitting and not self.lookups.store_fails
+            self.stats.saves_left_out(sum(not request.can_save for request in new))
         super()._reference_save_blocks(meta)
 
 
@@ -99,6 +104,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
 
     def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
         log_as_vllm()
+        refuse_unstorable(group.kv_cache_spec for group in kv_cache_config.kv_cache_groups)
         with joining_late():
             super().__init__(vllm_config, role, kv_cache_config)
         options = self._kv_transfer_config.kv_connector_extra_config
@@ -106,6 +112,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         self.connector_scheduler: MooncakeStoreScheduler | None
         self._settled = Settled()
         self._loaded = LoadedTokens()
+        self._stats = StoreStats()
         if role is KVConnectorRole.WORKER:
             self._bounds = LoadBounds(float(options["load_timeout"]))
             return
@@ -120,8 +127,9 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
             Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
             Breaker(FAILURES_IN_A_ROW, COOLDOWN_S),
             self._held.any_hangs,
+            self._stats,
         )
-        scheduler.client = self._lookups
+        scheduler.client, scheduler.stats = self._lookups, self._stats
         scheduler.fewest_tokens = int(options["load_min_tokens"])
 
     # --- scheduler ---
@@ -145,14 +153,18 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         failed = {request_id for request_id in connector_output.failed_recving if request_id in self._held}
         failed |= self._held.of_blocks(connector_output.invalid_block_ids)
         for request_id in failed:
+            if not self._lookups.has_given_up(request_id):  # it may be reported twice
+                self._stats.load_ended("late" if overdue[request_id] else "failed", self._loaded.of(request_id))
             self._lookups.load_failed(request_id)
             self._loaded.failed(request_id)
             if request_id not in self.connector_scheduler._unfinished_request_ids:  # aborted meanwhile
                 self._lookups.discard(request_id)
         finished = connector_output.finished_recving or set()
-        well = {request_id for request_id in finished - failed if request_id in self._held}
-        if any(not self._lookups.has_given_up(request_id) for request_id in well):  # its failure may be a step old
-            self._lookups.load_succeeded()
+        for request_id in finished - failed:
+            # Its failure may be a step old.
+            if request_id in self._held and not self._lookups.has_given_up(request_id):
+                self._stats.load_ended("loaded", self._loaded.of(request_id))
+                self._lookups.load_succeeded()
         self._held.settle(finished, overdue, ended)
 
     def request_finished_all_groups(
@@ -196,6 +208,29 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
             return None
         completed = saves.completed_saves if isinstance(saves, MooncakeStoreWorkerMetadata) else {}
         return LoadsMetadata(completed, Counter(settled.overdue), Counter(settled.ended))
+
+    # --- both ---
+
+    def get_kv_connector_stats(self) -> StoreStepStats | None:
+        if self.connector_scheduler is not None:
+            self._lookups.tell_breakers()
+            data = self._stats.take()
+        else:
+            of_rank = super().get_kv_connector_stats()
+            data = of_rank.data if of_rank is not None else None
+        return StoreStepStats(data=data) if data else None
+
+    # --- what vLLM asks the class, also in its API server ---
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> StoreStepStats:
+        return StoreStepStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(
+        cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
+    ) -> StoreMetrics:
+        return StoreMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
 
 class MultiConnector(WithoutSleepMode, VllmMultiConnector):

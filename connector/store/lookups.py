@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from connector.store.breaker import Breaker
+from connector.store.stats import Lookup, StoreStats
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Lookups(Generic[Hit]):
         breaker: Breaker,
         loads: Breaker,
         a_load_hangs: Callable[[], bool],
+        stats: StoreStats,
     ) -> None:
         self._ask = ask
         self._miss = miss
@@ -42,6 +44,8 @@ class Lookups(Generic[Hit]):
         self._breaker = breaker
         self._loads = loads
         self._a_load_hangs = a_load_hangs
+        self._stats = stats
+        self._counted: set[str] = set()  # a request that waits for room is asked about in every step
         self._given_up: set[str] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-lookup")
 
@@ -51,17 +55,26 @@ class Lookups(Generic[Hit]):
 
     def lookup(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes], non_block: bool = False) -> Hit:
         """Returns within the budget, whatever the store does. `non_block` is vLLM's, and has no effect."""
+        found, hit = self._ask_within_budget(request_id, num_tokens, block_hashes)
+        if request_id not in self._counted:
+            self._counted.add(request_id)
+            self._stats.looked_up(found)
+        return hit
+
+    def _ask_within_budget(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> tuple[Lookup, Hit]:
         if request_id in self._given_up or self._a_load_hangs() or not self._breaker.allows():
-            return self._miss
+            return "left", self._miss
         answer = self._thread.submit(self._ask, num_tokens, list(block_hashes))
         try:
             hit = answer.result(self._budget_s)
         except Exception as error:  # noqa: BLE001  a time-out, or whatever the store's client raises: the request goes on
             answer.cancel()
             self._give_up(request_id, self._breaker, f"no answer to a lookup within {self._budget_s:g} s: {error!r}")
-            return self._miss
+            return "late", self._miss
         self._breaker.succeeded()
-        return hit if hit == self._miss or self._loads.allows() else self._miss
+        if hit == self._miss:
+            return "miss", hit
+        return ("hit", hit) if self._loads.allows() else ("left", self._miss)
 
     def load_failed(self, request_id: str) -> None:
         """Or took too long: this request asks no more, as it would wait again."""
@@ -85,6 +98,12 @@ class Lookups(Generic[Hit]):
     def discard(self, request_id: str) -> None:
         """The request has ended."""
         self._given_up.discard(request_id)
+        self._counted.discard(request_id)
+
+    def tell_breakers(self) -> None:
+        """As they are now."""
+        self._stats.breaker("lookups", is_open=self._breaker.is_open)
+        self._stats.breaker("loads", is_open=self._loads.is_open)
 
     def reset(self) -> bool:
         """vLLM's way to empty the whole store, which is other instances' as well. Returns: False, it was not done."""

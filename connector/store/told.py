@@ -19,6 +19,10 @@ class LoadedTokens:
         """A load; after a preemption there may be another, which counts in its place."""
         self._tokens[request_id] = tokens
 
+    def of(self, request_id: str) -> int:
+        """For which its load was begun; 0 without one."""
+        return self._tokens.get(request_id, 0)
+
     def failed(self, request_id: str) -> None:
         """The prompt is computed after all."""
         self._tokens.pop(request_id, None)

@@ -1,15 +1,15 @@
 """What the connector measures, on its way to vLLM's `/metrics`.
 
 vLLM collects each rank's `StepStats` and the scheduler's at every step, aggregates them and hands the sum to
-`TransferMetrics` in an API server, where the Prometheus metrics live. Rows are those of `TransferStats.take`.
+`TransferMetrics` in an API server, where the Prometheus metrics live. Rows are those of `Measured.take`.
 """
 
-from collections import Counter as Counts
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
 
+from connector.telling.measured import joined, summed
 from connector.telling.processes import show_processes
 
 TRANSPORT = ("transport",)
@@ -55,21 +55,11 @@ class StepStats(KVConnectorStats):
         return not any(self.data.values())
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
-        # New lists, because vLLM's loggers each accumulate what they were handed, and that is the same object.
-        gauges = {row[0]: row for row in [*self.data["gauges"], *other.data["gauges"]]}
-        self.data = {
-            "counted": [*self.data["counted"], *other.data["counted"]],
-            "observed": [*self.data["observed"], *other.data["observed"]],
-            "gauges": list(gauges.values()),  # the latest: there is one for every step
-        }
+        self.data = joined(self.data, other.data)
         return self
 
     def reduce(self) -> dict[str, int | float]:
-        """For vLLM's periodic log line."""
-        counts: Counts[str] = Counts()
-        for *key, number in self.data["counted"]:
-            counts[" ".join(filter(None, key))] += number
-        return {**counts, **dict(self.data["gauges"])}
+        return summed(self.data["counted"]) | summed(self.data["gauges"])
 
 
 class TransferMetrics(KVConnectorPromMetrics):

@@ -4,11 +4,8 @@ Counts and observations are of *shares*: a transfer has one for each pair of ran
 with one rank on both sides a share is a transfer. Ranks of one instance add up.
 """
 
-import threading
-from collections import Counter
-from typing import Any
-
 from connector.control.messages import Done
+from connector.telling.measured import Measured
 
 
 def kind_of(cause: str) -> str:
@@ -16,15 +13,8 @@ def kind_of(cause: str) -> str:
     return cause.partition(":")[0]
 
 
-class TransferStats:
-    """Called from several threads; `transport` and `cause` become labels, an unknown transport is empty."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counted: Counter[tuple[str, ...]] = Counter()  # by metric and label values
-        self._observed: list[list[str | float]] = []
-        self._gauges: dict[str, float] = {}
-        self._told: dict[str, float] = {}  # the gauges as they were last taken
+class TransferStats(Measured):
+    """`transport` and `cause` become labels, an unknown transport is empty."""
 
     # --- a producer's rank ---
 
@@ -43,14 +33,13 @@ class TransferStats:
         if not done.bytes:
             return
         self._count(("delivered_shares", done.transport, 1), ("early_bytes", done.transport, done.early_bytes))
-        with self._lock:
-            self._observed += [
-                ["transfer_seconds", done.transport, done.seconds],
-                ["exposed_seconds", done.transport, done.exposed_seconds],
-                ["early_ratio", done.transport, done.early_bytes / done.bytes],
-            ]
-            if done.seconds:
-                self._observed.append(["transfer_bytes_per_second", done.transport, done.bytes / done.seconds])
+        self._observe(
+            ["transfer_seconds", done.transport, done.seconds],
+            ["exposed_seconds", done.transport, done.exposed_seconds],
+            ["early_ratio", done.transport, done.early_bytes / done.bytes],
+        )
+        if done.seconds:
+            self._observe(["transfer_bytes_per_second", done.transport, done.bytes / done.seconds])
 
     # --- a consumer's rank ---
 
@@ -82,31 +71,3 @@ class TransferStats:
 
     def free_blocks(self, blocks: int) -> None:
         self._set("free_blocks", blocks)
-
-    def take(self) -> dict[str, Any] | None:
-        """Everything since the last call, as plain data: {"counted": rows, "observed": rows, "gauges": rows} with
-        rows [metric, label value, ..., number]. None when there is nothing."""
-        with self._lock:
-            if not (self._counted or self._observed or self._gauges):
-                return None
-            data = {
-                "counted": [[*key, number] for key, number in self._counted.items()],
-                "observed": self._observed,
-                "gauges": [[name, number] for name, number in self._gauges.items()],
-            }
-            self._told |= self._gauges
-            self._counted, self._observed, self._gauges = Counter(), [], {}
-            return data
-
-    def _set(self, gauge: str, number: float) -> None:
-        """Every step asks; only a change goes to the API server."""
-        with self._lock:
-            if self._told.get(gauge) == number:
-                self._gauges.pop(gauge, None)
-            else:
-                self._gauges[gauge] = number
-
-    def _count(self, *rows: tuple[Any, ...]) -> None:
-        with self._lock:
-            for *key, number in rows:
-                self._counted[tuple(key)] += number

@@ -7,6 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from observability.dashboards.instances import instances
 from observability.dashboards.requests import requests
+from observability.dashboards.store import store
 from observability.dashboards.transfers import transfers
 
 FOLDER = Path(__file__).resolve().parent.parent / "grafana" / "dashboards"
@@ -14,7 +15,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "grafana" / "dashboards"
 
 def dashboards() -> dict[str, Dashboard]:
     """By the name of their file."""
-    return {"requests.json": requests(), "transfers.json": transfers(), "instances.json": instances()}
+    return {
+        "requests.json": requests(),
+        "transfers.json": transfers(),
+        "instances.json": instances(),
+        "store.json": store(),
+    }
 
 
 def as_json(dashboard: Dashboard) -> str:

@@ -105,6 +105,8 @@ class Fleet:
         stores = {instance.store for instance in view.instances if instance.store}
         blocks = min(self._blocks_remembered, BLOCKS_IN_ALL // max(len(known) + len(stores), 1))
         self._stores = {name: self._stores.get(name) or SharedStore(blocks) for name in stores}
+        for store in self._stores.values():
+            store.resize(blocks)
         self._caches = {name: self._caches[name] if name in self._caches else PrefixCache(blocks) for name in known}
         for instance in view.instances:
             cache = self._caches[instance.instance_id]

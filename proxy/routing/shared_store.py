@@ -22,6 +22,10 @@ class SharedStore:
         self._right = 1.0
         self._last: tuple[Sequence[Block], int] = ((), 0)  # of one prompt all its producers are compared
 
+    def resize(self, capacity: int) -> None:
+        """From the next prompt on, as a prefix cache."""
+        self._cache.capacity = capacity
+
     def matched(self, blocks: Sequence[Block]) -> int:
         """How many leading blocks are there."""
         if self._last[0] is not blocks:

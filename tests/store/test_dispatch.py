@@ -1,13 +1,14 @@
-"""The proxy knows what the store holds: a prompt need not wait for the producer that has computed it."""
+"""The proxy knows what the store holds: no prompt waits for who has computed it, and usage counts it as cached."""
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from stack.instances.record import Instance, Role
-from tests.integration.proxy.bad_day_stack import HttpAnswer, proxy_of
+from tests.integration.proxy.bad_day_stack import HttpAnswer, Proxy, proxy_of
 from tests.parallel.stacks import completion
 from tests.store.conftest import Prompts
 from tests.store.processes import Store
@@ -16,6 +17,7 @@ from tests.tiny_servers.instances import NAME, Fleet, Server
 from tests.unit.proxy.scripted import instance
 
 PROMPT_TOKENS = 1500
+LONG_ANSWER = 100
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,32 @@ async def test_what_a_busy_producer_has_computed_another_one_loads(
         assert (await waiting).headers["X-PD-Producer"] == first
         expected = await servers.expected([asked])
         assert [computed.tokens] == [loaded.tokens] == expected
+
+
+async def test_cached_tokens_are_what_one_server_counts(servers: Servers, prompts: Prompts, tmp_path: Path) -> None:
+    """Of a chat whose turns go to one pair and the other one: to the plain server each turn is its own."""
+    (turn,) = prompts(700)
+    news = iter(prompts(40, 41, 42))
+    pairs = [(servers.first, servers.consumer), (servers.second, servers.other_consumer)]
+    counted = []
+    async with AsyncExitStack() as stack:
+        proxies = []
+        for number, (producer, consumer) in enumerate(pairs):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            records = (record("prefill", producer), record("decode", consumer))
+            proxies.append(await stack.enter_async_context(proxy_of(folder, *records, PROXY_LOCAL_PROMPT_TOKENS="0")))
+        plain = await stack.enter_async_context(Proxy.at(servers.plain.url))
+        for proxy in (*proxies, proxies[0]):
+            body = completion(turn, max_tokens=LONG_ANSWER)
+            found, expected = await proxy.post(body), await plain.post(body)
+            servers.wait_until_saved()
+            assert found.tokens == expected.tokens
+            counted.append((cached_tokens(found), cached_tokens(expected)))
+            turn = turn + found.tokens + next(news)
+    assert [of_one for _, of_one in counted] == [0, whole_blocks(800), whole_blocks(940)]
+    assert [of_proxy for of_proxy, _ in counted] == [of_one for _, of_one in counted]
+
+
+def cached_tokens(answer: HttpAnswer) -> int:
+    return int(answer.body["usage"]["prompt_tokens_details"]["cached_tokens"])

@@ -1,10 +1,13 @@
-"""STACK_STORE=true: `make up` starts a store beside the instances, and what it holds outlives them."""
+"""STACK_STORE=true: `make up` starts a store beside the instances, what it holds outlives them, and it is watched."""
 
+import itertools
 from pathlib import Path
 
+from stack.configuration.settings import StackSettings
 from stack.instances.record import Instance
+from tests.integration.failures.watching import SHOWN_LIMIT_S, panel_queries, watching
 from tests.parallel.stacks import TinyStack, completion, prompts
-from tests.real_stack import START_LIMIT_S, answers, metrics, post, running, wait_until
+from tests.real_stack import START_LIMIT_S, answers, free_ports, metrics, post, running, wait_until
 from tests.store.servers import whole_blocks
 
 SAVED_LIMIT_S = 30.0
@@ -39,6 +42,30 @@ def test_a_producer_that_has_started_anew_finds_what_it_had_computed(tmp_path: P
         assert again["choices"][0]["token_ids"] == first["choices"][0]["token_ids"]
         assert metrics(stack.prefill_url)["vllm:external_prefix_cache_hits_total"] == whole_blocks(PROMPT_TOKENS)
         wait_until(lambda: told_by_the_proxy(stack) == (2, whole_blocks(PROMPT_TOKENS)), SAVED_LIMIT_S, "a miss, a hit")
+        assert_every_panel_has_data(stack)
+
+
+def assert_every_panel_has_data(stack: TinyStack) -> None:
+    """Of the dashboard of the store, while new prompts come and are saved."""
+    (port,) = free_ports(1)
+    variables = {name.lower(): value for name, value in stack.variables.items()}
+    fields = {name: value for name, value in variables.items() if name in StackSettings.model_fields}
+    settings = StackSettings.model_validate(fields | {"prometheus_port": port})
+    folder = stack.folder / "prometheus"
+    folder.mkdir()
+    asked = (completion(prompt) for number in itertools.count() for prompt in prompts(f"watched {number}", 100))
+    empty: list[str] = []
+
+    def none_is() -> bool:
+        post(stack.api_url + "/v1/completions", next(asked))
+        empty[:] = watch.without_data(panel_queries("store"))
+        return not empty
+
+    with watching(settings, folder) as watch:
+        try:
+            wait_until(none_is, SHOWN_LIMIT_S, "every panel has data")
+        except AssertionError:
+            raise AssertionError("without data: " + "; ".join(empty)) from None
 
 
 def producer(stack: TinyStack) -> Instance:

@@ -4,7 +4,6 @@ The tests are in the order in which they leave more behind: the last looks at ev
 """
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +32,7 @@ LIMIT = aiohttp.ClientTimeout(total=120)
 OUTPUT_TOKENS = 6
 STANDSTILL_S = 4.0  # longer than PROXY_GOODPUT_TTFT_S
 FIRED: set[str] = set()
+DASHBOARDS = ("requests", "transfers", "instances")  # the store's: tests/store/test_processes.py
 
 
 @pytest.fixture(scope="module")
@@ -200,18 +200,11 @@ async def test_every_query_of_every_panel_and_rule_has_data(
 ) -> None:
     assert alerts() == FIRED, "each alert has fired above"
 
-    def without() -> list[str]:
-        queries = [*panel_queries(), *((name, name) for name in recorded())]
-        return [
-            f"{place}: {expression}"
-            for place, expression in queries
-            if all(math.isnan(float(sample["value"][1])) for sample in watch.query(expression))
-        ]
-
+    queries = [*panel_queries(*DASHBOARDS), *((name, name) for name in recorded())]
     found: list[str] = []
 
     def none_is() -> bool:
-        found[:] = without()
+        found[:] = watch.without_data(queries)
         return not found
 
     async with load(stack, prompts(64, 96, 128)):

@@ -5,11 +5,12 @@ copy of the files. `observability/rules/rules_test.yml` walks through the real o
 """
 
 import json
+import math
 import re
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +55,23 @@ class Watch:
         """By the URL of each: its health, `up`, `down` or `unknown`."""
         return {each["scrapeUrl"]: each["health"] for each in self._get("/api/v1/targets")["activeTargets"]}
 
+    def without_data(self, queries: Iterable[tuple[str, str]]) -> list[str]:
+        """Of places and their PromQL those that Grafana would show empty, now."""
+        return [
+            f"{place}: {expression}"
+            for place, expression in queries
+            if all(math.isnan(float(sample["value"][1])) for sample in self.query(expression))
+        ]
+
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as response:
             return json.load(response)["data"]
 
 
-def panel_queries() -> list[tuple[str, str]]:
-    """Of all dashboards: where each is, and its PromQL with Grafana's own variable filled in."""
+def panel_queries(*dashboards: str) -> list[tuple[str, str]]:
+    """Where each is, and its PromQL with Grafana's own variable filled in."""
     found = []
-    for file in sorted(DASHBOARDS.glob("*.json")):
+    for file in (DASHBOARDS / f"{name}.json" for name in dashboards):
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 expression = target["expr"].replace("$__rate_interval", "5m")

@@ -27,6 +27,7 @@ FLOORS = [
 # These are vLLM's side: only an engine process imports them.
 WITH_VLLM = {
     "store.connectors",
+    "store.metrics",
     "vllm_hooks.kv_connector",
     "vllm_hooks.metadata",
     "vllm_hooks.rank",

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from observability.dashboards.__main__ import FOLDER, as_json, dashboards
 
-NAMES = ("requests.json", "transfers.json", "instances.json")
+NAMES = ("requests.json", "transfers.json", "instances.json", "store.json")
 PROVISIONING = FOLDER.parent / "provisioning"
 
 

@@ -43,7 +43,7 @@ def test_every_alert_is_walked_through_in_promtools_time() -> None:
 def test_the_configuration_of_the_containers() -> None:
     promtool("check", "config", "--syntax-only", "prometheus.yml")
     found = jobs((FOLDER / "prometheus.yml").read_text())
-    assert list(found) == ["proxy", "vllm", "etcd", "observability"]
+    assert list(found) == ["proxy", "vllm", "etcd", "store", "observability"]
     assert found["proxy"]["honor_labels"] is True, "its label `instance` is the vLLM server"
 
 
@@ -60,6 +60,16 @@ def test_without_docker_it_has_the_addresses_of_this_machine(tmp_path: Path) -> 
     file = tmp_path / "prometheus.yml"
     file.write_text(text)
     promtool("check", "config", str(file))  # which reads the rules as well
+
+
+def test_without_docker_a_store_of_this_machine_is_asked_too(tmp_path: Path) -> None:
+    text = configuration(StackSettings(stack_store=True, store_port=50061, vllm_host_ip="::1"))
+    found = jobs(text)
+    assert list(found) == ["proxy", "vllm", "etcd", "store"]
+    assert found["store"] == {"job_name": "store", "static_configs": [{"targets": ["[::1]:50062"]}]}
+    file = tmp_path / "prometheus.yml"
+    file.write_text(text)
+    promtool("check", "config", str(file))
 
 
 def test_where_the_proxy_asks_for_keys_prometheus_has_one(tmp_path: Path) -> None:

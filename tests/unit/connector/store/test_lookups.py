@@ -7,6 +7,7 @@ import pytest
 
 from connector.store.breaker import Breaker
 from connector.store.lookups import Lookups
+from connector.store.stats import StoreStats
 
 BUDGET_S = 0.02
 MISS = -1
@@ -22,6 +23,7 @@ class Store:
         self.answers.set()
         self.error: Exception | None = None
         self.load_hangs = False
+        self.stats = StoreStats()
 
     def ask(self, num_tokens: int, block_hashes: Sequence[bytes]) -> int:
         assert block_hashes == HASHES
@@ -44,7 +46,7 @@ def lookups(store: Store, failures: int = 3, cooldown_s: float = 60.0) -> Lookup
 
 
 def patient(store: Store, budget_s: float, of_lookups: Breaker, of_loads: Breaker) -> Lookups[int]:
-    return Lookups(store.ask, MISS, budget_s, of_lookups, of_loads, lambda: store.load_hangs)
+    return Lookups(store.ask, MISS, budget_s, of_lookups, of_loads, lambda: store.load_hangs, store.stats)
 
 
 def test_what_the_store_holds_is_the_answer_at_once(store: Store) -> None:
@@ -130,6 +132,23 @@ def test_nothing_is_asked_while_a_load_hangs(store: Store) -> None:
 
     store.load_hangs = False
     assert (asked.lookup("a", 64, HASHES), asked.store_fails) == (64, False)
+
+
+def test_each_request_is_counted_once_by_what_it_found(store: Store) -> None:
+    asked = patient(store, 10.0, Breaker(2, 60.0), Breaker(2, 60.0))
+    for name, tokens in (("a", 64), ("a", 64), ("b", MISS), ("c", 32)):  # "a" waits for room and is asked about again
+        asked.lookup(name, tokens, HASHES)
+    asked.discard("a")
+    asked.lookup("a", 64, HASHES)
+    store.error = ConnectionError("the master is gone")
+    for name in ("d", "e", "f"):
+        asked.lookup(name, 64, HASHES)
+    asked.tell_breakers()
+    assert store.stats.take() == {
+        "counted": [["lookups", "hit", 3], ["lookups", "miss", 1], ["lookups", "late", 2], ["lookups", "left", 1]],
+        "observed": [],
+        "gauges": [["breaker_open", "lookups", 1], ["breaker_open", "loads", 0]],
+    }
 
 
 def test_nobody_empties_the_store_of_all(store: Store) -> None:

@@ -1,6 +1,9 @@
 """What a prompt costs where a part of it lies in a store that instances share."""
 
+import pytest
+
 from proxy.request.prompt import Prompt
+from proxy.routing import fleet as fleet_module
 from proxy.routing.dispatch import SPLIT_ALL, Demand
 from proxy.routing.fleet import Fleet, View
 from proxy.routing.shared_store import LOADED_TOKEN, SharedStore
@@ -95,6 +98,23 @@ def test_the_store_outlives_whoever_saved() -> None:
     fleet.update(View((ALONE, D0), revision=3))
     fleet.update(View((P1, D0), revision=4))
     assert fleet.route(Demand(MODEL, PROMPT)).prefill_tokens == 1000, "while nobody used it another may have come"
+
+
+def test_what_is_remembered_of_a_store_is_bounded_with_what_is_of_its_instances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_module, "BLOCKS_IN_ALL", 8)
+    fleet = Fleet(SPLIT_ALL, blocks_remembered=4)
+    fleet.update(View((P0, D0), revision=1))
+    fleet.saved(P0, PROMPT)
+    assert fleet.route(Demand(MODEL, PROMPT)).prefill_tokens == 400 + int(600 * LOADED_TOKEN)
+    more = tuple(P1.model_copy(update={"instance_id": f"p{number}"}) for number in range(1, 6))
+    fleet.update(View((P0, *more, D0), revision=2))
+    fleet.saved(P0, PROMPT)
+    assert fleet.route(Demand(MODEL, PROMPT)).prefill_tokens == 700 + int(300 * LOADED_TOKEN), "its first block"
+    fleet.update(View((P0, D0), revision=3))
+    fleet.saved(P0, PROMPT)
+    assert fleet.route(Demand(MODEL, PROMPT)).prefill_tokens == 400 + int(600 * LOADED_TOKEN)
 
 
 def test_answers_say_what_is_to_be_expected() -> None:
