@@ -172,7 +172,9 @@ def test_two_masters_are_one_program_and_everybody_else_finds_their_leader_in_et
     ]
     words = {"--host=127.0.0.5", "--rpc-ports=4000,4004", "--http-ports=4001,4005", "--etcd=127.0.0.5:2379"}
     assert words <= {*masters.command}
-    assert "--master_server_address=etcd://127.0.0.5:2379" in found["store"].command
+    owner = found["store"].command
+    assert owner[1:4] == ("-m", "stack.store.owner", "etcd://127.0.0.5:2379"), "which waits until one of them leads"
+    assert "--master_server_address=etcd://127.0.0.5:2379" in owner
     assert found["store"].environment == {"MC_STORE_CLUSTER_ID": "pd-stack"}
     assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["etcd://127.0.0.5:2379"] * 2
 
