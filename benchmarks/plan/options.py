@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.option_types import count
+from benchmarks.option_types import count, positive
 from benchmarks.plan import traffic
 from benchmarks.serving.options import PROFILES
 from loadtest.figures.slo import Slo
@@ -63,18 +63,8 @@ def _workload(given: argparse.Namespace) -> Workload:
     return found
 
 
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
-    return number
-
-
 def _share(text: str) -> float:
-    number = _positive(text)
+    number = positive(text)
     if number > 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a share, above 0 and at most 1")
     return number
@@ -96,11 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--point", help="e.g. 64/400+8000/16:0.3@6: INPUT/OUTPUT tokens at requests a second")
     what.add_argument("--trace", type=Path, help="a file in Mooncake's format")
     what.add_argument("--requests-file", type=Path, help="a load test's requests.jsonl; its prompts share no prefix")
-    add("--slo-ttft", type=_positive, help="seconds; goodput counts the requests that keep all three")
-    add("--slo-tpot", type=_positive, help="seconds")
-    add("--slo-itl", type=_positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
+    add("--slo-ttft", type=positive, help="seconds; goodput counts the requests that keep all three")
+    add("--slo-tpot", type=positive, help="seconds")
+    add("--slo-itl", type=positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
     add("--attainment", type=_share, default=0.9, help="share of the requests that have to keep them")
-    add("--price", type=_positive, help="of a GPU and hour, for the cost of a million tokens")
+    add("--price", type=positive, help="of a GPU and hour, for the cost of a million tokens")
     add("--transport", help="one of the profile's; unset: its first")
     add(
         "--local-prompt-tokens",
@@ -109,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the proxy's {LOCAL_PROMPT_TOKENS}; unset: that of the environment, else the proxy's own",
     )
     add("--requests", type=count, default=1000, help="of one simulation, at least")
-    add("--seconds", type=_positive, default=60.0, help="of one simulation, at least, where requests come faster")
+    add("--seconds", type=positive, default=60.0, help="of one simulation, at least, where requests come faster")
     add("--seed", type=int, default=1, help="of made-up arrivals")
     add(
         "--no-changes",

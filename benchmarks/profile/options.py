@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.option_types import count
+from benchmarks.option_types import count, positive
 from planner.fit import FEWEST_REPEATS
 
 
@@ -29,8 +29,8 @@ def parse(arguments: Sequence[str]) -> Options:
     add = parser.add_argument
     add("--out", type=Path, default=Path("profile.json"), help="where the profile goes; its values lie beside it")
     add("--repeats", type=_repeats, default=5, help=f"of each measurement, {FEWEST_REPEATS} or more")
-    add("--longest-s", type=_positive, default=20.0, help="prompts that would take longer in all are left out")
-    add("--time-limit", type=_positive, default=1800.0, help="seconds; a profile that is not done by then is none")
+    add("--longest-s", type=positive, default=20.0, help="prompts that would take longer in all are left out")
+    add("--time-limit", type=positive, default=1800.0, help="seconds; a profile that is not done by then is none")
     add(
         "--steps-ahead",
         type=int,
@@ -41,16 +41,6 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--seed", type=int, default=0, help="of the prompts")
     add("--commit", default="", help="of the code, where git cannot tell")
     return Options(**vars(parser.parse_args(arguments)))
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
-    return number
 
 
 def _repeats(text: str) -> int:

@@ -27,6 +27,7 @@ MOUNT_LIMIT_S = 60.0
 CLIENT_LIMIT_S = 120.0
 
 Part = Literal["master", "owner", "first", "second"]  # the last two are masters that stand by for each other
+How = Literal["killed", "stopped"]
 
 
 class Store:
@@ -71,6 +72,18 @@ class Store:
         finally:
             for each in family:
                 each.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def failing(self, part: Part, how: How) -> Iterator[None]:
+        if how == "stopped":
+            with self.frozen(part):
+                yield
+            return
+        self.kill(part)
+        try:
+            yield
+        finally:
+            self.start(part)
 
     def wait_for_memory(self) -> None:
         """Until the master knows of the owner's memory."""

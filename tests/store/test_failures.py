@@ -8,14 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from tests.store.conftest import Prompts
-from tests.store.processes import SEGMENT_BYTES, Part, Store
+from tests.store.processes import SEGMENT_BYTES, How, Part, Store
 from tests.store.servers import Servers, assert_in_use_again
 from tests.store.streams import streams, timed
 from tests.tiny_servers.instances import BLOCK_TOKENS, Fleet, Tokens, answers_of
@@ -29,27 +27,12 @@ WITHOUT_STORE = "does without the KV store"  # what a server logs of a request
 LENGTHS = (600, 601, 602, 603)
 TOKEN_BYTES = 2048  # of the model's cache
 
-How = Literal["killed", "stopped"]
-
 
 @pytest.fixture(scope="module")
 def servers(store: Store, fleet: Fleet, model: Path) -> Iterator[Servers]:
     started = Servers(fleet, model)
     yield started
     fleet.stop_all()
-
-
-@contextmanager
-def failing(store: Store, part: Part, how: How) -> Iterator[None]:
-    if how == "stopped":
-        with store.frozen(part):
-            yield
-        return
-    store.kill(part)
-    try:
-        yield
-    finally:
-        store.start(part)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +53,7 @@ async def test_a_part_of_the_store_fails(
     before = servers.second.log.count(WITHOUT_STORE)
 
     async with streams(servers, stream) as running:
-        with failing(store, part, how), running.measured() as gaps:
+        with store.failing(part, how), running.measured() as gaps:
             # What the store has, or seems to have, and what it has not.
             (found, longest), of_aggregated = await asyncio.gather(
                 timed(servers, servers.second, known), answers_of(servers.aggregated, new)
@@ -116,7 +99,7 @@ async def test_instances_that_start_while_the_master_is_away_join_later(
     asked = prompts(*LENGTHS)
     expected = await servers.expected(asked)
 
-    with failing(store, "master", how):
+    with store.failing("master", how):
         servers.restart()
         assert await servers.by(servers.first, asked) == expected
     await assert_in_use_again(servers, store, prompts)

@@ -3,14 +3,13 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.etcd_process import EtcdProcess
 from tests.real_stack import wait_until
-from tests.store.processes import Part
+from tests.store.processes import How
 from tests.store.standing_by.masters import TwoMasters
 
 log = logging.getLogger(__name__)
@@ -31,24 +30,13 @@ def store(tmp_path: Path) -> Iterator[TwoMasters]:
         etcd.stop()
 
 
-@contextmanager
-def failing(store: TwoMasters, part: Part, how: str) -> Iterator[None]:
-    if how == "stopped":
-        with store.frozen(part):
-            yield
-        return
-    store.kill(part)
-    yield
-    store.start(part)
-
-
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_the_other_one_knows_what_the_leader_knew(store: TwoMasters, how: str) -> None:
+def test_the_other_one_knows_what_the_leader_knew(store: TwoMasters, how: How) -> None:
     assert store.put(0, VALUES) == VALUES
     time.sleep(WRITTEN_S)
     leader, began = store.leader, time.monotonic()
 
-    with failing(store, leader, how):
+    with store.failing(leader, how):
         wait_until(lambda: store.leaders not in ([], [leader]), TAKE_OVER_LIMIT_S, f"the other one leads:\n{store.log}")
         log.warning("%s: another leader after %.1f s", how, time.monotonic() - began)
         store.wait_for_memory()

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,11 @@ import pytest
 from stack.store import cluster
 from tests.real_stack import wait_until
 from tests.store.conftest import Prompts
-from tests.store.processes import Part
+from tests.store.processes import How
 from tests.store.servers import Servers, assert_in_use_again, from_store, whole_blocks
 from tests.store.standing_by.masters import TwoMasters
 from tests.store.streams import streams, timed
-from tests.store.test_failures import ANSWER_LIMIT_S, GAP_LIMIT_S, ROUND_S, WITHOUT_STORE, How
+from tests.store.test_failures import ANSWER_LIMIT_S, GAP_LIMIT_S, ROUND_S, WITHOUT_STORE
 from tests.tiny_servers.instances import Fleet
 
 log = logging.getLogger(__name__)
@@ -41,17 +40,6 @@ def servers(two: TwoMasters, fleet: Fleet, model: Path) -> Iterator[Servers]:
     fleet.stop_all()
 
 
-@contextmanager
-def failing(store: TwoMasters, part: Part, how: How) -> Iterator[None]:
-    if how == "stopped":
-        with store.frozen(part):
-            yield
-        return
-    store.kill(part)
-    yield
-    store.start(part)
-
-
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_the_other_master_takes_over(servers: Servers, two: TwoMasters, prompts: Prompts, how: How) -> None:
     rounds = range(AWAY_S // ROUND_S)
@@ -65,7 +53,7 @@ async def test_the_other_master_takes_over(servers: Servers, two: TwoMasters, pr
     leader, keys = two.leader, two.keys
     before = servers.second.log.count(WITHOUT_STORE)
 
-    with failing(two, leader, how):
+    with two.failing(leader, how):
         async with streams(servers, stream) as running:
             with running.measured() as gaps:
                 found, longest = await timed(servers, servers.second, known)
