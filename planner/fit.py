@@ -1,9 +1,10 @@
 """Costs from measurements: a sum of parts, none below nothing, that is as near as can be in proportion.
 
 Every sample counts by its relative error, so that a step of 5 ms is as important as one of 500. What is refused: a
-sample whose own repeats disagree, and a fit that is far from its samples.
+sample of which the repeats do not tell the median, and a fit that is far from its samples.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from planner.profile import Residual
 
-# The middle half of a sample's repeats may span so much of their median, and a kind's median residual may be so large.
-MOST_SPREAD, MOST_RESIDUAL = 0.15, 0.15
+# So uncertain may a sample's median be (of five repeats the middle half then spans 14 % of it), and so large a kind's
+# median residual.
+MOST_UNCERTAIN, MOST_RESIDUAL = 0.06, 0.15
 FEWEST_REPEATS = 3
+_MIDDLE_HALF = 1.349  # standard deviations that it spans, of a normal distribution
 
 
 class NoFit(Exception):
@@ -38,11 +41,16 @@ class Sample:
     def median(self) -> float:
         return median(self.seconds)
 
-    @property
-    def spread(self) -> float:
-        """The middle half of its repeats, of their median."""
-        first, _, third = quantiles(self.seconds, n=4, method="inclusive")
-        return (third - first) / self.median
+
+def uncertainty(repeats: Sequence[float]) -> float:
+    """Standard error of their median, of the median: sqrt(pi / 2n) standard deviations, as of a normal distribution.
+
+    It falls with the number of repeats, so that what differs by its nature can be measured too.
+    """
+    first, middle, third = quantiles(repeats, n=4, method="inclusive")
+    if not middle > 0:
+        return math.inf
+    return math.sqrt(math.pi / 2 / len(repeats)) * (third - first) / _MIDDLE_HALF / middle
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,10 @@ def _noisy(sample: Sample) -> str | None:
         return f"{sample.what}: measured {len(sample.seconds)} times, expected at least {FEWEST_REPEATS}"
     if not sample.median > 0:
         return f"{sample.what}: took {sample.median:g} s, which cannot be"
-    if sample.spread > MOST_SPREAD:
+    if (uncertain := uncertainty(sample.seconds)) > MOST_UNCERTAIN:
         return (
-            f"{sample.what}: half of the repeats are {sample.spread:.0%} of their median apart, "
-            f"expected at most {MOST_SPREAD:.0%}; is something else running?"
+            f"{sample.what}: the median of {len(sample.seconds)} repeats is uncertain by {uncertain:.0%}, "
+            f"expected at most {MOST_UNCERTAIN:.0%}; is something else running?"
         )
     return None
 

