@@ -46,21 +46,23 @@ def sentence(verdict: Json, tpot_ms: float) -> str:
         "little": f"too little load in the last {minutes} to say",
         "unknown": f"not watched for {minutes} yet",
     }[verdict["says"]]
-    used = f"{producers['number']} producers used {producers['use']:.0%}, {_wait(verdict)}"
+    used = f"{_counted(producers['number'], 'producer')} used {producers['use']:.0%}, {_wait(verdict)}"
     cache = "not known" if verdict["cache_usage"] is None else f"{verdict['cache_usage']:.0%}"
     itl = "–" if verdict["itl_ms"] is None else f"{verdict['itl_ms']:.0f}"
-    held = f"{consumers['number']} consumers used {consumers['use']:.0%}, KV cache {cache}, ITL {itl} of {tpot_ms:g} ms"
-    return f"{verdict['model']}: {said} ({used}; {held})"
+    held = f"{_counted(consumers['number'], 'consumer')} used {consumers['use']:.0%}, KV cache {cache}"
+    return f"{verdict['model']}: {said} ({used}; {held}, ITL {itl} of {tpot_ms:g} ms)"
 
 
 def changes(verdict: Json) -> str:
     """Such as "1 more producer, 2 fewer consumers"; empty where nothing is to change."""
     parts = ((verdict[side]["change"], side.removesuffix("s")) for side in ("producers", "consumers"))
     return ", ".join(
-        f"{abs(change)} {'more' if change > 0 else 'fewer'} {name}{'s' if abs(change) > 1 else ''}"
-        for change, name in parts
-        if change
+        _counted(abs(change), f"{'more' if change > 0 else 'fewer'} {name}") for change, name in parts if change
     )
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _wait(verdict: Json) -> str:

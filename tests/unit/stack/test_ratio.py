@@ -55,6 +55,16 @@ def test_the_whole_line(proxy: dict[str, Any], capsys: pytest.CaptureFixture[str
     )
 
 
+def test_one_of_each(proxy: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    told = verdict("right")
+    for side in ("producers", "consumers"):
+        told[side]["number"] = 1
+    proxy["verdicts"] = [told]
+    assert ratio.main() == 0
+    assert "(1 producer used 150%" in (line := capsys.readouterr().out)
+    assert "; 1 consumer used 10%" in line
+
+
 @pytest.mark.parametrize(
     ("told", "status", "words"),
     [
