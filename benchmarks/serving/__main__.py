@@ -13,14 +13,13 @@ from benchmarks import program
 from benchmarks.errors import BenchmarkError, CannotStart
 from benchmarks.model_shapes import folder as shape_folder
 from benchmarks.model_shapes.full import QWEN25_7B
-from benchmarks.ports import free_ports
-from benchmarks.processes import Processes
 from benchmarks.serving.options import Options, parse
 from benchmarks.serving.plan import MIXTURE, UPSTREAM, Plan
 from benchmarks.serving.report.document import Documents
 from benchmarks.serving.sweep import Sweep
 from benchmarks.whole_stack.resuming import begun, code_fingerprint, to_its_end
 from benchmarks.whole_stack.users_variables import set_variables
+from benchmarks.whole_stack.workplace import workplace
 from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import StackSettings
@@ -57,9 +56,8 @@ def main() -> int:
 
 def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, documents: Documents, started: str) -> int:
     def measure() -> None:
-        with Processes(work / "logs") as processes:
-            sweep = Sweep(options, plan, users, work, processes, free_ports())
-            sweep.measure(lambda: documents.write(started, "not yet"))
+        with workplace(options, users, work) as place:
+            Sweep(options, plan, place).measure(lambda: documents.write(started, "not yet"))
 
     def write(ended: str) -> None:
         documents.write(started, ended)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.option_types import count, positive
+from benchmarks.option_types import positive
 from benchmarks.serving.plan import SIDES, UPSTREAM, Plan, Slo
 from benchmarks.serving.points import Point, points
-from stack.configuration.settings import REPOSITORY
+from benchmarks.whole_stack import workplace
 
 # A long prompt and its answer must fit; vLLM refuses a longer one.
 CONTEXT = "MAX_MODEL_LEN"
@@ -128,10 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         "upstream: aggregated, and vLLM's own connector behind vllm-router",
     )
     add("--vllm-router", type=Path, default=Path(), metavar="PROGRAM", help="of the package vllm-router, for upstream")
-    add("--repeats", type=count, default=1, help="so often every side measures all points, in alternating order")
     add("--seconds", type=positive, help="measured at one point")
     add("--warmup", type=positive, help="seconds before them that are not measured")
-    add("--seed", type=int, default=0, help="of prompts and arrivals, which are the same for all sides")
     add("--slo-ttft", type=positive, help="seconds; goodput counts the requests that keep all three")
     add("--slo-tpot", type=positive, help="seconds")
     add("--slo-itl", type=positive, help="seconds, for the mean of the worst 10 %% of a request's gaps")
@@ -141,20 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TOKENIZER",
         help="serve the shape of Qwen2.5-7B with weights that vLLM makes up, and the tokenizer of this model's folder",
     )
-    add("--fresh", action="store_true", help="forget what an interrupted or earlier run of the same plan has measured")
-    add(
-        "--stack-python",
-        type=Path,
-        default=REPOSITORY / ".stack/venv/tools/bin/python",
-        help="interpreter that runs `python -m stack`",
-    )
-    add("--commit", default="", help="of the code, where git cannot tell")
     add("--results", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
-    add("--work", type=Path, default=REPOSITORY / ".stack/bench", help="folder of the measurements, to resume from")
-    add(
-        "--time-limit",
-        type=positive,
-        default=float(24 * 3600),
-        help="seconds; no point is begun that would pass it, and the same command goes on later",
-    )
+    workplace.add_options(parser, time_limit_s=float(24 * 3600))
     return parser

@@ -1,12 +1,8 @@
 """Goes through a plan: starts each side, measures what is not measured yet, says how far it is."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from benchmarks.errors import OutOfTime
-from benchmarks.processes import Processes
 from benchmarks.serving import generator
 from benchmarks.serving.measured import MeasuredRuns
 from benchmarks.serving.options import Options
@@ -15,32 +11,18 @@ from benchmarks.serving.report.command_lines import options as options_of
 from benchmarks.serving.report.document import add_servers
 from benchmarks.serving.upstream_side import UpstreamSide
 from benchmarks.tables import Row, ms
-from benchmarks.whole_stack import headless
 from benchmarks.whole_stack.progress import Progress, minutes
-from benchmarks.whole_stack.stack_side import StackSide, Target, vllm_commands
-from stack.configuration.settings import StackSettings
+from benchmarks.whole_stack.stack_side import Target, vllm_commands
+from benchmarks.whole_stack.workplace import Workplace
+
+NEXT = "the next point"
 
 
 class Sweep:
-    """`work`: the plan's folder."""
-
-    def __init__(
-        self,
-        options: Options,
-        plan: Plan,
-        users: StackSettings,
-        work: Path,
-        processes: Processes,
-        ports: Iterator[int],
-    ) -> None:
-        self._options, self._plan, self._work, self._processes = options, plan, work, processes
-        self._users, self._runs = users, MeasuredRuns(work)
-        # Its path holds a Unix socket and must be short: not in the plan's folder.
-        state = options.work.resolve() / "stack"
-        self._stack = StackSide(users, options.stack_python.absolute(), state, ports, processes)
-        self._upstream = UpstreamSide(self._stack, options.vllm_router, ports, processes)
-        self._ends_at = time.monotonic() + options.time_limit
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("LOADTEST_")}
+    def __init__(self, options: Options, plan: Plan, place: Workplace) -> None:
+        self._plan, self._place = plan, place
+        self._runs = MeasuredRuns(place.folder)
+        self._upstream = UpstreamSide(place.stack, options.vllm_router, place.ports, place.processes)
 
     def measure(self, write: Callable[[], None]) -> None:
         """`write` is called after each point. Raises: CannotStart, OutOfTime."""
@@ -60,29 +42,20 @@ class Sweep:
             yield side, [measurement for measurement in measurements if self._runs.run(measurement) is None]
 
     def _start(self, side: str, measurements: list[Measurement], write: Callable[[], None]) -> None:
-        self._leave_time(self._progress.start_s + self._progress.next_point_s())
-        variables = self._stack.variables(self._environment, compose_file(side, self._users.compose_file))
+        stack, place = self._place.stack, self._place
+        place.leave_time(self._progress.start_s + self._progress.next_point_s(), NEXT)
+        variables = stack.variables(place.environment, compose_file(side, place.users.compose_file))
         print(f"starting the {side} side", flush=True)
         began, began_unix = time.monotonic(), time.time()
-        with (self._upstream if side == UPSTREAM else self._stack).running(variables) as target:
-            commands = vllm_commands(self._stack.instance_ports(variables), began_unix)
-            add_servers(self._work, side, [options_of(command) for command in commands])
-            headless.first_requests(
-                self._work / "first-requests",
-                target=target,
-                seed=self._plan.seed - 1,
-                environment=self._environment,
-                processes=self._processes,
-            )
+        with (self._upstream if side == UPSTREAM else stack).running(variables) as target:
+            commands = vllm_commands(stack.instance_ports(variables), began_unix)
+            add_servers(place.folder, side, [options_of(command) for command in commands])
+            place.first_requests(target, self._plan.seed - 1)
             self._progress.started(time.monotonic() - began)
             for measurement in measurements:
-                self._leave_time(self._progress.next_point_s())
+                place.leave_time(self._progress.next_point_s(), NEXT)
                 self._point(measurement, target)
                 write()
-
-    def _leave_time(self, needed_s: float) -> None:
-        if time.monotonic() + needed_s > self._ends_at:
-            raise OutOfTime(f"the time limit of {self._options.time_limit:g} s leaves no room for the next point")
 
     def _point(self, measurement: Measurement, target: Target) -> None:
         began = time.monotonic()
@@ -95,8 +68,8 @@ class Sweep:
             warmup=self._plan.warmup,
             seed=measurement.seed,
             slo=self._plan.slo,
-            environment=self._environment,
-            processes=self._processes,
+            environment=self._place.environment,
+            processes=self._place.processes,
         )
         target.check()  # a server that died has spoiled the point: the same command makes it again
         took_s = time.monotonic() - began

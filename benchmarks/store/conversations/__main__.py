@@ -11,14 +11,13 @@ from pathlib import Path
 
 from benchmarks import program
 from benchmarks.errors import BenchmarkError, CannotStart
-from benchmarks.ports import free_ports
-from benchmarks.processes import Processes
 from benchmarks.store.conversations.documents import Documents
 from benchmarks.store.conversations.measuring import Measuring
 from benchmarks.store.conversations.options import Options, parse
 from benchmarks.store.conversations.plan import CODE, Plan
 from benchmarks.whole_stack.resuming import begun, code_fingerprint, to_its_end
 from benchmarks.whole_stack.users_variables import set_variables
+from benchmarks.whole_stack.workplace import workplace
 from stack.configuration import env_file
 from stack.configuration.environment import load_or_exit
 from stack.configuration.settings import StackSettings
@@ -63,9 +62,8 @@ def _users() -> StackSettings:
 
 def _measure(options: Options, plan: Plan, users: StackSettings, work: Path, documents: Documents) -> int:
     def measure() -> None:
-        with Processes(work / "logs") as processes:
-            measuring = Measuring(options, plan, users, work, processes, free_ports())
-            measuring.measure(lambda: documents.write("not yet"))
+        with workplace(options, users, work) as place:
+            Measuring(plan, place).measure(lambda: documents.write("not yet"))
 
     return to_its_end(measure, documents.write)
 

@@ -1,23 +1,18 @@
 """Goes through a plan: starts each side, sends it the load, asks what was found where, and ends it."""
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.errors import OutOfTime
-from benchmarks.processes import Processes
 from benchmarks.store.conversations import counters, figures
-from benchmarks.store.conversations.options import Options
 from benchmarks.store.conversations.plan import STORE, Measurement, Plan
 from benchmarks.store.programs import Store
 from benchmarks.tables import Row, ms
 from benchmarks.whole_stack import headless
 from benchmarks.whole_stack.progress import Progress
 from benchmarks.whole_stack.run_folders import RunFolders
-from benchmarks.whole_stack.stack_side import StackSide, Target
-from stack.configuration.settings import StackSettings
+from benchmarks.whole_stack.stack_side import Target
+from benchmarks.whole_stack.workplace import Workplace
 from stack.network import addresses
 
 FIRST_REQUESTS_S = 15.0  # so that each of several instances is met
@@ -25,24 +20,9 @@ MARGIN = 1.5  # of what the next side may take, to what was seen
 
 
 class Measuring:
-    """`work`: the plan's folder."""
-
-    def __init__(
-        self,
-        options: Options,
-        plan: Plan,
-        users: StackSettings,
-        work: Path,
-        processes: Processes,
-        ports: Iterator[int],
-    ) -> None:
-        self._options, self._plan, self._users, self._work = options, plan, users, work
-        self._processes, self._runs = processes, RunFolders(work)
-        # Its path holds a Unix socket and must be short: not in the plan's folder.
-        state = options.work.resolve() / "stack"
-        self._stack = StackSide(users, options.stack_python.absolute(), state, ports, processes)
-        self._ends_at = time.monotonic() + options.time_limit
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("LOADTEST_")}
+    def __init__(self, plan: Plan, place: Workplace) -> None:
+        self._plan, self._place = plan, place
+        self._runs = RunFolders(place.folder)
 
     def measure(self, write: Callable[[], None]) -> None:
         """`write` is called after each measurement. Raises: CannotStart, OutOfTime."""
@@ -53,7 +33,7 @@ class Measuring:
         # How long chats take nobody knows beforehand: until one was seen their limit counts.
         progress, load_s = Progress(len(missing), len(missing), 0.0), self._plan.load.seconds
         for measurement in missing:
-            self._leave_time(progress.start_s + load_s)
+            self._place.leave_time(progress.start_s + load_s, "the next side")
             took_s = self._measure(measurement, progress)
             load_s = min(self._plan.load.seconds, max(took_s, progress.next_point_s()) * MARGIN)
             print(
@@ -61,20 +41,17 @@ class Measuring:
             )
             write()
 
-    def _leave_time(self, needed_s: float) -> None:
-        if time.monotonic() + needed_s > self._ends_at:
-            raise OutOfTime(f"the time limit of {self._options.time_limit:g} s leaves no room for the next side")
-
     def _measure(self, measurement: Measurement, progress: Progress) -> float:
         """Returns: how long it took beside the start, in seconds."""
+        place = self._place
         variables = {
-            **self._stack.variables(self._environment, self._users.compose_file),
+            **place.stack.variables(place.environment, place.users.compose_file),
             **self._plan.variables_of(measurement),
         }
         print(f"starting {measurement}", flush=True)
         began = time.monotonic()
-        with self._stack.running(variables) as target:
-            self._first_requests(target)
+        with place.stack.running(variables) as target:
+            place.first_requests(target, self._plan.seed - 1, FIRST_REQUESTS_S)
             progress.started(time.monotonic() - began)
             began = time.monotonic()
             facts = self._send(measurement, target)
@@ -95,25 +72,15 @@ class Measuring:
             target=target,
             seconds=load.seconds,
             seed=measurement.seed,
-            environment=self._environment,
-            processes=self._processes,
+            environment=self._place.environment,
+            processes=self._place.processes,
             options=load.options,
         )
         target.check()  # a server that died has spoiled it: the same command makes it again
         return counters.read(target).since(before)
 
-    def _first_requests(self, target: Target) -> None:
-        headless.first_requests(
-            self._work / "first-requests",
-            target=target,
-            seed=self._plan.seed - 1,
-            environment=self._environment,
-            processes=self._processes,
-            seconds=FIRST_REQUESTS_S,
-        )
-
     def _store(self, variables: dict[str, str]) -> Store:
-        host, port = self._users.host_ip, int(variables["STORE_PORT"])
+        host, port = self._place.users.host_ip, int(variables["STORE_PORT"])
         return Store(addresses.join(host, port), f"{addresses.http_url(host, port + 1)}/metrics")
 
 

@@ -10,10 +10,10 @@ from benchmarks.option_types import count, counts, positive
 from benchmarks.store.conversations.loads import CHAT, TRACE, Chats, Load, TracePiece
 from benchmarks.store.conversations.plan import Plan
 from benchmarks.store.conversations.trace_piece import take
+from benchmarks.whole_stack import workplace
 from loadtest.workloads import jsonl
 from loadtest.workloads.trace import TraceLine
 from stack.configuration.environment import ConfigError
-from stack.configuration.settings import REPOSITORY
 
 MIB, GIB = 1 << 20, 1 << 30
 # For SmolLM2 in float32, of which a token has 45 KiB. At their ends the default's chats have 1.5 GiB: two producers
@@ -118,22 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-cache-bytes", type=counts, help="of each instance; several, with commas, are measured one after another")
     add("--store-bytes", type=count, default=3 * GIB, help="memory of the store's owner")
     add("--max-model-len", type=count, default=4096, help="tokens of a prompt and its answer; a trace's longer ones go")
-    add("--repeats", type=count, default=1, help="so often every side is measured, in alternating order")
-    add("--seed", type=int, default=0, help="of the prompts, which are the same for all sides")
-    add("--fresh", action="store_true", help="forget what an interrupted or earlier run of the same plan has measured")
-    add(
-        "--stack-python",
-        type=Path,
-        default=REPOSITORY / ".stack/venv/tools/bin/python",
-        help="interpreter that runs `python -m stack`",
-    )
-    add("--commit", default="", help="of the code, where git cannot tell")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
-    add("--work", type=Path, default=REPOSITORY / ".stack/bench", help="folder of the measurements, to resume from")
-    add(
-        "--time-limit",
-        type=positive,
-        default=float(3 * 3600),
-        help="seconds; no side is begun that would pass it, and the same command goes on later",
-    )
+    workplace.add_options(parser, time_limit_s=float(3 * 3600))
     return parser
