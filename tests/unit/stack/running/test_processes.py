@@ -119,7 +119,8 @@ def test_a_service_that_dies_while_starting_is_shown_with_its_last_words(
 
 def test_a_service_that_never_answers_is_named_after_the_limit(stack: Processes, chosen: list[Service]) -> None:
     chosen[1] = service("decode", "silent")
-    impatient = Processes(stack.settings.model_copy(update={"stack_start_timeout_s": 6.0}))  # the others have to answer within it
+    # Within it the others have to answer, on a busy machine too.
+    impatient = Processes(stack.settings.model_copy(update={"stack_start_timeout_s": 6.0}))
 
     with pytest.raises(StartError, match=r"STACK_START_TIMEOUT_S.*decode-0"):
         impatient.up()
