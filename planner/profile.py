@@ -54,7 +54,7 @@ class Profile(_Part):
     """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
 
     transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
-    between the client and the engine, to it and back.
+    between the client and the engine, to it and back. crowding: as a `Server` has it.
     """
 
     version: Literal[1] = 1
@@ -73,6 +73,7 @@ class Profile(_Part):
     step_tokens: Count
     max_sequences: Count = 256
     steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    crowding: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @property
     def error(self) -> float:
@@ -85,7 +86,7 @@ class Profile(_Part):
         scheduling = Scheduling(self.step_tokens, self.max_sequences, steps_ahead=self.steps_ahead)
         # A block larger than one with an identity, or none of its divisors, is told in the largest that is.
         block = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if self.block_tokens % size == 0)
-        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS))
+        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS), self.crowding)
 
     def transfer(self, transport: str | None = None, bandwidth: float = 1.0) -> TransferCosts:
         """Args: transport: None: the first; bandwidth: so many times that of the profile. Raises: KeyError."""

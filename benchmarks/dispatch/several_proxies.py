@@ -18,7 +18,7 @@ from planner.simulation.clock import Clock
 from planner.simulation.deployment import Deployment
 from planner.simulation.exchange import Exchange, World
 from planner.simulation.instance import Instance
-from planner.simulation.server import Server
+from planner.simulation.server import Machine, Server
 from planner.trace import Arrival
 from proxy.routing.dispatch import IDLE, Load
 from proxy.routing.prefill_order import FACTORS
@@ -58,7 +58,8 @@ def simulate(
         "decode": (consumers, hardware.consumer),
     }
     deployment = Deployment(servers, order_factor=FACTOR)
-    instances = {name: Instance(clock, server) for name, server in deployment.names.items()}
+    machine = Machine()
+    instances = {name: Instance(clock, server, machine) for name, server in deployment.names.items()}
     proxies = [_proxy(deployment, clock, instances) for _ in range(setup.proxies)]
     proxy_of = _spread(setup, seed)
     left = len(arrivals)

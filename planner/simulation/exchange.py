@@ -83,8 +83,6 @@ class Exchange:
             world.fleet.cache_came(self._route.consumer)
             order.leave(place)
             prefills.end(tokens, tokens, world.clock.now)
-            if world.deployment.constants.first_token == "producer":
-                self._first_token()
 
         def computed() -> None:
             self._prefilled_at = world.clock.now
@@ -122,8 +120,14 @@ class Exchange:
             remote=True,
             on_room=self._has_room,
             on_first=None if given else lambda: world.clock.after(after_s, self._first_token),
-            on_end=lambda: world.clock.after(after_s, self._ended),
+            on_end=lambda: self._tell(self._ended),
         )
+
+    def _tell(self, happen: Callable[[], None]) -> None:
+        """What the consumer has for the client now."""
+        world = self._world
+        told_at = world.instances[self._route.consumer.instance_id].told_at()
+        world.clock.at(told_at + world.deployment.constants.after_s, happen)
 
     def _send_piece(self, began: float, begin: int, end: int) -> None:
         if self._transfer is not None:
@@ -135,9 +139,15 @@ class Exchange:
             self._await_cache()
 
     def _await_cache(self) -> None:
-        """Once the prompt is computed and the consumer has room, it is known when the last byte comes."""
+        """Once the prompt is computed and the consumer has room, it is known when the last byte comes.
+
+        The producer's token comes with the computed prompt, and its consumer passes it on between two steps; one that
+        ends the answer when the cache has come.
+        """
         if self._transfer is None or not self._transfer.has_room or self._prefilled_at is None:
             return
+        if self._world.deployment.constants.first_token == "producer" and self._arrival.output_tokens > 1:
+            self._world.clock.at(self._world.clock.now, lambda: self._tell(self._first_token))
         there_at = max(self._transfer.there_at, self._world.clock.now)
         self._world.clock.at(there_at, self._release)
         self._world.clock.at(there_at + self._world.deployment.transfer.handover_s, self._cache_came)
@@ -163,7 +173,10 @@ class Exchange:
         world.outcome.served.append(self._served)
 
     def _ended(self) -> None:
-        world, arrival, served = self._world, self._arrival, self._served
+        world, arrival = self._world, self._arrival
+        if self._served is None:  # one token, and the producer's
+            self._first_token()
+        served = self._served
         assert served is not None
         world.fleet.end(self._route.consumer, self._in_hand)
         world.estimate.learn(MODEL, arrival.prompt, arrival.prompt.tokens, arrival.output_tokens)

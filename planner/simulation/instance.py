@@ -21,7 +21,7 @@ from planner.simulation.costs import pairs
 from planner.simulation.decoding import Decoding
 from planner.simulation.kv_pool import KvPool
 from planner.simulation.sequence import Sequence
-from planner.simulation.server import Server
+from planner.simulation.server import Machine, Server
 from planner.trace import BLOCK_TOKENS
 
 LONGEST_RUN = 1024  # steps in one event
@@ -30,7 +30,7 @@ LONGEST_RUN = 1024  # steps in one event
 class Instance:
     """`ends`: of each step, in seconds. computed: tokens of prompts. busy_s: in steps."""
 
-    def __init__(self, clock: Clock, server: Server) -> None:
+    def __init__(self, clock: Clock, server: Server, machine: Machine) -> None:
         self.ends: list[float] = []
         self.computed = 0
         self.busy_s = 0.0
@@ -39,6 +39,8 @@ class Instance:
         self._clock = clock
         self._costs = server.costs
         self._scheduling = server.scheduling
+        self._crowding = server.crowding
+        self._machine = machine
         self._numbers = count()
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._ready: deque[Sequence] = deque()  # whose KV cache has come
@@ -56,6 +58,13 @@ class Instance:
     def steps(self) -> int:
         """That are over or under way."""
         return len(self.ends)
+
+    def told_at(self) -> float:
+        """When what comes from outside now is seen: at the end of the step under way, at once where none is."""
+        if not self._planned:
+            return self._clock.now
+        first = len(self.ends) - self._planned
+        return self.ends[bisect_left(self.ends, self._clock.now, lo=first)]
 
     def submit(self, sequence: Sequence) -> None:
         tokens = sequence.prompt.tokens + sequence.output_tokens
@@ -140,17 +149,21 @@ class Instance:
             self._begin_prompts(room)
         if not self._decoding and not self._chunks:
             self._idle = not preempted and room is not None and not self._ready
-            if not self._idle:
+            if self._idle:
+                self._machine.rests(self)
+            else:
                 self._step()  # what was preempted has made room
             return
+        slower = 1.0 + self._crowding * self._machine.computes(self)
         steps, sequences = 1, len(self._decoding)
-        if not self._chunks and not self._firsts and not preempted and not joining_s:
+        # Whoever shares the machine may begin or end meanwhile: each step then looks anew.
+        if not (self._chunks or self._firsts or preempted or joining_s or self._crowding):
             steps = self._undisturbed()
             self.pool.take((), self._decoding.growth(self.steps, steps) - self._decoding.growth(self.steps, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
         lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
-        lasts_s += joining_s
-        longer_s, end, ends = self._costs.context_token_s * sequences, self._clock.now, self.ends
+        lasts_s = (lasts_s + joining_s) * slower
+        longer_s, end, ends = self._costs.context_token_s * sequences * slower, self._clock.now, self.ends
         for _ in range(steps):
             end += lasts_s
             ends.append(end)

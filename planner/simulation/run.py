@@ -8,6 +8,7 @@ from planner.simulation.deployment import Deployment
 from planner.simulation.exchange import Choose, Exchange, World
 from planner.simulation.instance import Instance
 from planner.simulation.outcome import Outcome, Work
+from planner.simulation.server import Machine
 from planner.trace import Arrival
 from proxy.routing.fleet import Fleet
 
@@ -31,7 +32,8 @@ def simulate(
     """
     clock = Clock()
     fleet = deployment.fleet(lambda: clock.now)
-    instances = {name: Instance(clock, server) for name, server in deployment.names.items()}
+    machine = Machine()
+    instances = {name: Instance(clock, server, machine) for name, server in deployment.names.items()}
     world = World(clock, deployment, fleet, chooser(fleet), instances, at_arrival and partial(at_arrival, fleet))
     for arrival in arrivals:
         clock.at(arrival.at_s, partial(_begin, world, arrival))

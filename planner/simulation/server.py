@@ -1,4 +1,4 @@
-"""What an instance is: what its steps cost, the options of its scheduler, and its KV cache."""
+"""What an instance is: what its steps cost, the options of its scheduler, its KV cache; and a machine of several."""
 
 from dataclasses import dataclass
 
@@ -23,9 +23,28 @@ class Scheduling:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What an instance is: its costs and options, and its KV cache in tokens, None: without bounds."""
+    """What an instance is: its costs and options, and its KV cache in tokens, None: without bounds.
+
+    crowding: by what part a step takes longer that begins while another instance of the machine computes.
+    """
 
     costs: StepCosts
     scheduling: Scheduling = Scheduling()
     kv_tokens: int | None = None
     block_tokens: int = 16
+    crowding: float = 0.0
+
+
+class Machine:
+    """Which of its instances compute now: where they share processors or memory's bandwidth each is slower then."""
+
+    def __init__(self) -> None:
+        self._computing: set[object] = set()
+
+    def computes(self, instance: object) -> bool:
+        """Returns: whether others do, too."""
+        self._computing.add(instance)
+        return len(self._computing) > 1
+
+    def rests(self, instance: object) -> None:
+        self._computing.discard(instance)

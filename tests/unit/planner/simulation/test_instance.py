@@ -9,7 +9,7 @@ from planner.simulation.clock import Clock
 from planner.simulation.costs import StepCosts
 from planner.simulation.instance import Instance
 from planner.simulation.sequence import Sequence
-from planner.simulation.server import Scheduling, Server
+from planner.simulation.server import Machine, Scheduling, Server
 from planner.trace import prompt_of
 
 # A step takes a second, 10 s a sequence, 0.1 s a token of their context, 0.01 s a token of a prompt.
@@ -22,7 +22,7 @@ class Bench:
 
     def __init__(self, server: Server) -> None:
         self.clock = Clock()
-        self.instance = Instance(self.clock, server)
+        self.instance = Instance(self.clock, server, Machine())
         self.sequences: list[Sequence] = []
         self.ended: list[int] = []
 
@@ -194,7 +194,7 @@ def test_a_request_that_can_never_fit_is_refused() -> None:
 
 def test_blocks_divide_those_that_have_an_identity() -> None:
     with pytest.raises(ValueError, match="block_tokens=48: expected a divisor of 128"):
-        Instance(Clock(), replace(SERVER, block_tokens=48))
+        Instance(Clock(), replace(SERVER, block_tokens=48), Machine())
 
 
 @pytest.mark.parametrize("steps_ahead", [0, 1])

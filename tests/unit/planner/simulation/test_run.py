@@ -47,6 +47,41 @@ def test_the_producers_token_comes_first_and_the_next_when_the_cache_has_moved()
     assert (served.computed, served.moved) == (2000, 2000)
 
 
+@pytest.mark.parametrize(("prefill_s", "told_s"), [(2.0, 8.0), (9.0, 12.0)])
+def test_the_producers_token_is_passed_on_between_steps_of_the_consumer(prefill_s: float, told_s: float) -> None:
+    """Steps of the consumer begin after 0, 4, 8 s and so on; in the second one it asks for what has come after 0.1 s."""
+    servers: dict[Role, tuple[int, Server]] = {
+        "prefill": (1, Server(StepCosts(step_s=prefill_s), Scheduling(step_tokens=4000))),
+        "decode": (1, Server(StepCosts(step_s=4.0), Scheduling(step_tokens=4000))),
+    }
+    pair = Deployment(servers, policy=LOCAL, constants=Constants(after_s=0.25))
+    # The first is its idle consumer's, whose steps it then has.
+    arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(0.1, prompt_of(3000, []), 3)]
+    (split,) = (each for each in simulate(arrivals, pair).served if each.route.producer)
+    assert split.ttft_s == pytest.approx(told_s + 0.25 - 0.1)
+    assert split.gaps_s() == pytest.approx([4.0, 4.0])
+
+
+def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
+    """Both begin at once and take 3 s alone, 4.5 s beside each other; the longer one is alone from then on."""
+    crowded = replace(SECOND, crowding=0.5)
+    arrivals = [Arrival(0.0, prompt_of(2000, []), 1), Arrival(0.0, prompt_of(2000, []), 4)]
+    one, other = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
+    # The first that begins does not see the second one yet.
+    assert one.ttft_s == pytest.approx(3.0)
+    assert other.ttft_s == pytest.approx(4.5)
+    assert other.gaps_s() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_steps_look_anew_whether_others_compute() -> None:
+    """Steps of a second, until the other one has a prompt of 3 s in the midst of the third."""
+    crowded = replace(SECOND, crowding=0.5)
+    arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(3.5, prompt_of(2000, []), 1)]
+    stream = simulate(arrivals, deployment(aggregated=2, server=crowded)).served[0]
+    # The prompt begins beside the stream and takes 4.5 s: three whole steps of the stream begin within it.
+    assert stream.gaps_s() == pytest.approx([1.0, 1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0])
+
+
 def test_the_consumers_own_first_token_comes_a_step_after_the_cache() -> None:
     transfer = TransferCosts(1.0, 2000.0, 0.2, 10, handover_s=0.3)
     pair = replace(deployment(1, 1), transfer=transfer, constants=Constants(0.5, 0.25, "consumer"))
