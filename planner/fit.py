@@ -63,8 +63,7 @@ class Fit:
 
 def fit(samples: Sequence[Sample], parts: Sequence[str]) -> Fit:
     """Raises: NoFit."""
-    if bad := [line for sample in samples if (line := _noisy(sample))]:
-        raise NoFit("\n".join(bad))
+    refuse_noise(samples)
     if len(samples) < len(parts):
         raise NoFit(f"{len(samples)} measurements for {len(parts)} costs: expected at least as many")
     matrix = np.array([[sample.parts.get(part, 0.0) / sample.median for part in parts] for sample in samples])
@@ -78,6 +77,12 @@ def fit(samples: Sequence[Sample], parts: Sequence[str]) -> Fit:
     if poor:
         raise NoFit("\n".join(poor))
     return Fit(costs, residuals)
+
+
+def refuse_noise(samples: Sequence[Sample]) -> None:
+    """Raises: NoFit: of one of them chance makes more than what is measured."""
+    if bad := [line for sample in samples if (line := _noisy(sample))]:
+        raise NoFit("\n".join(bad))
 
 
 def _noisy(sample: Sample) -> str | None:

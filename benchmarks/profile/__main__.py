@@ -56,6 +56,7 @@ def main() -> int:
     results.replace(options.out, profile.model_dump_json(indent=1) + "\n")
     for kind, residual in profile.residuals.items():
         print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
+    print(f"beside each other the instances are {profile.crowding:.0%} slower")
     print(f"results: {options.out}, {values}")
     return 0
 
@@ -75,6 +76,7 @@ class Found:
             "proxy_s": self.measurements.proxy_s,
             "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
             "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
+            "crowded": [dataclasses.asdict(each) for each in self.measurements.crowded],
         }
 
     def profile(self, options: Options) -> Profile:
@@ -120,7 +122,7 @@ async def _measured(client: Client, routes: Routes, limits: Limits, options: Opt
     moved = await measuring.transfers()
     steps += await measuring.joins()
     print("transfers done", flush=True)
-    found = Measurements(steps, moved, await measuring.proxy_s())
+    found = Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s())
     if why := quiet.unquiet(before, await _probes(client, routes, prompts)):
         raise CannotStart(why)
     return found

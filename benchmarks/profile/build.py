@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.profile.measure import Limits, Moved
-from planner.fit import Sample, fit
+from benchmarks.profile.measure import Crowded, Limits, Moved
+from planner.fit import Sample, fit, refuse_noise
 from planner.profile import Profile, Step, Transfer
 
 OF_STEPS = ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s", "join_s", "join_token_s")
@@ -19,6 +19,7 @@ class Measurements:
 
     steps: Sequence[Sample]
     moved: Sequence[Moved]
+    crowded: Sequence[Crowded]
     proxy_s: float
 
 
@@ -46,7 +47,21 @@ def build(
         block_tokens=block_tokens,
         step_tokens=limits.step_tokens,
         steps_ahead=steps_ahead,
+        crowding=crowding(found.crowded, costs["request_s"]),
     )
+
+
+def crowding(found: Sequence[Crowded], request_s: float) -> float:
+    """By what part steps take longer, in the median of what was measured; a request's way does not.
+
+    Raises: NoFit.
+    """
+    refuse_noise([sample for each in found for sample in (each.alone, each.beside)])
+    times = [
+        (each.beside.median - each.requests * request_s) / (each.alone.median - each.requests * request_s)
+        for each in found
+    ]
+    return max(0.0, median(times) - 1.0)
 
 
 def second_tokens(moved: Sequence[Moved], limits: Limits) -> list[Sample]:

@@ -27,6 +27,7 @@ CONTEXTS = (64, 1024, 4096)
 ANSWER = 48  # tokens of a stream whose gaps are looked at
 SHORT = 8  # tokens of a prompt that costs hardly more than a step
 STREAMS = 4  # beside which a prompt, or a transfer, is measured
+CROWD_TOKENS = 512  # of a prompt that is computed beside another instance's work
 MOST_REPEATS = 3  # times as many as were asked for, where these do not tell the median
 OF_PROMPTS = ("request_s", "step_s", "prompt_token_s", "prompt_pair_s")
 
@@ -47,9 +48,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Routes:
-    """consumer: alone. pair: with its producer. proxy: what the proxy makes of a request."""
+    """consumer, producer: alone. pair: both. proxy: what the proxy makes of a request."""
 
     consumer: Route
+    producer: Route
     pair: Route
     proxy: Route
 
@@ -66,6 +68,16 @@ class Moved:
     exposed_s: Sequence[float]
     bytes_per_token: float
     transport: str
+
+
+@dataclass(frozen=True)
+class Crowded:
+    """Seconds of the same, while the other instance rests and while it computes. requests: whole ones in it, with
+    their way to the instance and back."""
+
+    alone: Sample
+    beside: Sample
+    requests: int
 
 
 class Measuring:
@@ -117,6 +129,45 @@ class Measuring:
             parts |= {"prompt_token_s": tokens, "prompt_pair_s": pairs(0, tokens)}
             found.append(Sample("mixed", f"a prompt of {tokens:,} tokens beside {STREAMS} streams", seconds, parts))
         return found
+
+    async def crowded(self) -> list[Crowded]:
+        """What the consumer computes beside the producer, on processors and memory that they may share."""
+        tokens = min(CROWD_TOKENS, self._limits.step_tokens, self._limits.request_tokens // 2)
+        a_prompt = partial(self._first_token, self._routes.consumer, tokens)
+        a_stream = partial(self._step, 1, CONTEXTS[0])
+        lasts = ANSWER + round(2 * tokens * self._token_s / self._step_s)
+        return [
+            await self._crowded("a prompt beside streams", a_prompt, SHORT, lasts, requests=1),
+            await self._crowded("a stream beside streams", a_stream, SHORT, lasts),
+            await self._crowded("a stream beside prompts", a_stream, tokens, 1),
+        ]
+
+    async def _crowded(
+        self, what: str, measure: Callable[[], Awaitable[float]], tokens: int, answer: int, requests: int = 0
+    ) -> Crowded:
+        """Beside requests of so many tokens at the producer, one after another."""
+
+        async def beside() -> float:
+            others = asyncio.ensure_future(self._again_and_again(tokens, answer))
+            await self._sleep(2 * SHORT * self._token_s)
+            found = await measure()
+            others.cancel()
+            await asyncio.gather(others, return_exceptions=True)
+            await self._first_token(self._routes.producer, SHORT)  # it computes what was cancelled no more
+            return found
+
+        alone = await self._repeated(measure)
+        crowded = await self._repeated(beside)
+        return Crowded(Sample("alone", what, alone, {}), Sample("beside", what, crowded, {}), requests)
+
+    async def _again_and_again(self, tokens: int, answer: int) -> None:
+        """Two at a time: while one is on its way back or there the other one is computed."""
+
+        async def again_and_again() -> None:
+            while True:
+                await self._ask(self._routes.producer, self._prompts.next(tokens), answer)
+
+        await asyncio.gather(again_and_again(), again_and_again())
 
     async def proxy_s(self) -> float:
         """What the way through the proxy adds to a first token."""

@@ -29,6 +29,7 @@ def pair(records: Sequence[Instance]) -> tuple[Instance, Instance]:
 def routes(producer: Instance, consumer: Instance, proxy_url: str) -> Routes:
     return Routes(
         Route("consumer", consumer.url),
+        Route("producer", producer.url),
         Route("pair", consumer.url, producer.url, [Way(consumer_params={"producer": producer.kv_transfer})]),
         Route("proxy", proxy_url),
     )

@@ -17,6 +17,7 @@ from proxy.routing.dispatch import SPLIT_ALL, Demand
 from proxy.routing.fleet import Fleet
 
 CONSUMER, PAIR, PROXY = Route("consumer", "c"), Route("pair", "c", "p"), Route("proxy", "x")
+PRODUCER = Route("producer", "p")
 SETTLED = 50  # turns of the event loop in which all that is asked at one moment has been asked
 
 
@@ -67,14 +68,17 @@ class SimulatedStack:
                 pair = fleet.route(demand)
                 if by_prompt[id(demand.prompt)].route.prefill_url:
                     return pair
-                (consumer,) = (each for each in instances if each.role == "decode")
-                return dispatch.Route(consumer, None, "short_prompt", 0, pair.decode_tokens)
+                role = "prefill" if by_prompt[id(demand.prompt)].route is PRODUCER else "decode"
+                (alone,) = (each for each in instances if each.role == role)
+                return dispatch.Route(alone, None, "short_prompt", 0, pair.decode_tokens)
 
             return choose
 
         deployment = Variant(self.profile, SPLIT_ALL).deployment(Split(1, 1))
         for served in simulate([each.arrival for each in asked], deployment, chooser).served:
             each = by_prompt[id(served.arrival.prompt)]
+            if each.stream.cancelled():
+                continue
             each.stream.set_result(self._stream(served, self.proxy_s if each.route is PROXY else 0.0))
             self.now = max(self.now, served.ended_s)
 

@@ -13,7 +13,7 @@ from benchmarks.profile.build import Measurements, build
 from benchmarks.profile.measure import Limits, Measuring, Routes
 from planner.fit import NoFit
 from planner.profile import Profile, Step, Transfer
-from tests.unit.benchmarks.profile.simulated_stack import CONSUMER, PAIR, PROXY, SimulatedStack
+from tests.unit.benchmarks.profile.simulated_stack import CONSUMER, PAIR, PRODUCER, PROXY, SimulatedStack
 from tests.unit.planner.profiles import profile
 
 GPU = Step(
@@ -45,11 +45,11 @@ def made_up(step: Step, **changes: object) -> Profile:
 async def measured(true: Profile, request_tokens: int = 16384) -> Profile:
     stack = SimulatedStack(true, proxy_s=0.002)
     limits = Limits(true.step_tokens, request_tokens, true.kv_tokens, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
     steps = [*await measuring.prompts(), *await measuring.streams(), *await measuring.mixed()]
     moved = await measuring.transfers()
     steps += await measuring.joins()
-    found = Measurements(steps, moved, await measuring.proxy_s())
+    found = Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s())
     return build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
 
 
@@ -70,6 +70,7 @@ async def test_a_profile_of_known_costs(step: Step) -> None:
     if step is GPU:
         assert transfer.bytes_per_s == pytest.approx(5e10, rel=0.05)
     assert found.error < 0.02
+    assert found.crowding == pytest.approx(0.0, abs=0.01)
     assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer"}
 
 
@@ -77,6 +78,12 @@ async def test_what_arrives_is_in_the_way_of_streams() -> None:
     found = await measured(made_up(GPU))
     assert found.step.join_token_s == pytest.approx(GPU.join_token_s, rel=0.1)
     assert found.step.join_s == pytest.approx(GPU.join_s, rel=0.2)
+
+
+@pytest.mark.parametrize("step", [GPU, CPU])
+async def test_instances_that_share_a_machine(step: Step) -> None:
+    found = await measured(made_up(step, crowding=0.2), request_tokens=4096)
+    assert found.crowding == pytest.approx(0.2, abs=0.03)
 
 
 async def test_a_noisy_stack_gives_no_profile() -> None:
@@ -89,16 +96,16 @@ async def test_a_noisy_stack_gives_no_profile() -> None:
         return await next(stacks).ask(PROXY, prompt, output_tokens)
 
     limits = Limits(true.step_tokens, 2048, true.kv_tokens, repeats=5)
-    samples = await Measuring(ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
+    samples = await Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
     with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 15 repeats is uncertain by \d+%"):
-        build(Measurements(samples, [], 0.0), limits, 32, 0, {})
+        build(Measurements(samples, [], [], 0.0), limits, 32, 0, {})
 
 
 async def test_prompts_that_take_too_long_are_left_out() -> None:
     """300 tokens a second: nothing of more than 20 s is measured."""
     stack = SimulatedStack(made_up(CPU))
     limits = Limits(step_tokens=2048, request_tokens=100_000, kv_tokens=200_000, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
     lengths = [sample.parts["prompt_token_s"] for sample in await measuring.prompts()]
     assert lengths == [16, 64, 256, 512, 1024, 2048, 4096]
     assert max(sample.parts["context_token_s"] for sample in await measuring.streams()) < 20 / 0.003 * 1.5
@@ -107,7 +114,7 @@ async def test_prompts_that_take_too_long_are_left_out() -> None:
 async def test_a_cache_that_does_not_come_is_no_measurement() -> None:
     stack = SimulatedStack(made_up(GPU))
     limits = Limits(step_tokens=2048, request_tokens=4096, kv_tokens=200_000, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, CONSUMER, PROXY), limits, Prompts(1), stack.sleep)
+    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, CONSUMER, PROXY), limits, Prompts(1), stack.sleep)
     await measuring.prompts()
     with pytest.raises(RequestFailed, match="no KV cache came from the producer"):
         await measuring.transfers()

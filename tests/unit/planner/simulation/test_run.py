@@ -49,7 +49,7 @@ def test_the_producers_token_comes_first_and_the_next_when_the_cache_has_moved()
 
 @pytest.mark.parametrize(("prefill_s", "told_s"), [(2.0, 8.0), (9.0, 12.0)])
 def test_the_producers_token_is_passed_on_between_steps_of_the_consumer(prefill_s: float, told_s: float) -> None:
-    """Steps of the consumer begin after 0, 4, 8 s and so on; in the second one it asks for what has come after 0.1 s."""
+    """Steps of the consumer begin after 0, 4, 8 s and so on; in the second it asks for what has come after 0.1 s."""
     servers: dict[Role, tuple[int, Server]] = {
         "prefill": (1, Server(StepCosts(step_s=prefill_s), Scheduling(step_tokens=4000))),
         "decode": (1, Server(StepCosts(step_s=4.0), Scheduling(step_tokens=4000))),
