@@ -72,6 +72,8 @@ class StackSide:
             "STACK_VENV_DIR": str(self._users.venvs),
             "STACK_SERVICES": SERVICES,
             "ETCD_ENDPOINT": "",  # its own: the user's may know of other instances
+            "PROXY_API_KEYS": "",  # who asks it here has none
+            "PROXY_API_KEYS_FILE": "",
             **{name: str(next(self._ports)) for name in PORTS},
         }
 
