@@ -1,5 +1,9 @@
 """A store whose owner has little memory and a disk behind it."""
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from stack.running import store
@@ -23,7 +27,20 @@ class StoreWithDisk(Store):
 
     @property
     def bytes_on_disk(self) -> int:
-        return sum(file.stat().st_blocks * 512 for file in self.disk.rglob("*") if file.is_file())
+        """That its files take."""
+        return sum(file.st_blocks * 512 for file in self._files("*"))
+
+    @property
+    def saved_on_disk(self) -> int:
+        """Bytes of what was saved, and of its keys."""
+        return sum(file.st_size for file in self._files("*.bucket"))
+
+    def _files(self, pattern: str) -> Iterator[os.stat_result]:
+        for path in self.disk.rglob(pattern):
+            with suppress(FileNotFoundError):  # the owner deletes the oldest
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    yield found
 
     def _command(self, part: Part) -> tuple[str, ...]:
         if part == "master":

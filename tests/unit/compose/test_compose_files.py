@@ -13,7 +13,7 @@ from stack.configuration.environment import Settings
 from stack.configuration.settings import REPOSITORY, STORE, StackSettings
 from stack.installation import environments
 from stack.instances.settings import LauncherSettings
-from stack.running.store import CUDA_LIBRARIES, on_disk
+from stack.running.store import CUDA_LIBRARIES, FOR_BYTES, on_disk
 from stack.store import cluster
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline", "store")
@@ -240,7 +240,11 @@ def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> No
     told = {
         name: value.replace("${STORE_DISK_BYTES:-0}", "0") for name, value in service("store")["environment"].items()
     }
-    assert {**told, "MOONCAKE_OFFLOAD_FILE_STORAGE_PATH": "/disk"}.items() >= of_disk.items()
+    # What the command itself says, where there is a disk.
+    exported = ("MOONCAKE_OFFLOAD_FILE_STORAGE_PATH", "MOONCAKE_OFFLOAD_BUCKET_MAX_TOTAL_SIZE")
+    assert told.items() >= {name: value for name, value in of_disk.items() if name not in exported}.items()
+    assert f"{exported[0]}=/disk/$$folder" in owner
+    assert f"{exported[1]}=$$((${{STORE_DISK_BYTES:-0}} * {FOR_BYTES[0]} / {FOR_BYTES[1]}))" in owner
     assert re.search(r"--metrics_port=(\d+)[; ].*.* --http-ports=\1 ", master)
 
 
