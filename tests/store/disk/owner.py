@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from stack.running import store
-from tests.store.processes import HOST, PROGRAMS, Part, Store
+from tests.real_stack import answers, wait_until
+from tests.store.processes import HOST, PROGRAMS, START_LIMIT_S, Part, Store
 
 SEGMENT_BYTES = 16 << 20  # 8,192 tokens of the tiny model
 DISK_BYTES = 64 << 20
@@ -24,6 +25,12 @@ class StoreWithDisk(Store):
         super().__init__(folder)
         self.disk = folder / "disk"
         self.disk.mkdir()
+
+    def start(self, part: Part) -> None:
+        super().start(part)
+        if part == "owner":  # until it has its disk: what is saved before is never written there
+            health = f"http://{HOST}:{self.owner_ports[1]}/health"
+            wait_until(lambda: answers(health), START_LIMIT_S, f"the owner is up:\n{self.log}")
 
     @property
     def bytes_on_disk(self) -> int:

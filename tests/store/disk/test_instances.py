@@ -22,7 +22,7 @@ OLD_TOKENS = sum(map(whole_blocks, OLD))
 WRITTEN_LIMIT_S = 60.0
 PARTS: tuple[Part, ...] = ("master", "owner")
 # Whether a load was in time is not asked here.
-PATIENT = {"STORE_LOOKUP_TIMEOUT_S": "5", "STORE_LOAD_TIMEOUT_S": "60"}
+PATIENT = {"STORE_LOOKUP_TIMEOUT_S": "1", "STORE_LOAD_TIMEOUT_S": "60"}
 TELLS_TIERS = {"VLLM_MOONCAKE_STORE_TIER_LOG": "1"}
 
 
