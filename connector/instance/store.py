@@ -13,8 +13,6 @@ LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot 
 # Where loads over TCP are slower than computing: on an H200 (Qwen2.5-7B's shape) 1.71 times as long for 2,000 tokens
 # and 1.19 for 8,000, on two CPU cores 0.78 times for the one block of 64 (docs/benchmarks/README.md).
 FEWEST_TOKENS_ON_GPUS = 16_384
-# Of calls to the master, in milliseconds. Lookups have a budget of their own; saves wait behind each other for these.
-RPC_TIMEOUTS = {"MC_RPC_TIMEOUT_MS": "1000", "MC_RPC_CONNECT_TIMEOUT_MS": "500"}
 
 
 def kv_transfer_config(
@@ -103,6 +101,6 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
     }
     file.write_text(json.dumps(content))
     # The streaming connector sets these too, but where it moves caches over TCP itself.
-    variables = {**RPC_TIMEOUTS, **TRANSPORTS["tcp"].tuned_by, **cluster.of_clients(settings.store_address)}
+    variables = {**TRANSPORTS["tcp"].tuned_by, **cluster.of_clients(settings.store_address)}
     told = {name: inherited.get(name) or value for name, value in variables.items()}
     return {**told, "MOONCAKE_CONFIG_PATH": str(file)}

@@ -51,7 +51,7 @@ def services(settings: StackSettings) -> tuple[Service, Service]:
     of_owner = owner_command(programs, host, owner_rpc, owner_http, master(settings), settings.store_bytes)
     if disk is not None:
         of_masters, of_owner = (*of_masters, WITH_DISK), (*of_owner, WITH_DISK)
-    if settings.store_masters > 1:  # one that finds no leader yet would end, and the start of the stack with it
+    if settings.store_masters > 1 or disk is not None:  # which Mooncake's own program would start too early
         of_owner = (str(programs / "python"), "-m", "stack.store.owner", master(settings), *of_owner)
     return (
         Service(

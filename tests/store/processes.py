@@ -11,7 +11,6 @@ from typing import Literal, Self
 
 import psutil
 
-from connector.instance.store import RPC_TIMEOUTS
 from stack.configuration.settings import REPOSITORY
 from stack.running import store
 from stack.store import cluster
@@ -111,7 +110,7 @@ class Store:
         ended = subprocess.run(
             [str(PROGRAMS / "python"), "-m", "tests.store.client", *words],
             cwd=REPOSITORY,
-            env={**os.environ, **RPC_TIMEOUTS, **cluster.of_clients(self.address)},
+            env={**os.environ, **cluster.of_clients(self.address)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connector.instance.store import RPC_TIMEOUTS
 from stack.store import cluster
+from stack.store.cluster import RPC_TIMEOUTS
 from tests.compose.project import BUILD_AND_START_LIMIT_S, LOG_LINES, Project
 from tests.real_stack import wait_until
 from tests.store import client

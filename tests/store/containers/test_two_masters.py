@@ -48,6 +48,7 @@ def test_the_other_master_takes_over_and_the_first_one_stands_by(store: StorePro
     wait_until(lambda: store.leaders not in ([], [leader]), TAKE_OVER_LIMIT_S, "the other one leads")
     log.warning("another leader after %.1f s", time.monotonic() - began)
     store.wait_for_memory()
+    log.warning("with memory after %.1f s", time.monotonic() - began)
     assert store.get(0, VALUES) == (VALUES, 0, 0)
     assert store.put(VALUES, VALUES) == VALUES
 

@@ -231,7 +231,7 @@ def test_the_stores_parts_meet_at_one_port_and_have_no_key_and_no_volume() -> No
     assert {f"--rpc_port={port}", f"--rpc-ports={port}"} <= {*master.split()}
     assert f"then master={host}:{port};" in owner
     assert 'exec python -m stack.store.owner "$$master" ' in owner
-    assert service("store")["environment"].items() >= cluster.OF_CLIENTS.items()
+    assert service("store")["environment"].items() >= {**cluster.OF_CLIENTS, **cluster.RPC_TIMEOUTS}.items()
     assert f"--global_segment_size=${{STORE_BYTES:-{StackSettings().store_bytes}}}" in owner
     for name in STORE:
         assert not {"volumes", "secrets", "ports", "depends_on"} & set(service(name))

@@ -8,6 +8,7 @@ import pytest
 from stack.configuration.settings import StackSettings
 from stack.running.service import Service
 from stack.running.services import DECODE_CONTROL_OFFSET, services, shared_environment
+from stack.store import cluster
 
 
 def by_name(settings: StackSettings) -> dict[str, Service]:
@@ -153,7 +154,7 @@ def test_a_store_runs_where_it_is_asked_for_beside_instances() -> None:
     assert found["store"].health_url(0) == "http://127.0.0.1:4003/health"
     assert Path(found["store"].command[0]).parent == Path(found["prefill"].command[0]).parent
     assert {"--master_server_address=127.0.0.5:4000", "--global_segment_size=134217728"} <= {*found["store"].command}
-    assert found["store"].environment == {}
+    assert found["store"].environment == cluster.RPC_TIMEOUTS
     assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["127.0.0.5:4000"] * 2
 
     without = by_name(StackSettings())
@@ -175,7 +176,7 @@ def test_two_masters_are_one_program_and_everybody_else_finds_their_leader_in_et
     owner = found["store"].command
     assert owner[1:4] == ("-m", "stack.store.owner", "etcd://127.0.0.5:2379"), "which waits until one of them leads"
     assert "--master_server_address=etcd://127.0.0.5:2379" in owner
-    assert found["store"].environment == {"MC_STORE_CLUSTER_ID": "pd-stack"}
+    assert found["store"].environment == {"MC_STORE_CLUSTER_ID": "pd-stack", **cluster.RPC_TIMEOUTS}
     assert [found[role].environment["STORE_MASTER"] for role in ("prefill", "decode")] == ["etcd://127.0.0.5:2379"] * 2
 
 
@@ -201,7 +202,8 @@ def test_the_stores_overlay_counts_as_stack_store_does() -> None:
 def test_on_gpus_the_store_finds_cudas_library_and_no_gpu(tmp_path: Path) -> None:
     settings = StackSettings(stack_store=True, compose_file="compose.yaml:compose.gpu.yaml", stack_venv_dir=tmp_path)
     library = tmp_path / "vllm/lib/python3.11/site-packages/nvidia/cu13/lib"
-    assert by_name(settings)["store"].environment == {"LD_LIBRARY_PATH": str(library), "CUDA_VISIBLE_DEVICES": ""}
+    for_cuda = {"LD_LIBRARY_PATH": str(library), "CUDA_VISIBLE_DEVICES": ""}
+    assert by_name(settings)["store"].environment == {**for_cuda, **cluster.RPC_TIMEOUTS}
 
 
 def test_prometheus_comes_with_its_overlay_and_only_beside_the_proxy() -> None:
