@@ -4,17 +4,12 @@ import fcntl
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 INFINIBAND = Path("/sys/class/infiniband")
 MTU = 4096  # bytes of payload in a packet; the guest's interfaces have room for them
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-SIOCGIFHWADDR, SIOCSIFHWADDR, ARPHRD_ETHER = 0x8927, 0x8924, 1
 REQUEST = "16sh14x"  # struct ifreq with flags
-ADDRESS_REQUEST = "16sH6s8x"  # and with an Ethernet address
-NOBODYS_ADDRESS = bytes.fromhex("020000000001")
 
 
 def counter(device: str, name: str) -> int:
@@ -47,32 +42,6 @@ def link_down(interface: str) -> None:
 
 def link_up(interface: str) -> None:
     _set_flags(interface, _flags(interface) | IFF_UP)
-
-
-@contextmanager
-def losing_packets(interface: str) -> Iterator[None]:
-    """Every packet between queue pairs that are connected is lost, and nobody is told.
-
-    soft-RoCE hands its own device's packets back to itself where the interface has the Ethernet address that they were
-    connected with. While it has another they go the kernel's way, by the loopback interface, on which is no RDMA.
-    """
-    address = _address(interface)
-    _set_address(interface, NOBODYS_ADDRESS)
-    try:
-        yield
-    finally:
-        _set_address(interface, address)
-
-
-def _address(interface: str) -> bytes:
-    with socket.socket() as any_socket:
-        request = struct.pack(ADDRESS_REQUEST, interface.encode(), ARPHRD_ETHER, bytes(6))
-        return bytes(struct.unpack(ADDRESS_REQUEST, fcntl.ioctl(any_socket, SIOCGIFHWADDR, request))[2])
-
-
-def _set_address(interface: str, address: bytes) -> None:
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFHWADDR, struct.pack(ADDRESS_REQUEST, interface.encode(), ARPHRD_ETHER, address))
 
 
 def _flags(interface: str) -> int:
