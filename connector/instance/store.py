@@ -94,7 +94,7 @@ def environment(settings: LauncherSettings, folder: str, inherited: Mapping[str,
         "mode": "standalone-store",  # it gives no memory of its own, which would go away with it
         "metadata_server": "P2PHANDSHAKE",
         "master_server_address": settings.store_address,
-        "protocol": "tcp",  # also where transfers go over RDMA: bytes after a failed load were looked at with TCP only
+        "protocol": "tcp",  # over RDMA a failed save could write over another value (docs/store.md)
         "device_name": "",
         "global_segment_size": 0,
         "local_buffer_size": LOCAL_BUFFER_BYTES,

@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 FIRST_TRY_S = 3.0  # for which a start waits
 BETWEEN_TRIES_S = 3.0
-MASTER = 6  # which of the arguments of `setup` names it
-NOT_THERE, NO_ROOM, FAILED = 0, -200, -1  # as Mooncake's client says it
+PROTOCOL, MASTER = 4, 6  # which of the arguments of `setup` name them
+NOT_THERE, NO_ROOM, FAILED, TRANSFER_FAILED = 0, -200, -1, -800  # as Mooncake's client says it
 
 
 class LateClient:
     """In the place of a `MooncakeDistributedStore`, with those of its methods that vLLM's connector calls.
 
-    Until it has joined, nothing is in the store and there is no room in it.
+    Until it has joined, nothing is in the store and there is no room in it. So it is again once it has left: over RDMA
+    after a load whose reads may not have ended.
     """
 
     def __init__(
@@ -35,12 +36,15 @@ class LateClient:
         self._first_try_s = first_try_s
         self._between_tries_s = between_tries_s
         self._joined: Any = None
+        self._left: Any = None  # never closed
+        self._over_rdma = False
         self._buffers: list[tuple[int, int]] = []
-        self._lock = threading.Lock()  # of both: a buffer is registered with a client that has joined, or noted for it
+        self._lock = threading.Lock()  # of these: each buffer is one that the joined client has, or noted for it
         self._first_tried = threading.Event()
         self._closed = threading.Event()
 
     def setup(self, *arguments: Any, **more: Any) -> int:
+        self._over_rdma = "rdma" in arguments[PROTOCOL : PROTOCOL + 1]
         threading.Thread(target=self._join, args=(arguments, more), name="store-join", daemon=True).start()
         self._first_tried.wait(self._first_try_s)
         if self._joined is None:
@@ -69,10 +73,10 @@ class LateClient:
 
     def register_buffer(self, address: int, length: int) -> int:
         with self._lock:
-            if self._joined is None:
+            code = 0 if self._joined is None else int(self._joined.register_buffer(address, length))
+            if code == 0:
                 self._buffers.append((address, length))
-                return 0
-            return int(self._joined.register_buffer(address, length))
+            return code
 
     def batch_is_exist(self, keys: Sequence[str]) -> list[int]:
         return [NOT_THERE] * len(keys) if self._joined is None else self._joined.batch_is_exist(keys)
@@ -80,9 +84,34 @@ class LateClient:
     def batch_get_into_multi_buffers(
         self, keys: Sequence[str], buffers: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]]
     ) -> list[int]:
+        """Once it has returned, well or not, nothing is written to `buffers` any more."""
         if (client := self._joined) is None:
             return [FAILED] * len(keys)
-        return in_parts(lambda part: client.batch_get_into_multi_buffers(keys[part], buffers[part], sizes[part]), sizes)
+        results = [TRANSFER_FAILED]
+        try:
+            results = in_parts(
+                lambda part: client.batch_get_into_multi_buffers(keys[part], buffers[part], sizes[part]), sizes
+            )
+            return results
+        finally:
+            if self._over_rdma and TRANSFER_FAILED in results:
+                self._leave(client)
+
+    def _leave(self, client: Any) -> None:
+        """Take the instance's memory back from `client`, whose reads may not have ended.
+
+        Mooncake waits 60 s for them, and its workers go on with them after that; over TCP they break off before. A card
+        writes to no memory that is not registered. The client is left as it is, as it holds Python up while it closes,
+        and with reads under way for 10 s at least.
+        """
+        with self._lock:
+            self._joined, self._left = None, client
+            self._buffers = [buffer for buffer in self._buffers if client.unregister_buffer(buffer[0]) != 0]
+            if not self._buffers:
+                log.warning("a load over RDMA failed: this instance leaves the KV store until it is restarted")
+                return
+        log.error("a load over RDMA failed, and Mooncake keeps the memory: its blocks stay out of use until a restart")
+        self._closed.wait()
 
     def batch_put_from_multi_buffers(
         self, keys: Sequence[str], buffers: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]], config: Any

@@ -1,8 +1,8 @@
 """Loads from the store that take too long: their requests go on at once, their blocks only when the load has ended.
 
-A load that hangs may still write after its request was given up, over TCP until Mooncake drops the connection, over
-RDMA whenever the owner wakes. So its blocks stay out of the pool until the call has returned, and the request computes
-its prompt in others.
+A load that hangs may still write after its request was given up: over TCP until Mooncake drops the connection, over
+RDMA until `late_client.py` has taken the memory back from it. Both are before the call returns, so the load's blocks
+stay out of the pool until then, and the request computes its prompt in others.
 """
 
 import time

@@ -45,7 +45,7 @@ cp "$downloads/kernel/boot/vmlinuz-$version" "$folder/vmlinuz"
 
 say "initrd with the modules in the order of loading"
 # rdma_rxe needs crc32_generic without saying so: "failed to init crc32 algorithm".
-modules=(virtio_pci virtio_blk crc32c_generic ext4 virtio_net 9p 9pnet_virtio virtio_rng dummy overlay crc32_generic
+modules=(virtio_pci virtio_blk crc32c_generic ext4 virtio_net 9p 9pnet_virtio virtio_rng dummy veth overlay crc32_generic
     ib_uverbs rdma_ucm rdma_rxe)
 depmod -b "$downloads/kernel" "$version"
 initrd=$folder/initrd

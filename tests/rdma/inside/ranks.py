@@ -1,10 +1,12 @@
-"""Processes of `rank.py`, as a test asks them."""
+"""Processes of `rank.py`, and other programs that obey one JSON line after the other, as a test asks them."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,25 +17,27 @@ HOST = "10.0.2.15"  # of the guest's RDMA device
 LIMIT_S = 100.0  # for what must end at all
 
 
-class Rank:
-    """`ask` calls a method of rank.py's `Rank` by its name. `settings` are those of `open_engines` and of the waits;
-    `variables` are added to the environment, `prefix` are words before the command."""
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
-    def __init__(
-        self, name: str, etcd: str, log: Path, settings: dict[str, Any], variables: dict[str, str], prefix: list[str]
-    ) -> None:
-        defaults = {"host": HOST, "transport": "rdma", "device": "", "write_timeout": 8, "patience": 30, "timeout": 60}
-        options = {"name": name, "etcd": etcd, **defaults, **settings}
+
+class Obedient:
+    """`ask` calls a method of the program's by its name."""
+
+    def __init__(self, command: list[str], log: Path, variables: dict[str, str], limit: float = LIMIT_S) -> None:
         self.log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, str(PROGRAM), json.dumps(options)],
+                command,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY), **variables},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
-        self._limit = threading.Timer(LIMIT_S, self.process.kill)  # then `answer` finds the end of the output
+        self._limit = threading.Timer(limit, self.process.kill)  # then `answer` finds the end of the output
         self._limit.start()
 
     @cached_property
@@ -60,9 +64,6 @@ class Rank:
         self.process.stdin.write(json.dumps([name, *arguments]).encode() + b"\n")
         self.process.stdin.flush()
 
-    def write(self, peer: "Rank", pieces: list[tuple[int, int, int]]) -> str:
-        return str(self.ask("write", peer.address, pieces))
-
     def answer(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -72,3 +73,18 @@ class Rank:
         self._limit.cancel()
         self.process.kill()
         self.process.communicate()
+
+
+class Rank(Obedient):
+    """`settings` are those of `open_engines` and of the waits; `variables` are added to the environment, `prefix` are
+    words before the command."""
+
+    def __init__(
+        self, name: str, etcd: str, log: Path, settings: dict[str, Any], variables: dict[str, str], prefix: list[str]
+    ) -> None:
+        defaults = {"host": HOST, "transport": "rdma", "device": "", "write_timeout": 8, "patience": 30, "timeout": 60}
+        options = {"name": name, "etcd": etcd, **defaults, **settings}
+        super().__init__([*prefix, sys.executable, str(PROGRAM), json.dumps(options)], log, variables)
+
+    def write(self, peer: "Rank", pieces: list[tuple[int, int, int]]) -> str:
+        return str(self.ask("write", peer.address, pieces))

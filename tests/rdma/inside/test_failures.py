@@ -8,7 +8,7 @@ import hashlib
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,12 @@ import pytest
 from tests.etcd_process import EtcdProcess
 from tests.rdma.inside import devices
 from tests.rdma.inside.conftest import Start
-from tests.rdma.inside.ranks import LIMIT_S, Rank
+from tests.rdma.inside.ranks import Rank, until
 from tests.rdma.inside.transfers import BLOCKS, ENDS_S, MEMORY_BYTES, TRANSFER_BYTES, transfer
 
 SMALL = [(0, 0, 4096)]
 EVERYTHING = [(0, 0, MEMORY_BYTES)]
 ALL_ENDED = re.compile(r"over rdma: [1-9]\d* failed, 0 did not end, \d+ not posted$")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def until_registered(producer: Rank) -> None:

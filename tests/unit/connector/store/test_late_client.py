@@ -20,6 +20,7 @@ class Master:
     answers: bool = True
     hangs: threading.Event = field(default_factory=threading.Event)  # when set it does not
     refuses_memory: bool = False
+    keeps_memory: bool = False
     clients: list["Client"] = field(default_factory=list)
 
     def client(self) -> "Client":
@@ -33,6 +34,7 @@ class Client:
     buffers: list[tuple[int, int]] = field(default_factory=list)
     closed: bool = False
     groups: list[list[str] | None] = field(default_factory=list)  # of each put
+    failures: list[int | Exception] = field(default_factory=list)  # of the next loads' first keys
 
     def setup(self, *arguments: Any) -> int:
         assert arguments[:2] == ("host", "P2PHANDSHAKE")
@@ -43,6 +45,12 @@ class Client:
         self.buffers.append((address, length))
         return -1 if self.master.refuses_memory else 0
 
+    def unregister_buffer(self, address: int) -> int:
+        if self.master.keeps_memory:
+            return -600
+        self.buffers = [buffer for buffer in self.buffers if buffer[0] != address]
+        return 0
+
     def batch_is_exist(self, keys: list[str]) -> list[int]:
         return [1] * len(keys)
 
@@ -50,7 +58,13 @@ class Client:
         self, keys: list[str], buffers: list[list[int]], sizes: list[list[int]]
     ) -> list[int]:
         assert len(keys) == len(buffers) == len(sizes)
-        return [sum(of_key) for of_key in sizes]
+        loaded = [sum(of_key) for of_key in sizes]
+        if not self.failures:
+            return loaded
+        failure = self.failures.pop(0)
+        if isinstance(failure, Exception):
+            raise failure
+        return [failure, *loaded[1:]]
 
     def batch_put_from_multi_buffers(
         self, keys: list[str], buffers: list[list[int]], sizes: list[list[int]], config: Any
@@ -165,3 +179,55 @@ def test_large_batches_go_in_parts_each_with_its_own_keys_and_groups(master: Mas
     assert client.batch_get_into_multi_buffers(keys, buffers, sizes) == [1000] * 5
     assert client.batch_put_from_multi_buffers(keys, buffers, sizes, SimpleNamespace(group_ids=groups)) == [0] * 5
     assert master.clients[0].groups == ([groups[:2], groups[2:4], groups[4:]] if groups else [None] * 3)
+
+
+def over(protocol: str, master: Master) -> LateClient:
+    made = LateClient(master.client, LIMIT_S, between_tries_s=0.01)
+    assert made.setup("host", "P2PHANDSHAKE", 0, 0, protocol, "", "10.0.0.7:50051") == 0
+    assert [made.register_buffer(1, 32), made.register_buffer(33, 32)] == [0, 0]
+    return made
+
+
+def load(client: LateClient) -> list[int]:
+    return client.batch_get_into_multi_buffers(["a", "b"], [[0], [32]], [[32], [32]])
+
+
+@pytest.mark.parametrize(("protocol", "failure"), [("tcp", -800), ("rdma", -704), ("rdma", -900)])
+def test_a_load_that_fails_without_reads_under_way_changes_nothing(master: Master, protocol: str, failure: int) -> None:
+    client = over(protocol, master)
+    master.clients[0].failures.append(failure)
+
+    assert load(client) == [failure, 32]
+    assert (asked(client), master.clients[0].buffers) == (WITH, [(1, 32), (33, 32)])
+
+
+@pytest.mark.parametrize("failure", [-800, MemoryError()], ids=["failed", "not known"])
+def test_after_a_load_over_rdma_whose_reads_may_go_on_mooncake_has_no_memory_left(
+    master: Master, failure: int | Exception
+) -> None:
+    client = over("rdma", master)
+    master.clients[0].failures.append(failure)
+
+    if isinstance(failure, int):
+        assert load(client) == [failure, 32]
+    else:
+        with pytest.raises(MemoryError):
+            load(client)
+    assert (asked(client), master.clients[0].buffers) == (WITHOUT, [])
+    client.close()
+    assert ([each.closed for each in master.clients], len(master.clients)) == ([False], 1)
+
+
+def test_a_load_over_rdma_does_not_return_while_mooncake_keeps_the_memory(master: Master) -> None:
+    client = over("rdma", master)
+    master.clients[0].failures.append(-800)
+    master.keeps_memory = True
+    thread = threading.Thread(target=load, args=(client,))
+    thread.start()
+
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert asked(client) == WITHOUT
+    client.close()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
