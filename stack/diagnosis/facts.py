@@ -65,6 +65,7 @@ class Facts:
     store_asked_for: bool = False
     store_master: str = ""  # of another one
     store_masters: int = 1
+    store_has_disk: bool = False
 
 
 def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
@@ -112,6 +113,7 @@ def gather(settings: StackSettings, *, with_docker: bool) -> Facts:
         store_asked_for=settings.stack_store,
         store_master=settings.store_master,
         store_masters=settings.store_masters,
+        store_has_disk=settings.has_store and settings.store_disk is not None,
     )
 
 

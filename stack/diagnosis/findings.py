@@ -147,6 +147,11 @@ def store(facts: Facts) -> Iterator[Finding]:
     if facts.store_masters > 1 and not (facts.store_master or facts.store_asked_for or overlay in facts.overlays):
         fix = f"set STACK_STORE=true, or append `:{overlay}` to COMPOSE_FILE: docs/store.md"
         yield Finding("warning", "STORE_MASTERS", f"{facts.store_masters}, without a store", "a KV store", fix)
+    if facts.with_docker and facts.store_masters > 1 and facts.store_has_disk:
+        # The masters' log outlives `down` in etcd's volume, and names owners by addresses that new containers have not.
+        found = f"{facts.store_masters}, with STORE_DISK_BYTES in containers"
+        fix = "unset one of them: new containers would find nothing of what is on the disk, and fail to load it"
+        yield Finding("error", "STORE_MASTERS", found, "one master with a disk", fix)
 
 
 def hardware(facts: Facts) -> Iterator[Finding]:

@@ -21,9 +21,9 @@ FOLDER = "tr '\\0' '\\n' < /proc/$(pidof mooncake_client)/environ | sed -n s/MOO
 pytestmark = pytest.mark.timeout(3000)  # the first test waits for the images
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one master", "two masters"])
-def store(request: pytest.FixtureRequest) -> Iterator[StoreProject]:
-    project = StoreProject(masters=request.param, variables={"STORE_DISK_BYTES": str(DISK_BYTES)})
+@pytest.fixture(scope="module")
+def store() -> Iterator[StoreProject]:
+    project = StoreProject(variables={"STORE_DISK_BYTES": str(DISK_BYTES)})
     with project.taken_down():
         project.start_store()
         yield project

@@ -75,6 +75,13 @@ CASES = {
         "warning: STORE_MASTERS: found 2, without a store; needed a KV store; fix: set STACK_STORE=true, or append "
         "`:compose.store.yaml` to COMPOSE_FILE: docs/store.md",
     ),
+    "two masters and a disk in containers": (
+        replace(
+            WELL_WITH_DOCKER, store_masters=2, overlays=("compose.yaml", "compose.store.yaml"), store_has_disk=True
+        ),
+        "error: STORE_MASTERS: found 2, with STORE_DISK_BYTES in containers; needed one master with a disk; fix: unset "
+        "one of them: new containers would find nothing of what is on the disk, and fail to load it",
+    ),
     "a store that is too large": (
         replace(WELL, store_asked_for=True, store_mib=16384),
         "warning: memory: found 20000 MiB available of 24000; needed about 22484 MiB for 2 instances of this model and "
