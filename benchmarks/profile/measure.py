@@ -151,6 +151,8 @@ class Measuring:
             others = asyncio.ensure_future(self._again_and_again(tokens, answer))
             await self._sleep(2 * SHORT * self._token_s)
             found = await measure()
+            if others.done():  # without them it was measured alone
+                others.result()
             others.cancel()
             await asyncio.gather(others, return_exceptions=True)
             await self._first_token(self._routes.producer, SHORT)  # it computes what was cancelled no more

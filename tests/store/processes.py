@@ -15,6 +15,7 @@ from stack.configuration.settings import REPOSITORY
 from stack.running import store
 from stack.store import cluster
 from tests.real_stack import answers, wait_until
+from tests.store.values import Values
 
 PROGRAMS = REPOSITORY / ".stack/venv/vllm/bin"
 HOST = "127.200.0.1"
@@ -29,7 +30,7 @@ Part = Literal["master", "owner", "first", "second"]  # the last two are masters
 How = Literal["killed", "stopped"]
 
 
-class Store:
+class Store(Values):
     """`parts` can be killed, started again and stopped for a while, one by one."""
 
     address = f"{HOST}:{MASTER_PORT}"
@@ -94,16 +95,6 @@ class Store:
         self.start("master")
         self.wait_for_memory()
         assert self.keys == 0
-
-    def put(self, first: int, count: int) -> int:
-        """Returns: how many of so many values were saved."""
-        (saved,) = self._client("put", first, count)
-        return saved
-
-    def get(self, first: int, count: int) -> tuple[int, int, int]:
-        """Returns: how many of them have come with the right bytes, how many with wrong ones, how many from a disk."""
-        right, wrong, on_disk = self._client("get", first, count)
-        return right, wrong, on_disk
 
     def _client(self, verb: str, first: int, count: int) -> list[int]:
         words = [HOST, self.address, verb, str(first), str(count)]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stack.store import cluster
-from stack.store.cluster import RPC_TIMEOUTS
 from tests.compose.project import BUILD_AND_START_LIMIT_S, LOG_LINES, Project
 from tests.real_stack import wait_until
 from tests.store import client
+from tests.store.values import Values
 
 BACK_LIMIT_S = 60.0
 OWNER = "mooncake_client"
@@ -22,7 +22,7 @@ CLIENT = 'exec python -c "$0" "$(hostname -i)" "$@"'
 
 
 @dataclass
-class StoreProject(Project):
+class StoreProject(Project, Values):
     """Of so many masters and owners, the latter with so many bytes of memory each."""
 
     masters: int = 1
@@ -91,20 +91,10 @@ class StoreProject(Project):
 
         wait_until(are_back, BACK_LIMIT_S, f"{program} is started again, once in each container")
 
-    def put(self, first: int, count: int) -> int:
-        """Returns: how many of so many values were saved."""
-        (saved,) = self._client("put", first, count)
-        return saved
-
-    def get(self, first: int, count: int) -> tuple[int, int, int]:
-        """Returns: how many of them have come with the right bytes, how many with wrong ones, how many from a disk."""
-        right, wrong, on_disk = self._client("get", first, count)
-        return right, wrong, on_disk
-
     def _client(self, verb: str, first: int, count: int) -> list[int]:
         """In a container of its own, as any other may be away."""
         master = "store-master:50051" if self.masters == 1 else cluster.address("etcd:2379")
-        bounds = [part for name, value in RPC_TIMEOUTS.items() for part in ("--env", f"{name}={value}")]
+        bounds = [part for name, value in cluster.RPC_TIMEOUTS.items() for part in ("--env", f"{name}={value}")]
         words = (Path(client.__file__).read_text(), master, verb, str(first), str(count))
         found = self.compose("run", "--rm", "--no-deps", "-T", *bounds, "store", "sh", "-c", CLIENT, *words)
         return [int(word) for word in found.splitlines()[-1].split()]

@@ -118,3 +118,19 @@ async def test_a_cache_that_does_not_come_is_no_measurement() -> None:
     await measuring.prompts()
     with pytest.raises(RequestFailed, match="no KV cache came from the producer"):
         await measuring.transfers()
+
+
+async def test_a_producer_that_fails_is_no_neighbour() -> None:
+    stack = SimulatedStack(made_up(CPU))
+
+    async def ask(route: Route, prompt: Sequence[int], output_tokens: int) -> Stream:
+        if route is PRODUCER and output_tokens > 1:
+            raise RequestFailed("it answered 500")
+        return await stack.ask(route, prompt, output_tokens)
+
+    limits = Limits(step_tokens=2048, request_tokens=4096, kv_tokens=200_000, repeats=3)
+    measuring = Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    await measuring.prompts()
+    await measuring.streams()
+    with pytest.raises(RequestFailed, match="it answered 500"):
+        await measuring.crowded()
