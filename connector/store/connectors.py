@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
@@ -27,6 +28,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiCo
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from connector.store.breaker import Breaker
+from connector.store.gpu_copies import GpuCopies, staged
 from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
@@ -114,6 +116,7 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
         self._loaded = LoadedTokens()
         self._stats = StoreStats()
         if role is KVConnectorRole.WORKER:
+            self._copies: GpuCopies | None = None
             self._bounds = LoadBounds(float(options["load_timeout"]))
             return
         assert self.connector_scheduler is not None
@@ -184,12 +187,25 @@ class BoundedStoreConnector(WithoutSleepMode, MooncakeStoreConnector):
 
     # --- worker ---
 
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        super().register_kv_caches(kv_caches)
+        assert self.connector_worker is not None
+        caches = (each if isinstance(each, torch.Tensor) else each[0] for each in kv_caches.values())
+        client, device = self.connector_worker.store, next(caches).device
+        if device.type == "cuda" and not client.over_rdma:
+            self._copies = GpuCopies(device)
+            way, self._pinned = staged(self._copies)
+            if client.register_buffer(self._pinned.data_ptr(), self._pinned.nbytes) == 0:
+                client.go(way)
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         metadata = self._get_connector_metadata()
         assert isinstance(metadata, MooncakeStoreConnectorMetadata)
         for request in metadata.requests:
             if request.load_spec is not None and request.load_spec.can_load:
                 self._bounds.begun(request.req_id)
+                if self._copies is not None:
+                    self._copies.follow()
         super().start_load_kv(forward_context, **kwargs)
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:

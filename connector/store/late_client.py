@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from connector.store.parts import in_parts
+from connector.store.ways import Direct, Way
 from stack.store import cluster
 
 log = logging.getLogger(__name__)
@@ -37,14 +37,15 @@ class LateClient:
         self._between_tries_s = between_tries_s
         self._joined: Any = None
         self._left: Any = None  # never closed
-        self._over_rdma = False
+        self.over_rdma = False
         self._buffers: list[tuple[int, int]] = []
+        self._way: Way = Direct()
         self._lock = threading.Lock()  # of these: each buffer is one that the joined client has, or noted for it
         self._first_tried = threading.Event()
         self._closed = threading.Event()
 
     def setup(self, *arguments: Any, **more: Any) -> int:
-        self._over_rdma = "rdma" in arguments[PROTOCOL : PROTOCOL + 1]
+        self.over_rdma = "rdma" in arguments[PROTOCOL : PROTOCOL + 1]
         threading.Thread(target=self._join, args=(arguments, more), name="store-join", daemon=True).start()
         self._first_tried.wait(self._first_try_s)
         if self._joined is None:
@@ -78,6 +79,10 @@ class LateClient:
                 self._buffers.append((address, length))
             return code
 
+    def go(self, way: Way) -> None:
+        """Saves and loads from now on."""
+        self._way = way
+
     def batch_is_exist(self, keys: Sequence[str]) -> list[int]:
         return [NOT_THERE] * len(keys) if self._joined is None else self._joined.batch_is_exist(keys)
 
@@ -89,12 +94,12 @@ class LateClient:
             return [FAILED] * len(keys)
         results = [TRANSFER_FAILED]
         try:
-            results = in_parts(
-                lambda part: client.batch_get_into_multi_buffers(keys[part], buffers[part], sizes[part]), sizes
+            results = self._way.load(
+                lambda part, *memory: client.batch_get_into_multi_buffers(keys[part], *memory), buffers, sizes
             )
             return results
         finally:
-            if self._over_rdma and TRANSFER_FAILED in results:
+            if self.over_rdma and TRANSFER_FAILED in results:
                 self._leave(client)
 
     def _leave(self, client: Any) -> None:
@@ -121,13 +126,13 @@ class LateClient:
             return [NO_ROOM] * len(keys)
         groups = list(getattr(config, "group_ids", None) or ())
 
-        def put(part: slice) -> Sequence[int]:
+        def put(part: slice, *memory: Sequence[Sequence[int]]) -> Sequence[int]:
             if groups:
                 config.group_ids = groups[part]
-            found: Sequence[int] = client.batch_put_from_multi_buffers(keys[part], buffers[part], sizes[part], config)
+            found: Sequence[int] = client.batch_put_from_multi_buffers(keys[part], *memory, config)
             return found
 
-        return in_parts(put, sizes)
+        return self._way.save(put, buffers, sizes)
 
     def batch_get_replica_desc(self, keys: Sequence[str]) -> dict[str, Any]:
         return {} if self._joined is None else self._joined.batch_get_replica_desc(keys)

@@ -26,6 +26,7 @@ FILES = {
 # Mooncake counts bytes, and a block's two files take up to 4 KiB each beyond theirs: this much of the disk's bytes is
 # for blocks of 64 KiB and larger ones. It could also count what files take, by looking at each of them before a write.
 FOR_BYTES = (8, 9)
+IO_THREADS = {"MC_NUM_TCP_IO_THREADS": "8"}  # of Mooncake's CUDA build alone
 CUDA_LIBRARIES = "nvidia/cu13/lib"  # of NVIDIA's packages, which PyTorch needs
 
 
@@ -140,7 +141,7 @@ def on_gpus(packages: Path) -> dict[str, str]:
 
     It uses no GPU and is shown none.
     """
-    return {"LD_LIBRARY_PATH": str(packages / CUDA_LIBRARIES), "CUDA_VISIBLE_DEVICES": ""}
+    return {"LD_LIBRARY_PATH": str(packages / CUDA_LIBRARIES), "CUDA_VISIBLE_DEVICES": "", **IO_THREADS}
 
 
 def _environment(settings: StackSettings) -> dict[str, str]:

@@ -13,7 +13,7 @@ from stack.configuration.environment import Settings
 from stack.configuration.settings import REPOSITORY, STORE, StackSettings
 from stack.installation import environments
 from stack.instances.settings import LauncherSettings
-from stack.running.store import CUDA_LIBRARIES, FOR_BYTES, on_disk
+from stack.running.store import CUDA_LIBRARIES, FOR_BYTES, IO_THREADS, on_disk
 from stack.store import cluster
 
 OVERLAYS = ("gpu", "cdi", "nvlink", "rdma", "baseline", "store")
@@ -256,6 +256,7 @@ def test_on_gpus_the_stores_owner_gets_the_drivers_library_and_sees_no_gpu() -> 
     assert services["store"]["environment"] == {
         "CUDA_VISIBLE_DEVICES": "",
         "LD_LIBRARY_PATH": f"{packages}/{CUDA_LIBRARIES}",
+        **IO_THREADS,
     }
 
 

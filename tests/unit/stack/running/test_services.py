@@ -8,6 +8,7 @@ import pytest
 from stack.configuration.settings import StackSettings
 from stack.running.service import Service
 from stack.running.services import DECODE_CONTROL_OFFSET, services, shared_environment
+from stack.running.store import IO_THREADS
 from stack.store import cluster
 
 
@@ -202,7 +203,7 @@ def test_the_stores_overlay_counts_as_stack_store_does() -> None:
 def test_on_gpus_the_store_finds_cudas_library_and_no_gpu(tmp_path: Path) -> None:
     settings = StackSettings(stack_store=True, compose_file="compose.yaml:compose.gpu.yaml", stack_venv_dir=tmp_path)
     library = tmp_path / "vllm/lib/python3.11/site-packages/nvidia/cu13/lib"
-    for_cuda = {"LD_LIBRARY_PATH": str(library), "CUDA_VISIBLE_DEVICES": ""}
+    for_cuda = {"LD_LIBRARY_PATH": str(library), "CUDA_VISIBLE_DEVICES": "", **IO_THREADS}
     assert by_name(settings)["store"].environment == {**for_cuda, **cluster.RPC_TIMEOUTS}
 
 
