@@ -80,6 +80,11 @@ class Profile(_Part):
         """How far a step's predicted time is off: the largest of the kinds' medians."""
         return max((residual.median for residual in self.residuals.values()), default=0.0)
 
+    @property
+    def apart(self) -> "Profile":
+        """The same where no instance slows another one: the profile's two shared what these do not."""
+        return self.model_copy(update={"crowding": 0.0})
+
     def server(self, slower: float = 1.0) -> Server:
         """Args: slower: its steps take so many times as long."""
         costs = StepCosts(**{name: value * slower for name, value in self.step.model_dump().items()})

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import program, results
 from benchmarks.plan import check_page
 from benchmarks.plan.check_page import TITLE, Compared
+from benchmarks.plan.options import APART
 from benchmarks.serving import mixture
 from benchmarks.serving.measured import ALL
 from benchmarks.serving.plan import AGGREGATED, DISAGGREGATED
@@ -123,6 +124,7 @@ def main() -> int:
     given = _parser().parse_args()
     try:
         found = profile.read(given.profile, "--profile")
+        found = found.apart if given.apart else found
         measured = Measured(json.loads(given.results.read_text()))
         found = found.model_copy(update={"first_token": given.first_token or found.first_token})
         variables = measured.document["plan"]["variables"]
@@ -149,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--profile", type=Path, default=Path("profile.json"), help="what `make profile` has measured")
     add("--results", type=Path, required=True, help="the .json of a comparison that `make bench` has made")
+    add("--apart", action="store_true", help=APART)
     add("--first-token", choices=("producer", "consumer"), help="whose was passed on in it; unset: the profile's")
     add("--order", choices=list(FACTORS), help="of prompts at producers in it; unset: as its variables have it")
     add("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the page")

@@ -20,6 +20,7 @@ from stack.configuration.environment import ConfigError
 from stack.configuration.settings import REPOSITORY
 
 LOCAL_PROMPT_TOKENS = "PROXY_LOCAL_PROMPT_TOKENS"
+APART = "instances share no GPU and no cores, where the profile's two did: none slows another one"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(arguments)
     try:
         found = profile.read(given.profile, "--profile")
+        found = found.apart if given.apart else found
         workload = _workload(given)
     except (ConfigError, ValueError) as error:
         parser.error(str(error).splitlines()[0])
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     local = os.environ.get(LOCAL_PROMPT_TOKENS) or str(ProxySettings.model_fields["proxy_local_prompt_tokens"].default)
     add("--profile", type=Path, default=Path("profile.json"), help="what `make profile` has measured")
+    add("--apart", action="store_true", help=APART)
     add("--gpus", type=count, required=True, help="how many there are; without GPUs: how many instances")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--point", help="e.g. 64/400+8000/16:0.3@6: INPUT/OUTPUT tokens at requests a second")

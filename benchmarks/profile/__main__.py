@@ -48,6 +48,9 @@ def main() -> int:
         print(f"profile: nothing is written:\n{error}", file=sys.stderr)
         return 1
     results.replace(values, results.dump(found.values()))
+    if found.unquiet:
+        print(f"profile: none is written, only what was measured ({values}):\n{found.unquiet}", file=sys.stderr)
+        return 1
     try:
         profile = found.profile(options)
     except NoFit as error:
@@ -63,12 +66,13 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured, of which instances."""
+    """What was measured, of which instances. unquiet: why it should not be believed, if so."""
 
     measurements: Measurements
     limits: Limits
     block_tokens: int
     conditions: dict[str, str]
+    unquiet: str | None
 
     def values(self) -> dict[str, Any]:
         return {
@@ -98,7 +102,7 @@ async def _find(options: Options, settings: StackSettings) -> Found:
     deadline = Deadline(options.time_limit)
     async with open_client(REQUEST_TIMEOUT_S, deadline, consumer.served_models[0]) as client:
         routes = running_stack.routes(producer, consumer, settings.proxy_url)
-        measurements = await _measured(client, routes, limits, options)
+        measurements, why = await _measured(client, routes, limits, options)
     conditions = {
         **hardware,
         **versions,
@@ -106,10 +110,13 @@ async def _find(options: Options, settings: StackSettings) -> Found:
         "options": f"steps of {limits.step_tokens} tokens, {consumer.dtype}, blocks of {block_tokens}",
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    return Found(measurements, limits, block_tokens, conditions)
+    return Found(measurements, limits, block_tokens, conditions, why)
 
 
-async def _measured(client: Client, routes: Routes, limits: Limits, options: Options) -> Measurements:
+async def _measured(
+    client: Client, routes: Routes, limits: Limits, options: Options
+) -> tuple[Measurements, str | None]:
+    """And why they should not be believed, None: the machine was quiet. Raises: BenchmarkError."""
     prompts = Prompts(options.seed)
     measuring = Measuring(client.stream, routes, limits, prompts)
     before = await _probes(client, routes, prompts)
@@ -123,9 +130,7 @@ async def _measured(client: Client, routes: Routes, limits: Limits, options: Opt
     steps += await measuring.joins()
     print("transfers done", flush=True)
     found = Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s())
-    if why := quiet.unquiet(before, await _probes(client, routes, prompts)):
-        raise CannotStart(why)
-    return found
+    return found, quiet.unquiet(before, await _probes(client, routes, prompts))
 
 
 async def _probes(client: Client, routes: Routes, prompts: Prompts) -> list[float]:
