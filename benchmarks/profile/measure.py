@@ -28,7 +28,7 @@ ANSWER = 48  # tokens of a stream whose gaps are looked at
 SHORT = 8  # tokens of a prompt that costs hardly more than a step
 STREAMS = 4  # beside which a prompt, or a transfer, is measured
 CROWD_TOKENS = 512  # of a prompt that is computed beside another instance's work
-MOST_REPEATS = 3  # times as many as were asked for, where these do not tell the median
+MOST_REPEATS = 6  # times as many as were asked for, where these do not tell the median
 OF_PROMPTS = ("request_s", "step_s", "prompt_token_s", "prompt_pair_s")
 
 

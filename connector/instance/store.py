@@ -10,9 +10,9 @@ from stack.instances.settings import LauncherSettings
 from stack.store import cluster
 
 LOCAL_BUFFER_BYTES = 128 << 20  # through which the client moves what it cannot register
-# Where loads over TCP are slower than computing: on an H200 (Qwen2.5-7B's shape) 1.71 times as long for 2,000 tokens
-# and 1.19 for 8,000, on two CPU cores 0.78 times for the one block of 64 (docs/benchmarks/README.md).
-FEWEST_TOKENS_ON_GPUS = 16_384
+# Where loads over TCP are slower than computing: on an H200 (Qwen2.5-7B's shape) 1.53 times as long for 512 tokens and
+# 0.79 for 2,000, on two CPU cores 0.78 times for the one block of 64 (docs/benchmarks/README.md).
+FEWEST_TOKENS_ON_GPUS = 1536
 
 
 def kv_transfer_config(

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from connector.instance import store as instances_store
 from stack.configuration.environment import load
 from stack.configuration.settings import REPOSITORY
@@ -15,16 +17,17 @@ LIMIT_S = 60.0
 WHOLE = [KEYS, KEYS, KEYS * BUFFERS * BYTES]
 
 
-def test_a_large_batch_arrives_whole(store: Store, tmp_path: Path) -> None:
-    assert a_large_batch(store, tmp_path) == WHOLE
+@pytest.mark.parametrize("way", ["direct", "staged"])
+def test_a_large_batch_arrives_whole(store: Store, tmp_path: Path, way: str) -> None:
+    assert a_large_batch(store, tmp_path, way) == WHOLE
 
 
-def a_large_batch(store: Store, folder: Path) -> list[int]:
+def a_large_batch(store: Store, folder: Path, way: str = "direct") -> list[int]:
     """What `large_batch.py` prints, run with what an instance is told."""
     settings = load(LauncherSettings, vllm_distributed_kv_role="aggregated", store_master=store.address)
     told = instances_store.environment(settings, str(folder), {})
     ended = subprocess.run(
-        [str(PROGRAMS / "python"), "-m", "tests.store.large_batch", HOST, store.address],
+        [str(PROGRAMS / "python"), "-m", "tests.store.large_batch", HOST, store.address, way],
         cwd=REPOSITORY,
         env={**os.environ, **told},
         stdin=subprocess.DEVNULL,
