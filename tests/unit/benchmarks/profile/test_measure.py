@@ -97,7 +97,7 @@ async def test_a_noisy_stack_gives_no_profile() -> None:
 
     limits = Limits(true.step_tokens, 2048, true.kv_tokens, repeats=5)
     samples = await Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
-    with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 15 repeats is uncertain by \d+%"):
+    with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 30 repeats is uncertain by \d+%"):
         build(Measurements(samples, [], [], 0.0), limits, 32, 0, {})
 
 

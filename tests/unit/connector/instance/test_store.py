@@ -127,7 +127,7 @@ def test_vllm_gets_a_file_of_its_own_and_bounds_for_calls(
 
 @pytest.mark.parametrize(
     ("version", "variable", "fewest"),
-    [("0.32.0+cpu", {}, 0), ("0.33.0", {}, 16384), ("0.33.0", {"STORE_LOAD_MIN_TOKENS": "0"}, 0)],
+    [("0.32.0+cpu", {}, 0), ("0.33.0", {}, 1536), ("0.33.0", {"STORE_LOAD_MIN_TOKENS": "0"}, 0)],
 )
 def test_what_is_worth_a_load_follows_what_was_measured(
     environment: pytest.MonkeyPatch, version: str, variable: dict[str, str], fewest: int
