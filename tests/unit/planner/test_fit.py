@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from planner.fit import MOST_UNCERTAIN, NoFit, Sample, fit, uncertainty
+from planner.fit import STRICT, Bounds, NoFit, Sample, fit, uncertainty
 
 PARTS = ("request_s", "step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
 COSTS = {
@@ -65,6 +65,26 @@ def test_no_cost_is_negative() -> None:
     assert all(cost >= 0 for cost in found.costs.values())
 
 
+def test_what_is_known_is_not_fitted_again() -> None:
+    """Two steps of 10 ms with 2 and 4 joins of 3 ms: known is the step alone, and it stays what it is."""
+    both = [
+        Sample("join", f"{joins} joins", [0.01 + 0.003 * joins] * 3, {"step_s": 1.0, "join_s": joins})
+        for joins in (2, 4)
+    ]
+    found = fit(both, ("join_s",), {"step_s": 0.01})
+    assert found.costs == pytest.approx({"step_s": 0.01, "join_s": 0.003})
+    assert found.residuals["join"].worst == pytest.approx(0.0, abs=1e-9)
+    # Of 16 and 22 ms nothing is left beside a step of 25.
+    assert fit(both, ("join_s",), {"step_s": 0.025}, Bounds(0.1, 1.0)).costs["join_s"] == 0.0
+
+
+def test_how_uncertain_a_sample_may_be_is_a_bound() -> None:
+    loose = Sample("join", "joins", [0.1, 0.09, 0.12, 0.11, 0.1], {"join_s": 1.0})
+    assert fit([loose], ("join_s",), bounds=Bounds(0.2, 0.35)).costs["join_s"] == pytest.approx(0.1)
+    with pytest.raises(NoFit, match=r"joins: .* uncertain by \d+%, expected at most 4%"):
+        fit([loose], ("join_s",), bounds=Bounds(0.04, 0.35))
+
+
 def test_repeats_that_disagree_are_refused_by_name() -> None:
     noisy = replace(samples()[3], seconds=[0.1, 0.05, 0.2, 0.15, 0.06], what="a prompt of 2,048")
     with pytest.raises(NoFit, match=r"a prompt of 2,048: the median of 5 repeats is uncertain by 37%"):
@@ -85,7 +105,7 @@ def test_what_differs_by_its_nature_is_told_by_more_repeats() -> None:
         medians.append(sorted(repeats)[7])
     spread = (sum((each - 1.0) ** 2 for each in medians) / len(medians)) ** 0.5
     assert sum(told) / len(told) == pytest.approx(spread, rel=0.1)
-    assert spread < MOST_UNCERTAIN < uncertainty([0.86, 0.9, 1.0, 1.1, 1.14])
+    assert spread < STRICT.uncertain < uncertainty([0.86, 0.9, 1.0, 1.1, 1.14])
 
 
 def test_a_fit_that_is_far_off_is_refused() -> None:

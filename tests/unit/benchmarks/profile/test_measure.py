@@ -1,7 +1,10 @@
 """What is measured at a stack of known costs gives these costs: a profile of a profile."""
 
 import itertools
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +12,11 @@ from benchmarks.connector.client import Stream
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
+from benchmarks.profile.__main__ import Found, main
 from benchmarks.profile.build import Measurements, build
 from benchmarks.profile.measure import Limits, Measuring, Routes
 from planner.fit import NoFit
-from planner.profile import Profile, Step, Transfer
+from planner.profile import Profile, Step, Transfer, read
 from tests.unit.benchmarks.profile.simulated_stack import CONSUMER, PAIR, PRODUCER, PROXY, SimulatedStack
 from tests.unit.planner.profiles import profile
 
@@ -43,14 +47,18 @@ def made_up(step: Step, **changes: object) -> Profile:
 
 
 async def measured(true: Profile, request_tokens: int = 16384) -> Profile:
+    found, limits = await measurements(true, request_tokens)
+    return build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
+
+
+async def measurements(true: Profile, request_tokens: int) -> tuple[Measurements, Limits]:
     stack = SimulatedStack(true, proxy_s=0.002)
     limits = Limits(true.step_tokens, request_tokens, true.kv_tokens, repeats=3)
     measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
     steps = [*await measuring.prompts(), *await measuring.streams(), *await measuring.mixed()]
     moved = await measuring.transfers()
     steps += await measuring.joins()
-    found = Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s())
-    return build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
+    return Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s()), limits
 
 
 @pytest.mark.parametrize("step", [GPU, CPU])
@@ -97,7 +105,7 @@ async def test_a_noisy_stack_gives_no_profile() -> None:
 
     limits = Limits(true.step_tokens, 2048, true.kv_tokens, repeats=5)
     samples = await Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
-    with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 30 repeats is uncertain by \d+%"):
+    with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 15 repeats is uncertain by \d+%"):
         build(Measurements(samples, [], [], 0.0), limits, 32, 0, {})
 
 
@@ -134,3 +142,28 @@ async def test_a_producer_that_fails_is_no_neighbour() -> None:
     await measuring.streams()
     with pytest.raises(RequestFailed, match="it answered 500"):
         await measuring.crowded()
+
+
+async def test_the_values_beside_a_profile_give_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true = made_up(GPU)
+    found, limits = await measurements(true, 16384)
+    values = tmp_path / "measured.json"
+    told = Found(found, limits, true.block_tokens, {"CPU": "simulated"}, None).values()
+    values.write_text(json.dumps(told))
+
+    assert refit(monkeypatch, values, tmp_path / "profile.json") == 0
+    expected = build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
+    assert read(tmp_path / "profile.json", "--profile") == expected
+
+    del told["limits"]
+    values.write_text(json.dumps(told))
+    assert refit(monkeypatch, values, tmp_path / "another.json") == 2
+    assert f"--measured='{values}': expected what `make profile` has measured: KeyError" in capsys.readouterr().err
+    assert not (tmp_path / "another.json").exists()
+
+
+def refit(monkeypatch: pytest.MonkeyPatch, values: Path, out: Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["profile", "--measured", str(values), "--out", str(out)])
+    return main()
