@@ -37,7 +37,11 @@ class GpuCopies:
             ops.swap_blocks_batch(*columns)
             event = torch.cuda.Event()
             event.record()
-        return event.synchronize
+
+        def end() -> None:
+            event.synchronize()
+
+        return end
 
 
 def staged(copies: GpuCopies) -> tuple[Staged, torch.Tensor]:

@@ -8,7 +8,7 @@ all copies of a part at once, on a stream of their own.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,9 +76,8 @@ class Staged:
             area.ended()
             places = area.places(sizes[part])
             results = move(part, [[place] for place in places], [[sum(of_key)] for of_key in sizes[part]])
-            arrived = [result >= 0 for result in results]
-            pieces = _pieces(*(itertools.compress(each, arrived) for each in (places, buffers[part], sizes[part])))
-            area.ended = self._copies.begin(*_columns(pieces))
+            arrived = [key for key, result in enumerate(results) if result >= 0]
+            area.ended = self._copies.begin(*_pieces(places, buffers[part], sizes[part], arrived))
             return results
 
         with self._loading:
@@ -94,7 +93,7 @@ class Staged:
 
         def save_part(part: slice) -> Sequence[int]:
             places = self._for_saves.places(sizes[part])
-            staged, of_gpu, lengths = _columns(_pieces(places, buffers[part], sizes[part]))
+            staged, of_gpu, lengths = _pieces(places, buffers[part], sizes[part], range(len(places)))
             self._copies.begin(of_gpu, staged, lengths)()
             return move(part, [[place] for place in places], [[sum(of_key)] for of_key in sizes[part]])
 
@@ -107,16 +106,14 @@ def _too_large(sizes: Sequence[Sequence[int]]) -> bool:
 
 
 def _pieces(
-    places: Iterator[int] | Sequence[int],
-    buffers: Iterator[Sequence[int]] | Sequence[Sequence[int]],
-    sizes: Iterator[Sequence[int]] | Sequence[Sequence[int]],
-) -> Iterator[tuple[int, int, int]]:
-    """Of each buffer: where it lies in host memory, its address, its size."""
-    for place, of_key, lengths in zip(places, buffers, sizes, strict=True):
-        starts = itertools.accumulate(lengths[:-1], initial=place)
-        yield from zip(starts, of_key, lengths, strict=True)
-
-
-def _columns(pieces: Iterator[tuple[int, int, int]]) -> tuple[list[int], list[int], list[int]]:
-    found = list(pieces)
-    return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
+    places: Sequence[int], buffers: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]], keys: Iterable[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Of each buffer of these keys: where it lies in host memory, its address, its size."""
+    staged: list[int] = []
+    addresses: list[int] = []
+    lengths: list[int] = []
+    for key in keys:
+        staged += itertools.accumulate(sizes[key][:-1], initial=places[key])
+        addresses += buffers[key]
+        lengths += sizes[key]
+    return staged, addresses, lengths
