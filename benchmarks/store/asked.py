@@ -58,6 +58,7 @@ async def ask(client: Client, route: Route, prompt: Sequence[int], expected: Hit
         return {"failed": str(failure)}
     found = Hits(after.local - before.local, after.stored - before.stored, after.failed_keys - before.failed_keys)
     row: Row = {"ttft_s": stream.ttft_s, "local_tokens": found.local, "store_tokens": found.stored}
+    row |= {"token": stream.tokens[0]} if stream.tokens else {}
     if found != expected:
         return {**row, "failed": f"{_words(found)} instead of {_words(expected)}"}
     return row

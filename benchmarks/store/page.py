@@ -11,7 +11,8 @@ from benchmarks.tables import Row, causes, groups, head, how_many, ms, table
 MIB = 1 << 20
 NOTE = (
     "Of one prompt at a time, sent straight to a prefill instance that answers one token; a pair adds its transfer. "
-    "Medians. *Times off*: to the instance without the store beside it, which computes the prompt."
+    "Medians. *Times off*: to the instance without the store beside it, which computes the prompt. *Same token*: as "
+    "the first answer to that prompt, which was computed."
 )
 
 
@@ -43,11 +44,12 @@ def _ttft(rows: Sequence[Row]) -> str:
                 span,
                 ratio,
                 *(_tokens(group, name) for name in ("local_tokens", "store_tokens")),
+                _same(group),
                 how_many(group),
             )
         )
     header = ("", "prompt tokens", "route", "TTFT ms", "min to max", "times off", "found locally", "in the store")
-    return f"## Time to the first token\n\n{NOTE}\n\n" + table((*header, "requests"), lines)
+    return f"## Time to the first token\n\n{NOTE}\n\n" + table((*header, "same token", "requests"), lines)
 
 
 def _store(found: Row) -> str:
@@ -62,6 +64,11 @@ def _times(group: Sequence[Row]) -> list[float]:
 
 def _median(times: Sequence[float]) -> float | None:
     return statistics.median(times) if times else None
+
+
+def _same(group: Sequence[Row]) -> str:
+    told = [row["same_token"] for row in group if "same_token" in row]
+    return f"{sum(told)} of {len(told)}" if told else ""
 
 
 def _tokens(group: Sequence[Row], name: str) -> str:

@@ -34,12 +34,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Turns:
-    """Adds a row of each request that is no warm-up to the results. `stored`: prompts of each length in the store."""
+    """Adds a row of each request that is no warm-up to the results. `stored`: prompts of each length in the store.
+
+    tokens: what a prompt was answered with when it was computed, which comes first. Rounding may change that once in a
+    while where a step has another shape; a cache of other bytes changes it nearly always.
+    """
 
     options: Options
     prompts: Prompts
     results: Results
     stored: dict[int, list[Prompt]] = field(default_factory=dict)
+    tokens: dict[Sequence[int], int] = field(default_factory=dict)
 
     async def measure(self, client: Client, servers: Mapping[str, Route]) -> None:
         """Raises: OutOfTime, CannotStart."""
@@ -80,6 +85,8 @@ class Turns:
         shift = number % len(requests)  # so that no route always follows the same one
         for request in (*requests[shift:], *requests[:shift]):
             row = await asked.ask(client, request.server, request.prompt, request.expected)
+            if (token := row.pop("token", None)) is not None:
+                row["same_token"] = token == self.tokens.setdefault(tuple(request.prompt), token)
             if number >= 0:
                 self.results.add(TABLE, stage=stage, prompt_tokens=tokens, route=request.route, **row)
         self.results.write()

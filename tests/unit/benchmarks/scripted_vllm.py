@@ -24,6 +24,7 @@ class ScriptedVllm:
     facts: dict[str, Any] | None = None
     status: int = 200
     before: Callable[[], Awaitable[object]] = _at_once
+    first_token: int = 0  # of each stream; the next ones count on
     too_few: int = 0  # tokens that a stream lacks
     accepts: int = 0  # guesses of each answer's three
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -52,7 +53,7 @@ class ScriptedVllm:
         for token in range(tokens):
             if facts and token == 1:
                 await response.write(f": pd-transfer {json.dumps(told | (self.facts or {}))}\n\n".encode())
-            event = {"choices": [{"index": 0, "text": "", "token_ids": [token]}]}
+            event = {"choices": [{"index": 0, "text": "", "token_ids": [self.first_token + token]}]}
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
         await response.write(b'data: {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}\n\n')
         usage = {"prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self.cached_tokens else None}

@@ -12,11 +12,11 @@ def row(stage: str, route: str, ttft_s: float, store_tokens: int = 0, **more: An
 
 
 ROWS = [
-    row("first start", "store off", 6.0),
+    row("first start", "store off", 6.0, same_token=True),
     row("first start", "store off", 8.0),
     row("first start", "nothing to find", 7.07),
-    row("first start", "from the store", 0.3, 1984),
-    row("first start", "from the store", 0.5, 1984),
+    row("first start", "from the store", 0.3, 1984, same_token=True),
+    row("first start", "from the store", 0.5, 1984, same_token=False),
     row("first start", "from the store", 6.0, 0, failed="0 in the store"),
     row("after a restart", "store off", 10.0),
     row("after a restart", "from the store", 0.5, 1984),
@@ -29,13 +29,11 @@ def render(**tables: list[dict[str, Any]]) -> str:
 
 def test_each_ratio_is_to_the_same_stage_and_failed_requests_count_for_nothing() -> None:
     lines = render(ttft=ROWS).splitlines()
-    assert "| first start | 2,000 | store off | 7000.0 | 6000.0 to 8000.0 |  | 0 | 0 | 2 |" in lines
-    assert "| first start | 2,000 | nothing to find | 7070.0 | 7070.0 to 7070.0 | 1.010 | 0 | 0 | 1 |" in lines
-    assert (
-        "| first start | 2,000 | from the store | 400.0 | 300.0 to 500.0 | 0.057 | 0 | 0 / 1,984 | 3, 1 failed |"
-        in lines
-    )
-    assert "| after a restart | 2,000 | from the store | 500.0 | 500.0 to 500.0 | 0.050 | 0 | 1,984 | 1 |" in lines
+    assert "| first start | 2,000 | store off | 7000.0 | 6000.0 to 8000.0 |  | 0 | 0 | 1 of 1 | 2 |" in lines
+    assert "| first start | 2,000 | nothing to find | 7070.0 | 7070.0 to 7070.0 | 1.010 | 0 | 0 |  | 1 |" in lines
+    loaded = "| 400.0 | 300.0 to 500.0 | 0.057 | 0 | 0 / 1,984 | 1 of 2 | 3, 1 failed |"
+    assert f"| first start | 2,000 | from the store {loaded}" in lines
+    assert "| after a restart | 2,000 | from the store | 500.0 | 500.0 to 500.0 | 0.050 | 0 | 1,984 |  | 1 |" in lines
     assert "- 1 × from the store: 0 in the store" in lines
 
 
@@ -48,4 +46,4 @@ def test_what_the_store_had_to_evict_is_said() -> None:
 
 def test_a_route_of_which_every_request_failed_has_no_time() -> None:
     lines = render(ttft=[row("first start", "store off", 1.0, failed="gone")]).splitlines()
-    assert "| first start | 2,000 | store off |  |  |  | 0 | 0 | 1, 1 failed |" in lines
+    assert "| first start | 2,000 | store off |  |  |  | 0 | 0 |  | 1, 1 failed |" in lines

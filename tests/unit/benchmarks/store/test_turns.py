@@ -61,6 +61,7 @@ async def test_every_route_of_a_round_has_its_one_new_prompt(turns: Turns, clien
         local, stored = (share * WHOLE[row["prompt_tokens"]] for share in expected[row["route"]])
         assert (row["local_tokens"], row["store_tokens"]) == (local, stored)
         assert "failed" not in row
+        assert row["same_token"]
         assert row["ttft_s"] > 0
     plain, first, second = (server.prompts for server in servers.values())
     assert plain == second
@@ -133,3 +134,18 @@ async def test_a_server_that_does_not_count_its_hits_ends_the_run(turns: Turns, 
     async with routes_to(**producers(counts=False)) as routes:
         with pytest.raises(CannotStart, match="no vllm:prefix_cache_hits_total: expected a vLLM that counts it"):
             await turns.measure(client, {**routes, "plain": Route("plain", routes["first"].decode_url)})
+
+
+async def test_another_token_from_the_store_than_was_computed_is_told(
+    turns: Turns, client: Client, tmp_path: Path
+) -> None:
+    servers = producers()
+    servers["second"].first_token = 7
+    async with routes_to(**servers) as routes:
+        await turns.measure(client, routes)
+    assert {(row["route"], row["same_token"]) for row in rows(tmp_path)} == {
+        ("store off", True),
+        ("nothing to find", True),
+        ("local hit", True),
+        ("from the store", False),
+    }
