@@ -20,7 +20,7 @@ from tests.store.values import Values
 PROGRAMS = REPOSITORY / ".stack/venv/vllm/bin"
 HOST = "127.200.0.1"
 MASTER_PORT, MASTER_HTTP_PORT, OWNER_PORT, OWNER_HTTP_PORT = 24051, 24052, 24053, 24054
-SEGMENT_BYTES = 48 << 20  # 768 blocks of the tiny model, 24,576 tokens
+SEGMENT_BYTES = 96 << 20  # 1,536 blocks of the tiny model, 49,152 tokens
 START_LIMIT_S = 30.0
 # A master that has started anew hears of an owner with its next heartbeat; a client is forgotten after 10 s.
 MOUNT_LIMIT_S = 60.0
