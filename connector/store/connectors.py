@@ -28,11 +28,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiCo
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from connector.store.breaker import Breaker
-from connector.store.gpu_copies import GpuCopies, staged
 from connector.store.late_client import joining_late
 from connector.store.loads import HeldForLoads, LoadBounds, Settled
 from connector.store.lookups import Lookups
 from connector.store.metrics import StoreMetrics, StoreStepStats
+from connector.store.moving.gpu_copies import GpuCopies, staged
 from connector.store.saves import affordable
 from connector.store.stats import StoreStats
 from connector.store.storable import refuse_unstorable

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from connector.store.ways import Direct, Way
+from connector.store.moving.ways import Direct, Way
 from stack.store import cluster
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from connector.store import ways
 from connector.store.late_client import LateClient
+from connector.store.moving import ways
 
 PART_BYTES = 4 << 20  # the batch is 30 MB
 KEYS, BUFFERS, BYTES = 250, 30, 4096  # the blocks of 8,000 tokens, their layers, and little of each

@@ -28,6 +28,7 @@ FLOORS = [
 WITH_VLLM = {
     "store.connectors",
     "store.metrics",
+    "store.moving.gpu_copies",
     "vllm_hooks.kv_connector",
     "vllm_hooks.metadata",
     "vllm_hooks.rank",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from connector.store.parts import TRANSFER_BYTES, TRANSFERS, in_parts
+from connector.store.moving.parts import TRANSFER_BYTES, TRANSFERS, in_parts
 
 LAYERS = 30
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from connector.store import ways
-from connector.store.ways import Area, Direct, Staged
+from connector.store.moving import ways
+from connector.store.moving.ways import Area, Direct, Staged
 
 PART = 720
 KEYS, LAYERS, BYTES = 7, 5, 64  # with the sizes of `layout` three keys fit into a part

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from connector.store.parts import in_parts
+from connector.store.moving.parts import in_parts
 
 PART_BYTES = 64 << 20  # of one part of a load or save; a load has one on its way to the GPU while the next one arrives
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from vllm import _custom_ops as ops
 
-from connector.store.ways import PART_BYTES, Area, Staged
+from connector.store.moving.ways import PART_BYTES, Area, Staged
 
 AREAS = 3
 

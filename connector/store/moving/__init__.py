@@ -1,0 +1,1 @@
+"""How saves and loads move: in which parts, directly or through host memory."""
