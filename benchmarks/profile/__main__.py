@@ -86,6 +86,7 @@ class Found:
             "conditions": self.conditions,
             "limits": dataclasses.asdict(self.limits),
             "block_tokens": self.block_tokens,
+            "unquiet": self.unquiet,
             "proxy_s": self.measurements.proxy_s,
             "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
             "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
@@ -104,7 +105,8 @@ class Found:
             ],
             values["proxy_s"],
         )
-        return cls(measurements, Limits(**values["limits"]), values["block_tokens"], values["conditions"], None)
+        limits = Limits(**values["limits"])
+        return cls(measurements, limits, values["block_tokens"], values["conditions"], values.get("unquiet"))
 
     def profile(self, options: Options) -> Profile:
         """Raises: NoFit."""

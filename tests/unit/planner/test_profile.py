@@ -60,3 +60,9 @@ def test_the_first_transport_is_the_one_that_was_used() -> None:
 @pytest.mark.parametrize(("block_tokens", "simulated"), [(16, 16), (128, 128), (256, 128), (48, 16), (7, 1)])
 def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int, simulated: int) -> None:
     assert profile(block_tokens=block_tokens).server().block_tokens == simulated
+
+
+def test_instances_that_are_apart_do_not_slow_each_other() -> None:
+    shared = profile(crowding=0.3)
+    assert (shared.server().crowding, shared.apart.server().crowding) == (0.3, 0.0)
+    assert shared.apart == profile(crowding=0.0)

@@ -162,3 +162,11 @@ def test_a_trace_needs_two_requests(tmp_path: Path) -> None:
     file.write_text('{"timestamp": 0, "input_length": 10, "output_length": 5, "hash_ids": [1]}\n')
     with pytest.raises(ConfigError, match="expected two requests or more"):
         traffic.of_trace(file)
+
+
+def test_instances_may_share_less_than_the_profiles_did(tmp_path: Path) -> None:
+    file = tmp_path / "shared.json"
+    file.write_text(profile(crowding=0.3).model_dump_json())
+    words = ["--profile", str(file), "--gpus", "2", "--point", "64/400@1"]
+    assert parse(words).case.variant.profile.crowding == 0.3
+    assert parse([*words, "--apart"]).case.variant.profile.crowding == 0.0

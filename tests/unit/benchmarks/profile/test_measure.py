@@ -157,6 +157,11 @@ async def test_the_values_beside_a_profile_give_it_again(
     expected = build(found, limits, true.block_tokens, true.steps_ahead, {"CPU": "simulated"})
     assert read(tmp_path / "profile.json", "--profile") == expected
 
+    values.write_text(json.dumps({**told, "unquiet": "not quiet: small requests took longer"}))
+    assert refit(monkeypatch, values, tmp_path / "noisy.json") == 1
+    assert "not quiet: small requests took longer" in capsys.readouterr().err
+    assert not (tmp_path / "noisy.json").exists()
+
     del told["limits"]
     values.write_text(json.dumps(told))
     assert refit(monkeypatch, values, tmp_path / "another.json") == 2
