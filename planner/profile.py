@@ -3,18 +3,20 @@
 Every figure is of one instance. `residuals` say how far the fit is from what was measured; a plan repeats them.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
-from planner.simulation.server import Scheduling, Server
+from planner.simulation.server import Pace, Scheduling, Server
 from planner.trace import BLOCK_TOKENS
 from stack.configuration.environment import ConfigError
 
 VERSION = 1
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MoreOrLess = Annotated[float, Field(allow_inf_nan=False)]  # seconds
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -54,7 +56,7 @@ class Profile(_Part):
     """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
 
     transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
-    between the client and the engine, to it and back. crowding: as a `Server` has it.
+    between the client and the engine, to it and back. crowding and what follows it: as `Pace`.
     """
 
     version: Literal[1] = 1
@@ -74,6 +76,9 @@ class Profile(_Part):
     max_sequences: Count = 256
     steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
     crowding: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    awaiting: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    jitter_s: tuple[MoreOrLess, ...] = ()
+    jitter_beside_s: tuple[MoreOrLess, ...] = ()
 
     @property
     def error(self) -> float:
@@ -83,7 +88,11 @@ class Profile(_Part):
     @property
     def apart(self) -> "Profile":
         """The same where no instance slows another one: the profile's two shared what these do not."""
-        return self.model_copy(update={"crowding": 0.0})
+        return self.model_copy(update=asdict(self._pace.apart))
+
+    @property
+    def _pace(self) -> Pace:
+        return Pace(self.crowding, self.awaiting, self.jitter_s, self.jitter_beside_s)
 
     def server(self, slower: float = 1.0) -> Server:
         """Args: slower: its steps take so many times as long."""
@@ -91,7 +100,7 @@ class Profile(_Part):
         scheduling = Scheduling(self.step_tokens, self.max_sequences, steps_ahead=self.steps_ahead)
         # A block larger than one with an identity, or none of its divisors, is told in the largest that is.
         block = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if self.block_tokens % size == 0)
-        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS), self.crowding)
+        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS), self._pace)
 
     def transfer(self, transport: str | None = None, bandwidth: float = 1.0) -> TransferCosts:
         """Args: transport: None: the first; bandwidth: so many times that of the profile. Raises: KeyError."""

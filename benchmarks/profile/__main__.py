@@ -66,7 +66,8 @@ def main() -> int:
     results.replace(options.out, profile.model_dump_json(indent=1) + "\n")
     for kind, residual in profile.residuals.items():
         print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
-    print(f"beside each other the instances are {profile.crowding:.0%} slower")
+    print(f"beside each other the instances are {profile.crowding:.0%} slower", end=", ")
+    print(f"a prompt that the other one waits for is {profile.awaiting:.0%}")
     print(f"results: {options.out}, {values}")
     return 0
 
@@ -91,6 +92,7 @@ class Found:
             "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
             "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
             "crowded": [dataclasses.asdict(each) for each in self.measurements.crowded],
+            "awaited": self.measurements.awaited and dataclasses.asdict(self.measurements.awaited),
         }
 
     @classmethod
@@ -99,11 +101,9 @@ class Found:
         measurements = Measurements(
             [Sample(**each) for each in values["samples"]],
             [Moved(**each) for each in values["transfers"]],
-            [
-                Crowded(Sample(**each["alone"]), Sample(**each["beside"]), each["requests"])
-                for each in values["crowded"]
-            ],
+            [_crowded(each) for each in values["crowded"]],
             values["proxy_s"],
+            _crowded(values["awaited"]) if values.get("awaited") else None,
         )
         limits = Limits(**values["limits"])
         return cls(measurements, limits, values["block_tokens"], values["conditions"], values.get("unquiet"))
@@ -113,6 +113,11 @@ class Found:
         ahead = int("GPU" in self.conditions) if options.steps_ahead is None else options.steps_ahead
         built = build(self.measurements, self.limits, self.block_tokens, ahead, self.conditions)
         return built.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
+
+
+def _crowded(values: dict[str, Any]) -> Crowded:
+    samples = {name: Sample(**values[name]) for name in ("alone", "beside")}
+    return Crowded(**{**values, **samples})
 
 
 async def _find(options: Options, settings: StackSettings) -> Found:
@@ -154,7 +159,8 @@ async def _measured(
     moved = await measuring.transfers()
     steps += await measuring.joins()
     print("transfers done", flush=True)
-    found = Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s())
+    crowded, awaited = await measuring.crowded(), await measuring.awaited()
+    found = Measurements(steps, moved, crowded, await measuring.proxy_s(), awaited)
     return found, quiet.unquiet(before, await _probes(client, routes, prompts))
 
 

@@ -17,6 +17,7 @@ JOINING = ("join_s", "join_token_s")
 OF_STEPS = (*OF_ONE[1:], *JOINING)
 OF_TWO = (*JOINING, "handover_s", "byte_s")
 LENIENT = Bounds(uncertain=0.2, residual=0.35)  # of what two do together
+EQUALLY_LIKELY = 200  # values of a jitter, of which the P99 is to be seen
 NO_BOUND = 1e15  # bytes/s where more bytes do not take longer
 
 
@@ -28,6 +29,7 @@ class Measurements:
     moved: Sequence[Moved]
     crowded: Sequence[Crowded]
     proxy_s: float
+    awaited: Crowded | None = None
 
 
 def build(
@@ -57,6 +59,9 @@ def build(
         step_tokens=limits.step_tokens,
         steps_ahead=steps_ahead,
         crowding=crowding(found.crowded, costs["request_s"]),
+        awaiting=crowding([found.awaited], costs["request_s"]) if found.awaited else 0.0,
+        jitter_s=jitter([each.gaps_alone_s for each in found.crowded]),
+        jitter_beside_s=jitter([each.gaps_beside_s for each in found.crowded]),
     )
 
 
@@ -71,6 +76,14 @@ def crowding(found: Sequence[Crowded], request_s: float) -> float:
         for each in found
     ]
     return max(0.0, median(times) - 1.0)
+
+
+def jitter(gaps_s: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """What steps take more or less than the median of those measured together, from the least to the most."""
+    found = sorted(gap - median(each) for each in gaps_s if each for gap in each)
+    if len(found) <= EQUALLY_LIKELY:
+        return tuple(found)
+    return tuple(found[int((number + 0.5) / EQUALLY_LIKELY * len(found))] for number in range(EQUALLY_LIKELY))
 
 
 def second_tokens(moved: Sequence[Moved], limits: Limits) -> list[Sample]:

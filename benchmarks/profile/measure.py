@@ -75,11 +75,13 @@ class Moved:
 @dataclass(frozen=True)
 class Crowded:
     """Seconds of the same, while the other instance rests and while it computes. requests: whole ones in it, with
-    their way to the instance and back."""
+    their way to the instance and back. gaps_alone_s, gaps_beside_s: of a stream, all of them."""
 
     alone: Sample
     beside: Sample
     requests: int
+    gaps_alone_s: Sequence[float] = ()
+    gaps_beside_s: Sequence[float] = ()
 
 
 class Measuring:
@@ -121,11 +123,15 @@ class Measuring:
 
     async def mixed(self) -> list[Sample]:
         """The one step that a prompt and running streams share, as the streams' gaps show it."""
+
+        async def share(tokens: int) -> float:
+            return await self._beside_streams(self._routes.consumer, self._prompts.next(tokens), 1, shared_step)
+
         found = []
         for tokens in self._lengths():
             if tokens + STREAMS > self._limits.step_tokens or tokens < LENGTHS[2]:
                 continue
-            seconds = await self._repeated(partial(self._beside_streams, self._routes.consumer, tokens, 1, shared_step))
+            seconds = await self._repeated(partial(share, tokens))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2)
             parts = {"step_s": 1.0, "sequence_s": STREAMS, "context_token_s": context}
             parts |= {"prompt_token_s": tokens, "prompt_pair_s": pairs(0, tokens)}
@@ -134,8 +140,11 @@ class Measuring:
 
     async def crowded(self) -> list[Crowded]:
         """What the consumer computes beside the producer, on processors and memory that they may share."""
-        tokens = min(CROWD_TOKENS, self._limits.step_tokens, self._limits.request_tokens // 2)
-        a_prompt = partial(self._first_token, self._routes.consumer, tokens)
+        tokens = self._crowd_tokens()
+
+        async def a_prompt(_: list[float]) -> float:
+            return await self._first_token(self._routes.consumer, tokens)
+
         a_stream = partial(self._step, 1, CONTEXTS[0])
         lasts = ANSWER + round(2 * tokens * self._token_s / self._step_s)
         return [
@@ -145,14 +154,16 @@ class Measuring:
         ]
 
     async def _crowded(
-        self, what: str, measure: Callable[[], Awaitable[float]], tokens: int, answer: int, requests: int = 0
+        self, what: str, measure: Callable[[list[float]], Awaitable[float]], tokens: int, answer: int, requests: int = 0
     ) -> Crowded:
         """Beside requests of so many tokens at the producer, one after another."""
+        gaps_alone_s: list[float] = []
+        gaps_beside_s: list[float] = []
 
         async def beside() -> float:
             others = asyncio.ensure_future(self._again_and_again(tokens, answer))
             await self._sleep(2 * SHORT * self._token_s)
-            found = await measure()
+            found = await measure(gaps_beside_s)
             if others.done():  # without them it was measured alone
                 others.result()
             others.cancel()
@@ -160,9 +171,26 @@ class Measuring:
             await self._first_token(self._routes.producer, SHORT)  # it computes what was cancelled no more
             return found
 
-        alone = await self._repeated(measure)
-        crowded = await self._repeated(beside)
-        return Crowded(Sample("alone", what, alone, {}), Sample("beside", what, crowded, {}), requests)
+        alone = Sample("alone", what, await self._repeated(partial(measure, gaps_alone_s)), {})
+        crowded = Sample("beside", what, await self._repeated(beside), {})
+        return Crowded(alone, crowded, requests, gaps_alone_s, gaps_beside_s)
+
+    async def awaited(self) -> Crowded:
+        """What the producer computes while the consumer waits for it, and looks whether it has come."""
+        tokens = self._crowd_tokens()
+
+        async def awaited() -> float:
+            asked = await self._ask(self._routes.pair, self._prompts.next(tokens), 3)
+            assert asked.prefill_s is not None
+            return asked.prefill_s
+
+        alone = await self._repeated(partial(self._first_token, self._routes.producer, tokens))
+        what = "a prompt that the other instance waits for"
+        beside = Sample("beside", what, await self._repeated(awaited), {})
+        return Crowded(Sample("alone", what, alone, {}), beside, requests=1)
+
+    def _crowd_tokens(self) -> int:
+        return min(CROWD_TOKENS, self._limits.step_tokens, self._limits.request_tokens // 2)
 
     async def _again_and_again(self, tokens: int, answer: int) -> None:
         """Two at a time: while one is on its way back or there the other one is computed."""
@@ -197,10 +225,19 @@ class Measuring:
         return found
 
     async def joins(self) -> list[Sample]:
-        """The longest gap of running streams while a KV cache arrives beside them, and joins them."""
+        """The longest gap of running streams while a KV cache arrives beside them, and joins them.
+
+        The producer has it in its prefix cache: computing it would slow down streams on the same GPU or cores.
+        """
+
+        async def join(tokens: int) -> float:
+            prompt = self._prompts.next(tokens)
+            await self._ask(self._routes.producer, prompt, 1)
+            return await self._beside_streams(self._routes.pair, prompt, 3, longest_gap)
+
         found = []
         for tokens in self._moved_lengths():
-            seconds = await self._repeated(partial(self._beside_streams, self._routes.pair, tokens, 3, longest_gap))
+            seconds = await self._repeated(partial(join, tokens))
             context = STREAMS * (CONTEXTS[0] + ANSWER / 2) + tokens
             parts = {"step_s": 1.0, "sequence_s": STREAMS + 1.0, "context_token_s": context}
             parts |= {"join_s": 1.0, "join_token_s": tokens}
@@ -237,27 +274,30 @@ class Measuring:
     async def _first_token(self, route: Route, tokens: int) -> float:
         return (await self._ask(route, self._prompts.next(tokens), 1)).ttft_s
 
-    async def _step(self, sequences: int, context: int) -> float:
-        return median(gaps_while_all_run(await self._run(sequences, context)))
+    async def _step(self, sequences: int, context: int, gaps_s: list[float] | None = None) -> float:
+        """Appends to `gaps_s` what it is the median of."""
+        found = gaps_while_all_run(await self._run(sequences, context))
+        if gaps_s is not None:
+            gaps_s += found
+        return median(found)
 
     async def _run(self, sequences: int, context: int, answer: int | None = None) -> list[Stream]:
         prompts = [self._prompts.next(context) for _ in range(sequences)]
         answer = answer or self._answer(sequences, context)
         return list(await asyncio.gather(*(self._ask(self._routes.consumer, prompt, answer) for prompt in prompts)))
 
-    async def _beside_streams(self, route: Route, tokens: int, answer: int, look: Look) -> float:
+    async def _beside_streams(self, route: Route, prompt: Sequence[int], answer: int, look: Look) -> float:
         """What `look` sees in streams beside which one request runs, which begins when all of them do."""
         begun_s = STREAMS * CONTEXTS[0] * self._token_s
-        lasts = round(2 * tokens * self._token_s / self._step_s) + 2 * ANSWER
+        lasts = round(2 * len(prompt) * self._token_s / self._step_s) + 2 * ANSWER
         running = asyncio.ensure_future(self._run(STREAMS, CONTEXTS[0], lasts))
-        prompt = self._prompts.next(tokens)
         await self._sleep(2 * begun_s)
         asked = await self._ask(route, prompt, answer)
         streams = await running
         until = asked.started + asked.ttft_s + sum(asked.itl_s)
         seen = median(look(stream, asked.started, until) for stream in streams)
         if not seen:
-            raise RequestFailed(f"{STREAMS} streams had ended before a prompt of {tokens:,} tokens was computed")
+            raise RequestFailed(f"{STREAMS} streams had ended before a prompt of {len(prompt):,} tokens was answered")
         return seen
 
     async def _second_token(self, tokens: int, facts: list[dict[str, Any]]) -> float:

@@ -60,8 +60,10 @@ class Exchange:
         if self._producer is not None and route.producer is not None:
             name = route.producer.instance_id
             self._transfer = Transfer(world.deployment.transfer, world.links[name])
+            self._submit(route.consumer.instance_id, self._consumer)  # first, so that it waits when the step begins
             self._submit(name, self._producer)
-        self._submit(route.consumer.instance_id, self._consumer)
+        else:
+            self._submit(route.consumer.instance_id, self._consumer)
 
     def _submit(self, name: str, sequence: Sequence) -> None:
         world = self._world

@@ -39,13 +39,14 @@ class Instance:
         self._clock = clock
         self._costs = server.costs
         self._scheduling = server.scheduling
-        self._crowding = server.crowding
+        self._pace = server.pace
         self._machine = machine
         self._numbers = count()
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._ready: deque[Sequence] = deque()  # whose KV cache has come
         self._coming: deque[tuple[int, Sequence]] = deque()  # of either, with the step that can have it first
         self._prefilling: list[Sequence] = []
+        self._awaited = 0  # whose KV cache comes, and has its place here
         self._decoding = Decoding(server.block_tokens)
         self._idle = True
         self._planned = 0  # steps of the run under way
@@ -76,6 +77,7 @@ class Instance:
 
     def arrived(self, sequence: Sequence) -> None:
         """The KV cache of a remote one is here."""
+        self._awaited -= 1
         sequence.computed = sequence.target - 1
         whole = min(len(sequence.prompt.blocks), sequence.computed // BLOCK_TOKENS)
         before = self.pool.private_blocks(sequence.prompt.tokens, sequence.shared)
@@ -150,22 +152,23 @@ class Instance:
         if not self._decoding and not self._chunks:
             self._idle = not preempted and room is not None and not self._ready
             if self._idle:
-                self._machine.rests(self)
+                self._machine.rests(self, awaits=self._awaited > 0)
             else:
                 self._step()  # what was preempted has made room
             return
-        slower = 1.0 + self._crowding * self._machine.computes(self)
+        self._machine.computes(self)
         steps, sequences = 1, len(self._decoding)
         # Whoever shares the machine may begin or end meanwhile: each step then looks anew.
-        if not (self._chunks or self._firsts or preempted or joining_s or self._crowding):
+        if not (self._chunks or self._firsts or preempted or joining_s or self._pace.crowding or self._pace.awaiting):
             steps = self._undisturbed()
             self.pool.take((), self._decoding.growth(self.steps, steps) - self._decoding.growth(self.steps, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
         lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
+        slower, by_chance_s = self._machine.pace(self._pace, steps)
         lasts_s = (lasts_s + joining_s) * slower
         longer_s, end, ends = self._costs.context_token_s * sequences * slower, self._clock.now, self.ends
-        for _ in range(steps):
-            end += lasts_s
+        for more_s in by_chance_s:
+            end += max(0.0, lasts_s + more_s)
             ends.append(end)
             lasts_s += longer_s
         self._plan(steps)
@@ -201,6 +204,7 @@ class Instance:
             held = prompt.tokens if sequence.remote else computed
             self.pool.take(prompt.blocks[:shared], self.pool.private_blocks(held, shared))
             if sequence.remote:
+                self._awaited += 1
                 if sequence.on_room:
                     sequence.on_room(computed)
                 continue

@@ -1,6 +1,7 @@
 """What an instance is: what its steps cost, the options of its scheduler, its KV cache; and a machine of several."""
 
 from dataclasses import dataclass
+from random import Random
 
 from planner.simulation.costs import StepCosts
 
@@ -22,29 +23,57 @@ class Scheduling:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """What an instance is: its costs and options, and its KV cache in tokens, None: without bounds.
+class Pace:
+    """How far steps are from their costs, by what other instances of the machine do when one begins, and by chance.
 
-    crowding: by what part a step takes longer that begins while another instance of the machine computes.
+    crowding, awaiting: by what part it takes longer while another one computes, or only waits for a KV cache, for which
+    vLLM looks every millisecond. jitter_s, jitter_beside_s: seconds that it takes more or less than that, by itself and
+    while another one computes; each of them is as likely as the others, none: always the same.
     """
+
+    crowding: float = 0.0
+    awaiting: float = 0.0
+    jitter_s: tuple[float, ...] = ()
+    jitter_beside_s: tuple[float, ...] = ()
+
+    @property
+    def apart(self) -> "Pace":
+        """The same without other instances on the machine."""
+        return Pace(jitter_s=self.jitter_s, jitter_beside_s=self.jitter_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What an instance is: its costs and options, and its KV cache in tokens, None: without bounds."""
 
     costs: StepCosts
     scheduling: Scheduling = Scheduling()
     kv_tokens: int | None = None
     block_tokens: int = 16
-    crowding: float = 0.0
+    pace: Pace = Pace()
 
 
 class Machine:
-    """Which of its instances compute now: where they share processors or memory's bandwidth each is slower then."""
+    """What its instances do now: where they share processors or memory's bandwidth each slows the others down."""
 
     def __init__(self) -> None:
         self._computing: set[object] = set()
+        self._awaiting: set[object] = set()
+        self._chance = Random(0)
 
-    def computes(self, instance: object) -> bool:
-        """Returns: whether others do, too."""
+    def computes(self, instance: object) -> None:
         self._computing.add(instance)
-        return len(self._computing) > 1
+        self._awaiting.discard(instance)
 
-    def rests(self, instance: object) -> None:
+    def rests(self, instance: object, awaits: bool) -> None:
+        """Args: awaits: a KV cache, with nothing to compute until it comes."""
         self._computing.discard(instance)
+        (self._awaiting.add if awaits else self._awaiting.discard)(instance)
+
+    def pace(self, pace: Pace, steps: int) -> tuple[float, list[float]]:
+        """Of an instance that computes: how many times as long its next steps take, and what each takes beside that."""
+        if len(self._computing) > 1:
+            slower, jitter_s = 1.0 + pace.crowding, pace.jitter_beside_s
+        else:
+            slower, jitter_s = 1.0 + (pace.awaiting if self._awaiting else 0.0), pace.jitter_s
+        return slower, self._chance.choices(jitter_s, k=steps) if jitter_s else [0.0] * steps

@@ -35,6 +35,6 @@ def test_the_simulation_measures_and_starts_nothing() -> None:
     sources = "".join(file.read_text() for file in (FOLDER / "simulation").glob("*.py"))
     lines = [line for line in sources.splitlines() if line.startswith(("from ", "import "))]
     known = ("from planner.", "from proxy.routing.", "from proxy.request.prompt", "from stack.instances.record")
-    library = ("collections", "dataclasses", "functools", "itertools", "typing", "heapq", "math", "bisect")
+    library = ("collections", "dataclasses", "functools", "itertools", "typing", "heapq", "math", "bisect", "random")
     others = [line for line in lines if not line.startswith(known) and line.split()[1].split(".")[0] not in library]
     assert others == []

@@ -7,6 +7,7 @@ import pytest
 
 from planner.profile import Transfer, read
 from planner.simulation.costs import TransferCosts
+from planner.simulation.server import Pace
 from stack.configuration.environment import ConfigError
 from tests.unit.planner.profiles import profile
 
@@ -63,6 +64,6 @@ def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int,
 
 
 def test_instances_that_are_apart_do_not_slow_each_other() -> None:
-    shared = profile(crowding=0.3)
-    assert (shared.server().crowding, shared.apart.server().crowding) == (0.3, 0.0)
-    assert shared.apart == profile(crowding=0.0)
+    shared = profile(crowding=0.3, awaiting=0.2, jitter_s=(-0.001, 0.002), jitter_beside_s=(0.0, 0.004))
+    assert shared.server().pace == Pace(0.3, 0.2, (-0.001, 0.002), (0.0, 0.004))
+    assert shared.apart.server().pace == Pace(0.0, 0.0, (-0.001, 0.002), (-0.001, 0.002))

@@ -97,7 +97,7 @@ class SimulatedStack:
             itl_s=served.gaps_s(),
             tokens=[0] * served.arrival.output_tokens,
             cached_tokens=0,
-            prefill_s=None,
+            prefill_s=served.ttft_s if served.route.producer else None,  # of an idle consumer
             transfer=facts,
             started=served.arrival.at_s,
         )

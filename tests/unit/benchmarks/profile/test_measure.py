@@ -58,7 +58,8 @@ async def measurements(true: Profile, request_tokens: int) -> tuple[Measurements
     steps = [*await measuring.prompts(), *await measuring.streams(), *await measuring.mixed()]
     moved = await measuring.transfers()
     steps += await measuring.joins()
-    return Measurements(steps, moved, await measuring.crowded(), await measuring.proxy_s()), limits
+    crowded, awaited = await measuring.crowded(), await measuring.awaited()
+    return Measurements(steps, moved, crowded, await measuring.proxy_s(), awaited), limits
 
 
 @pytest.mark.parametrize("step", [GPU, CPU])
@@ -90,8 +91,21 @@ async def test_what_arrives_is_in_the_way_of_streams() -> None:
 
 @pytest.mark.parametrize("step", [GPU, CPU])
 async def test_instances_that_share_a_machine(step: Step) -> None:
-    found = await measured(made_up(step, crowding=0.2), request_tokens=4096)
+    found = await measured(made_up(step, crowding=0.2, awaiting=0.1), request_tokens=4096)
     assert found.crowding == pytest.approx(0.2, abs=0.03)
+    assert found.awaiting == pytest.approx(0.1, abs=0.03)
+
+
+async def test_what_chance_adds_to_steps() -> None:
+    """A tenth of them takes 4 ms more, beside another instance 9 ms."""
+    usual, rare = (0.0,) * 9, 0.004
+    found = await measured(made_up(CPU, jitter_s=(*usual, rare), jitter_beside_s=(*usual, 0.009)), request_tokens=4096)
+    for jitter_s, longest_s in ((found.jitter_s, rare), (found.jitter_beside_s, 0.009)):
+        assert len(jitter_s) == 200
+        assert sorted(jitter_s) == list(jitter_s)
+        assert jitter_s[100] == pytest.approx(0.0, abs=1e-4)
+        assert sum(each > longest_s / 2 for each in jitter_s) / 200 == pytest.approx(0.1, abs=0.06)
+        assert jitter_s[-2] == pytest.approx(longest_s, rel=0.1)
 
 
 async def test_a_noisy_stack_gives_no_profile() -> None:

@@ -11,7 +11,7 @@ from planner.simulation.costs import Constants, StepCosts, TransferCosts
 from planner.simulation.deployment import Deployment
 from planner.simulation.outcome import Outcome
 from planner.simulation.run import simulate
-from planner.simulation.server import Scheduling, Server
+from planner.simulation.server import Pace, Scheduling, Server
 from planner.trace import Arrival, prompt_of
 from proxy.routing.dispatch import Policy
 from stack.instances.record import Role
@@ -64,7 +64,7 @@ def test_the_producers_token_is_passed_on_between_steps_of_the_consumer(prefill_
 
 def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
     """Both begin at once and take 3 s alone, 4.5 s beside each other; the longer one is alone from then on."""
-    crowded = replace(SECOND, crowding=0.5)
+    crowded = replace(SECOND, pace=Pace(crowding=0.5))
     arrivals = [Arrival(0.0, prompt_of(2000, []), 1), Arrival(0.0, prompt_of(2000, []), 4)]
     one, other = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
     # The first that begins does not see the second one yet.
@@ -75,11 +75,33 @@ def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
 
 def test_steps_look_anew_whether_others_compute() -> None:
     """Steps of a second, until the other one has a prompt of 3 s in the midst of the third."""
-    crowded = replace(SECOND, crowding=0.5)
+    crowded = replace(SECOND, pace=Pace(crowding=0.5))
     arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(3.5, prompt_of(2000, []), 1)]
     stream = simulate(arrivals, deployment(aggregated=2, server=crowded)).served[0]
     # The prompt begins beside the stream and takes 4.5 s: three whole steps of the stream begin within it.
     assert stream.gaps_s() == pytest.approx([1.0, 1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0])
+
+
+def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
+    """It has nothing to do and looks all the time: 3 s of a prompt are 3.75 s then, and its own steps as ever."""
+    waiting = deployment(1, 1, server=replace(SECOND, pace=Pace(awaiting=0.25)))
+    first, second = simulate([Arrival(at_s, prompt_of(2000, []), 3) for at_s in (0.0, 1.0)], waiting).served
+    assert first.ttft_s == pytest.approx(3.75)
+    assert first.gaps_s() == pytest.approx([1.0, 1.0])
+    assert second.ttft_s == pytest.approx(3.75 + 3.75 - 1.0)
+    assert second.gaps_s() == pytest.approx([1.0, 1.0])
+
+
+def test_what_chance_adds_to_steps() -> None:
+    """Each of the values as often as the others; other ones beside another instance that computes."""
+    by_chance = replace(SECOND, pace=Pace(crowding=0.5, jitter_s=(-0.25, 0.25), jitter_beside_s=(3.0,)))
+    (alone,) = simulate([Arrival(0.0, prompt_of(10, []), 2001)], deployment(aggregated=1, server=by_chance)).served
+    assert {round(gap, 6) for gap in alone.gaps_s()} == {0.75, 1.25}
+    assert sum(alone.gaps_s()) == pytest.approx(2000, rel=0.05)
+    arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(0.0, prompt_of(2000, []), 1)]
+    beside, prompt = simulate(arrivals, deployment(aggregated=2, server=by_chance)).served
+    assert prompt.ttft_s == pytest.approx(4.5 + 3.0)
+    assert beside.gaps_s()[0] == pytest.approx(1.5 + 3.0)
 
 
 def test_the_consumers_own_first_token_comes_a_step_after_the_cache() -> None:
