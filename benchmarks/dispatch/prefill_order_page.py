@@ -102,7 +102,7 @@ def _section(
 
 EXPLANATION = """\
 No servers and no clock: the same command gives the same page. The order is the proxy's own code; a producer takes
-what waits step by step as vLLM's scheduler does (`planner/simulation/instance.py`). TTFT is queue and prefill.
+what waits step by step as vLLM's scheduler does (`planner/simulation/engine/instance.py`). TTFT is queue and prefill.
 Short are prompts of which at most 2,000 tokens are to be computed, long those of 16,000 or more; in the mixture it is
 one or the other. `shared`: `--long-prefill-token-threshold`. `worst factor`: of all prompts the largest quotient of
 the TTFT and that in the order of arrival with the same steps. The bound is the factor where one producer serves all

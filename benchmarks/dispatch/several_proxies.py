@@ -16,8 +16,8 @@ from benchmarks.dispatch.fleets import Hardware
 from benchmarks.dispatch.prefill_order import Scheduling
 from planner.simulation.clock import Clock
 from planner.simulation.deployment import Deployment
+from planner.simulation.engine.instance import Instance
 from planner.simulation.exchange import Exchange, World
-from planner.simulation.instance import Instance
 from planner.simulation.server import Machine, Server
 from planner.trace import Arrival
 from proxy.routing.dispatch import IDLE, Load

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from planner.simulation.clock import Clock
 from planner.simulation.deployment import MODEL, Deployment
-from planner.simulation.instance import Instance
+from planner.simulation.engine.instance import Instance
+from planner.simulation.engine.sequence import Sequence
 from planner.simulation.outcome import Outcome, Served
-from planner.simulation.sequence import Sequence
 from planner.simulation.transfer import Link, Transfer
 from planner.trace import Arrival
 from proxy.routing.admission import Prefills
@@ -60,10 +60,8 @@ class Exchange:
         if self._producer is not None and route.producer is not None:
             name = route.producer.instance_id
             self._transfer = Transfer(world.deployment.transfer, world.links[name])
-            self._submit(route.consumer.instance_id, self._consumer)  # first, so that it waits when the step begins
             self._submit(name, self._producer)
-        else:
-            self._submit(route.consumer.instance_id, self._consumer)
+        self._submit(route.consumer.instance_id, self._consumer)
 
     def _submit(self, name: str, sequence: Sequence) -> None:
         world = self._world
@@ -128,7 +126,7 @@ class Exchange:
     def _tell(self, happen: Callable[[], None]) -> None:
         """What the consumer has for the client now."""
         world = self._world
-        told_at = world.instances[self._route.consumer.instance_id].told_at()
+        told_at = world.instances[self._route.consumer.instance_id].steps.told_at()
         world.clock.at(told_at + world.deployment.constants.after_s, happen)
 
     def _send_piece(self, began: float, begin: int, end: int) -> None:
@@ -186,7 +184,7 @@ class Exchange:
         served.ended_s = world.clock.now
         served.after_s = world.deployment.constants.after_s
         served.computed, served.preemptions = consumer.missed, consumer.preemptions
-        served.tokens = [(world.instances[self._route.consumer.instance_id].ends, consumer.stretches)]
+        served.tokens = [(world.instances[self._route.consumer.instance_id].steps.ends, consumer.stretches)]
         if self._producer is not None and self._transfer is not None and self._prefilled_at is not None:
             served.computed += self._producer.missed
             served.moved = self._transfer.moved

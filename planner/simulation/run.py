@@ -5,8 +5,8 @@ from functools import partial
 
 from planner.simulation.clock import Clock
 from planner.simulation.deployment import Deployment
+from planner.simulation.engine.instance import Instance
 from planner.simulation.exchange import Choose, Exchange, World
-from planner.simulation.instance import Instance
 from planner.simulation.outcome import Outcome, Work
 from planner.simulation.server import Machine
 from planner.trace import Arrival
@@ -39,7 +39,8 @@ def simulate(
         clock.at(arrival.at_s, partial(_begin, world, arrival))
     clock.run()
     world.outcome.instances = {
-        name: Work(each.computed, each.busy_s, each.steps, each.preemptions) for name, each in instances.items()
+        name: Work(each.computed, each.steps.busy_s, len(each.steps), each.preemptions)
+        for name, each in instances.items()
     }
     return world.outcome
 

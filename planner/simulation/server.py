@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 from planner.simulation.costs import StepCosts
 
@@ -53,27 +54,44 @@ class Server:
     pace: Pace = Pace()
 
 
+class Neighbour(Protocol):
+    def change_pace(self) -> None:
+        """What the others on its machine do has changed."""
+
+
 class Machine:
     """What its instances do now: where they share processors or memory's bandwidth each slows the others down."""
 
     def __init__(self) -> None:
-        self._computing: set[object] = set()
-        self._awaiting: set[object] = set()
+        self._computing: dict[Neighbour, None] = {}  # in an order, that chance is the same each time
+        self._awaiting: set[Neighbour] = set()
         self._chance = Random(0)
 
-    def computes(self, instance: object) -> None:
-        self._computing.add(instance)
-        self._awaiting.discard(instance)
+    def computes(self, instance: Neighbour) -> None:
+        if instance not in self._computing:
+            self._awaiting.discard(instance)
+            self._computing[instance] = None
+            self._tell(instance)
 
-    def rests(self, instance: object, awaits: bool) -> None:
+    def rests(self, instance: Neighbour, awaits: bool) -> None:
         """Args: awaits: a KV cache, with nothing to compute until it comes."""
-        self._computing.discard(instance)
-        (self._awaiting.add if awaits else self._awaiting.discard)(instance)
+        if instance in self._computing or awaits != (instance in self._awaiting):
+            self._computing.pop(instance, None)
+            (self._awaiting.add if awaits else self._awaiting.discard)(instance)
+            self._tell(instance)
 
-    def pace(self, pace: Pace, steps: int) -> tuple[float, list[float]]:
-        """Of an instance that computes: how many times as long its next steps take, and what each takes beside that."""
+    def slower(self, pace: Pace) -> float:
+        """How many times as long as alone an instance's steps take now that is one of those which compute."""
         if len(self._computing) > 1:
-            slower, jitter_s = 1.0 + pace.crowding, pace.jitter_beside_s
-        else:
-            slower, jitter_s = 1.0 + (pace.awaiting if self._awaiting else 0.0), pace.jitter_s
-        return slower, self._chance.choices(jitter_s, k=steps) if jitter_s else [0.0] * steps
+            return 1.0 + pace.crowding
+        return 1.0 + pace.awaiting if self._awaiting else 1.0
+
+    def by_chance(self, pace: Pace, steps: int) -> list[float]:
+        """Seconds that each of such an instance's next steps takes more or less."""
+        jitter_s = pace.jitter_beside_s if len(self._computing) > 1 else pace.jitter_s
+        return self._chance.choices(jitter_s, k=steps) if jitter_s else [0.0] * steps
+
+    def _tell(self, changed: Neighbour) -> None:
+        for each in self._computing:
+            if each is not changed:
+                each.change_pace()

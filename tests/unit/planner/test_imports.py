@@ -32,7 +32,7 @@ def test_no_folder_is_full() -> None:
 
 def test_the_simulation_measures_and_starts_nothing() -> None:
     """It knows of the proxy's own functions and of what an instance's record is, and of nothing else."""
-    sources = "".join(file.read_text() for file in (FOLDER / "simulation").glob("*.py"))
+    sources = "".join(file.read_text() for file in (FOLDER / "simulation").rglob("*.py"))
     lines = [line for line in sources.splitlines() if line.startswith(("from ", "import "))]
     known = ("from planner.", "from proxy.routing.", "from proxy.request.prompt", "from stack.instances.record")
     library = ("collections", "dataclasses", "functools", "itertools", "typing", "heapq", "math", "bisect", "random")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.simulation import instance as module
 from planner.simulation.clock import Clock
 from planner.simulation.costs import StepCosts
-from planner.simulation.instance import Instance
-from planner.simulation.sequence import Sequence
+from planner.simulation.engine import instance as module
+from planner.simulation.engine.instance import Instance
+from planner.simulation.engine.sequence import Sequence
 from planner.simulation.server import Machine, Scheduling, Server
 from planner.trace import prompt_of
 
@@ -34,7 +34,7 @@ class Bench:
 
     def times(self) -> list[list[float]]:
         self.clock.run()
-        ends = self.instance.ends
+        ends = self.instance.steps.ends
         return [[end for first, last in each.stretches for end in ends[first:last]] for each in self.sequences]
 
 
@@ -44,8 +44,8 @@ def test_a_prompt_in_chunks_and_its_answer() -> None:
     # Steps of 400, 400 and 200 tokens; then one sequence that reads 1,000 and 1,001 tokens.
     first = 2 + (1 + 4) + (1 + 4) + (1 + 2)
     assert bench.times() == [pytest.approx([first, first + 111, first + 111 + 111.1])]
-    assert (bench.instance.computed, bench.instance.steps) == (1000, 5)
-    assert bench.instance.busy_s == pytest.approx(first - 2 + 222.1)
+    assert (bench.instance.computed, len(bench.instance.steps)) == (1000, 5)
+    assert bench.instance.steps.busy_s == pytest.approx(first - 2 + 222.1)
 
 
 def test_a_pair_of_tokens_costs_attention() -> None:

@@ -67,19 +67,21 @@ def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
     crowded = replace(SECOND, pace=Pace(crowding=0.5))
     arrivals = [Arrival(0.0, prompt_of(2000, []), 1), Arrival(0.0, prompt_of(2000, []), 4)]
     one, other = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
-    # The first that begins does not see the second one yet.
-    assert one.ttft_s == pytest.approx(3.0)
+    assert one.ttft_s == pytest.approx(4.5)
     assert other.ttft_s == pytest.approx(4.5)
     assert other.gaps_s() == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_steps_look_anew_whether_others_compute() -> None:
-    """Steps of a second, until the other one has a prompt of 3 s in the midst of the third."""
+def test_a_step_changes_its_pace_when_others_begin_or_end() -> None:
+    """Steps of a second; in the midst of one the other instance begins with a prompt of 3 s, which then takes 4.5 s."""
     crowded = replace(SECOND, pace=Pace(crowding=0.5))
     arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(3.5, prompt_of(2000, []), 1)]
-    stream = simulate(arrivals, deployment(aggregated=2, server=crowded)).served[0]
-    # The prompt begins beside the stream and takes 4.5 s: three whole steps of the stream begin within it.
-    assert stream.gaps_s() == pytest.approx([1.0, 1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0])
+    stream, prompt = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
+    assert prompt.ttft_s == pytest.approx(4.5)
+    # The first token comes after 1.01 s. Of the third step 0.51 s are left at 3.5 s, and a half more; when the prompt
+    # has ended, at 8 s, 0.735 s are left of the sixth, which are 0.49 s alone.
+    changed = [0.49 + 0.51 * 1.5, 1.5, 1.5, 8.0 - (3.5 + 0.51 * 1.5 + 3.0) + (3.5 + 0.51 * 1.5 + 4.5 - 8.0) / 1.5]
+    assert stream.gaps_s() == pytest.approx([1.0, 1.0, *changed, 1.0, 1.0])
 
 
 def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
@@ -88,7 +90,8 @@ def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
     first, second = simulate([Arrival(at_s, prompt_of(2000, []), 3) for at_s in (0.0, 1.0)], waiting).served
     assert first.ttft_s == pytest.approx(3.75)
     assert first.gaps_s() == pytest.approx([1.0, 1.0])
-    assert second.ttft_s == pytest.approx(3.75 + 3.75 - 1.0)
+    # In 2 s of it the consumer makes two tokens, and does not wait alone.
+    assert second.ttft_s == pytest.approx(3.75 + 2.0 + 1.0 * 1.25 - 1.0)
     assert second.gaps_s() == pytest.approx([1.0, 1.0])
 
 

@@ -7,7 +7,7 @@ behind which they end, and by the steps in which they need a new block.
 import heapq
 from collections.abc import Iterator
 
-from planner.simulation.sequence import Sequence
+from planner.simulation.engine.sequence import Sequence
 
 
 class Decoding:

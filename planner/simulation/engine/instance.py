@@ -6,21 +6,20 @@ number of sequences, and in the KV cache for the whole prompt. Where an answer's
 admitted last (with priorities: the last in order) loses its blocks and is computed again later.
 
 Steps in which answers alone go on, and none of them ends, differ only in the growing context. Such a run of steps is
-one event; what comes meanwhile cuts it at the end of the step in which it comes. `ends` has the end of every step.
+one event; what comes meanwhile cuts it at the end of the step in which it comes.
 """
 
 import heapq
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 
 from planner.simulation.clock import Clock
 from planner.simulation.costs import pairs
-from planner.simulation.decoding import Decoding
-from planner.simulation.kv_pool import KvPool
-from planner.simulation.sequence import Sequence
+from planner.simulation.engine.decoding import Decoding
+from planner.simulation.engine.kv_pool import KvPool
+from planner.simulation.engine.sequence import Sequence
+from planner.simulation.engine.steps import Steps
 from planner.simulation.server import Machine, Server
 from planner.trace import BLOCK_TOKENS
 
@@ -28,12 +27,11 @@ LONGEST_RUN = 1024  # steps in one event
 
 
 class Instance:
-    """`ends`: of each step, in seconds. computed: tokens of prompts. busy_s: in steps."""
+    """computed: tokens of prompts."""
 
     def __init__(self, clock: Clock, server: Server, machine: Machine) -> None:
-        self.ends: list[float] = []
+        self.steps = Steps(clock, self._end)
         self.computed = 0
-        self.busy_s = 0.0
         self.preemptions = 0
         self.pool = KvPool(server.kv_tokens, server.block_tokens)
         self._clock = clock
@@ -49,23 +47,13 @@ class Instance:
         self._awaited = 0  # whose KV cache comes, and has its place here
         self._decoding = Decoding(server.block_tokens)
         self._idle = True
-        self._planned = 0  # steps of the run under way
-        self._began = 0.0
         self._chunks: dict[Sequence, int] = {}
         self._firsts: list[Sequence] = []
-        self._run = 0  # its number: an event of an earlier one is void
 
-    @property
-    def steps(self) -> int:
-        """That are over or under way."""
-        return len(self.ends)
-
-    def told_at(self) -> float:
-        """When what comes from outside now is seen: at the end of the step under way, at once where none is."""
-        if not self._planned:
-            return self._clock.now
-        first = len(self.ends) - self._planned
-        return self.ends[bisect_left(self.ends, self._clock.now, lo=first)]
+    def change_pace(self) -> None:
+        """Others of the machine have begun to compute, or to rest."""
+        if self._looks_anew:
+            self.steps.change_pace(self._machine.slower(self._pace))
 
     def submit(self, sequence: Sequence) -> None:
         tokens = sequence.prompt.tokens + sequence.output_tokens
@@ -98,16 +86,15 @@ class Instance:
         self._touch()
 
     def _come(self, sequence: Sequence) -> None:
-        if self._planned > 1:
-            self._cut()
-        self._coming.append((self.steps + self._scheduling.steps_ahead, sequence))
+        self._cut()
+        self._coming.append((len(self.steps) + self._scheduling.steps_ahead, sequence))
         if self._idle:
             self._touch()
 
     def _admit(self) -> None:
         """What has come is seen by the scheduler, all of it where there is nothing to run meanwhile."""
         nothing_runs = not self._decoding and not self._prefilling
-        while self._coming and (nothing_runs or self._coming[0][0] <= self.steps):
+        while self._coming and (nothing_runs or self._coming[0][0] <= len(self.steps)):
             _, sequence = self._coming.popleft()
             if sequence.has_come:
                 self._ready.append(sequence)
@@ -119,33 +106,32 @@ class Instance:
         if self._idle:
             self._idle = False
             self._step()
-        elif self._planned > 1:
+        else:
             self._cut()
 
     def _cut(self) -> None:
-        """The run ends with the step that is under way."""
-        first = len(self.ends) - self._planned
-        steps = bisect_left(self.ends, self._clock.now, lo=first) - first + 1
-        if steps < self._planned:
-            self.pool.take((), self._decoding.growth(first, steps) - self._decoding.growth(first, self._planned))
-            del self.ends[first + steps :]
-            self._plan(steps)
+        """The run ends with the step that is under way; what the others would have needed is free."""
+        planned, first = self.steps.planned, self.steps.first
+        if planned > 1:
+            self.steps.cut()
+            growth = self._decoding.growth
+            self.pool.take((), growth(first, self.steps.planned) - growth(first, planned))
 
-    def _plan(self, steps: int) -> None:
-        self._planned = steps
-        self._run += 1
-        self._clock.at(self.ends[-1], partial(self._end, self._run))
+    @property
+    def _looks_anew(self) -> bool:
+        """In each step: whoever shares the machine may begin or end meanwhile."""
+        return bool(self._pace.crowding or self._pace.awaiting)
 
     def _step(self) -> None:
-        self._began = self._clock.now
+        number = len(self.steps)
         self._admit()
         joining_s = 0.0
         while self._ready and self._has_place():
             joining_s += self._join(self._ready.popleft())
         preempted = False
-        while self._decoding and self._decoding.growth(self.steps, 1) > self.pool.available:
+        while self._decoding and self._decoding.growth(number, 1) > self.pool.available:
             preempted |= bool(self._preempt())
-        self.pool.take((), self._decoding.growth(self.steps, 1))
+        self.pool.take((), self._decoding.growth(number, 1))
         room = self._continue_prompts(self._scheduling.step_tokens - len(self._decoding))
         if room is not None and not preempted:
             self._begin_prompts(room)
@@ -158,20 +144,16 @@ class Instance:
             return
         self._machine.computes(self)
         steps, sequences = 1, len(self._decoding)
-        # Whoever shares the machine may begin or end meanwhile: each step then looks anew.
-        if not (self._chunks or self._firsts or preempted or joining_s or self._pace.crowding or self._pace.awaiting):
+        if not (self._chunks or self._firsts or preempted or joining_s or self._looks_anew):
             steps = self._undisturbed()
-            self.pool.take((), self._decoding.growth(self.steps, steps) - self._decoding.growth(self.steps, 1))
+            self.pool.take((), self._decoding.growth(number, steps) - self._decoding.growth(number, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
         lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
-        slower, by_chance_s = self._machine.pace(self._pace, steps)
+        slower = self._machine.slower(self._pace)
         lasts_s = (lasts_s + joining_s) * slower
-        longer_s, end, ends = self._costs.context_token_s * sequences * slower, self._clock.now, self.ends
-        for more_s in by_chance_s:
-            end += max(0.0, lasts_s + more_s)
-            ends.append(end)
-            lasts_s += longer_s
-        self._plan(steps)
+        longer_s = self._costs.context_token_s * sequences * slower
+        by_chance_s = enumerate(self._machine.by_chance(self._pace, steps))
+        self.steps.begin((max(0.0, lasts_s + step * longer_s + more_s) for step, more_s in by_chance_s), slower)
 
     def _continue_prompts(self, room: int) -> int | None:
         """Tokens of the step that are left; None: a prompt has been preempted, and so none is begun."""
@@ -216,17 +198,13 @@ class Instance:
             self._chunks[sequence] = tokens
             room -= tokens
 
-    def _end(self, run: int) -> None:
-        if run != self._run:
-            return
-        self.busy_s += self._clock.now - self._began
-        self._decoding.advance(self._planned)
-        self._planned = 0
+    def _end(self, steps: int) -> None:
+        self._decoding.advance(steps)
         firsts, self._firsts = self._firsts, []
         for sequence in firsts:
             _call(sequence.on_first)
         chunks, self._chunks = self._chunks, {}
-        for sequence in self._decoding.ended(self.steps):
+        for sequence in self._decoding.ended(len(self.steps)):
             self._finish(sequence)
         for sequence, tokens in chunks.items():
             self._has_computed(sequence, tokens)
@@ -238,25 +216,25 @@ class Instance:
         sequence.missed += tokens
         self.computed += tokens
         if sequence.on_computed:
-            sequence.on_computed(self._began, begin, sequence.computed)
+            sequence.on_computed(self.steps.began, begin, sequence.computed)
         if sequence.computed < sequence.target:
             return
         self._prefilling.remove(sequence)
         sequence.made += 1
-        sequence.stretches.append([self.steps - 1, self.steps])
+        sequence.stretches.append([len(self.steps) - 1, len(self.steps)])
         if sequence.made == 1:
             _call(sequence.on_first)
         if sequence.made == sequence.output_tokens:
             self._finish(sequence)
         else:
-            self._decoding.add(sequence, self.steps)
+            self._decoding.add(sequence, len(self.steps))
 
     def _join(self, sequence: Sequence) -> float:
         """One whose KV cache has come from elsewhere makes its next token in this step, which takes so much longer."""
-        sequence.stretches.append([self.steps, self.steps])
+        sequence.stretches.append([len(self.steps), len(self.steps)])
         if sequence.made == 0:
             self._firsts.append(sequence)
-        self._decoding.add(sequence, self.steps)
+        self._decoding.add(sequence, len(self.steps))
         return self._costs.join_s + self._costs.join_token_s * sequence.computed
 
     def _finish(self, sequence: Sequence) -> None:
@@ -271,7 +249,7 @@ class Instance:
             self._prefilling.remove(victim)
         else:
             victim = self._decoding.last()
-            self._decoding.remove(victim, self.steps)
+            self._decoding.remove(victim, len(self.steps))
             if victim in self._firsts:
                 self._firsts.remove(victim)
         self._free(victim)
@@ -315,12 +293,13 @@ class Instance:
 
     def _undisturbed(self) -> int:
         """Steps in which nothing but answers goes on, and none ends."""
-        steps = min(self._decoding.next_end() - self.steps, LONGEST_RUN)
+        number = len(self.steps)
+        steps = min(self._decoding.next_end() - number, LONGEST_RUN)
         if self._coming:
-            steps = min(steps, self._coming[0][0] - self.steps)
+            steps = min(steps, self._coming[0][0] - number)
         # One step's growth is there, and reserved.
-        spare = self.pool.available + self._decoding.growth(self.steps, 1)
-        while steps > 1 and self._decoding.growth(self.steps, steps) > spare:
+        spare = self.pool.available + self._decoding.growth(number, 1)
+        while steps > 1 and self._decoding.growth(number, steps) > spare:
             steps //= 2
         return steps
 
