@@ -175,7 +175,7 @@ async def test_the_client_leaves(stack: BadDayStack, proxy: Proxy, prompt: Promp
         else:
             async with proxy.stream(completion(prompt(100), max_tokens=2500)) as response:
                 await response.content.readany()  # the producer's token; the consumer may not have begun
-                await until(lambda: requests(stack.consumer), "the consumer is at work")
+                await until(lambda: requests(stack.consumer) > 0, "the consumer is at work")
         await until(lambda: not any(map(requests, stack.servers)), "both legs have ended")
         await until_idle(proxy)
 
