@@ -52,8 +52,7 @@ class Instance:
 
     def change_pace(self) -> None:
         """Others of the machine have begun to compute, or to rest."""
-        if self._looks_anew:
-            self.steps.change_pace(self._machine.slower(self._pace))
+        self.steps.change_pace(self._machine.slower(self._pace))
 
     def submit(self, sequence: Sequence) -> None:
         tokens = sequence.prompt.tokens + sequence.output_tokens

@@ -8,7 +8,7 @@ from planner.simulation.clock import Clock
 
 
 class Steps:
-    """`ends`: of each step that is over or planned, in seconds. busy_s: in those that are over."""
+    """`ends`: of each step that is over or planned, in seconds. busy_s: in those that are over. began: the run did."""
 
     def __init__(self, clock: Clock, over: Callable[[int], None]) -> None:
         """Args: over: is called at the end of each run, with how many steps it had."""
@@ -17,18 +17,13 @@ class Steps:
         self.planned = 0  # of the run under way
         self._clock = clock
         self._over = over
-        self._began = 0.0
+        self.began = 0.0
         self._slower = 1.0
         self._run = 0  # its number: an event of an earlier one is void
 
     def __len__(self) -> int:
         """That are over or under way."""
         return len(self.ends)
-
-    @property
-    def began(self) -> float:
-        """When the run under way did, or the last one."""
-        return self._began
 
     @property
     def first(self) -> int:
@@ -41,7 +36,7 @@ class Steps:
 
     def begin(self, lasts_s: Iterable[float], slower: float) -> None:
         """Args: lasts_s: each of the run's steps, which are so many times `slower` than they would be alone."""
-        self._began = end = self._clock.now
+        self.began = end = self._clock.now
         self._slower = slower
         before = len(self.ends)
         for seconds in lasts_s:
@@ -58,7 +53,7 @@ class Steps:
             self._plan(len(self.ends) - first)
 
     def change_pace(self, slower: float) -> None:
-        """Of a run of one step: what is left of it takes longer, or less long, from now on."""
+        """What is left of the run, which is of one step where the pace can change, takes longer or less from now on."""
         if self.planned and slower != self._slower:
             self.ends[-1] = self._clock.now + (self.ends[-1] - self._clock.now) * slower / self._slower
             self._slower = slower
@@ -74,6 +69,6 @@ class Steps:
 
     def _end(self, run: int) -> None:
         if run == self._run:
-            self.busy_s += self._clock.now - self._began
+            self.busy_s += self._clock.now - self.began
             steps, self.planned = self.planned, 0
             self._over(steps)
