@@ -35,7 +35,9 @@ async def test_during_the_answer(stack: FailureStack, prompts: Prompts) -> None:
     failed = stack.producer.failures()
     (prompt,) = prompts(100)
     async with openai.AsyncOpenAI(base_url=stack.api_url + "/v1", api_key="any", max_retries=0) as client:
-        stream = await client.completions.create(model=MODEL, prompt=prompt, max_tokens=3000, stream=True)
+        stream = await client.completions.create(
+            model=MODEL, prompt=prompt, max_tokens=3000, stream=True, extra_body={"ignore_eos": True}
+        )
         events = aiter(stream)  # which ends the stream once nobody holds it
         await anext(events)
         await until(lambda: not idle(stack), "the consumer answers")  # its first token may come before it has begun
