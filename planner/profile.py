@@ -7,16 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from planner.simulation import machine
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
-from planner.simulation.server import Pace, Scheduling, Server
+from planner.simulation.server import Scheduling, Server
 from planner.trace import BLOCK_TOKENS
 from stack.configuration.environment import ConfigError
 
 VERSION = 1
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MoreOrLess = Annotated[float, Field(allow_inf_nan=False)]  # seconds
+Part = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of a whole
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -44,6 +46,15 @@ class Transfer(_Part):
     handover_s: Seconds
 
 
+class Crowding(_Part):
+    """As planner/simulation/machine.py has it."""
+
+    answers_beside_answers: Part = 0.0
+    answers_beside_prompts: Part = 0.0
+    prompts_beside_answers: Part = 0.0
+    prompts_beside_prompts: Part = 0.0
+
+
 class Residual(_Part):
     """Of one kind of measurement: |fitted - measured| / measured over so many of them."""
 
@@ -56,7 +67,7 @@ class Profile(_Part):
     """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
 
     transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
-    between the client and the engine, to it and back. crowding and what follows it: as `Pace`.
+    between the client and the engine, to it and back; split_s: as `Constants`. crowding and what follows it: as `Pace`.
     """
 
     version: Literal[1] = 1
@@ -69,16 +80,25 @@ class Profile(_Part):
     transfers: Annotated[dict[str, Transfer], Field(min_length=1)]
     before_s: Seconds
     after_s: Seconds
+    split_s: Seconds = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
     kv_tokens: Count
     block_tokens: Count
     step_tokens: Count
     max_sequences: Count = 256
     steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
-    crowding: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    awaiting: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    crowding: Crowding = Crowding()
+    awaiting: Part = 0.0
     jitter_s: tuple[MoreOrLess, ...] = ()
     jitter_beside_s: tuple[MoreOrLess, ...] = ()
+
+    @field_validator("crowding", mode="before")
+    @classmethod
+    def _of_all_kinds(cls, value: object) -> object:
+        """A number: the same for all, as profiles had it that did not tell answers from prompts."""
+        if isinstance(value, (int, float)):
+            return dict.fromkeys(Crowding.model_fields, value)
+        return value
 
     @property
     def error(self) -> float:
@@ -88,11 +108,13 @@ class Profile(_Part):
     @property
     def apart(self) -> "Profile":
         """The same where no instance slows another one: the profile's two shared what these do not."""
-        return self.model_copy(update=asdict(self._pace.apart))
+        pace = self._pace.apart
+        return self.model_copy(update={**asdict(pace), "crowding": Crowding(**asdict(pace.crowding))})
 
     @property
-    def _pace(self) -> Pace:
-        return Pace(self.crowding, self.awaiting, self.jitter_s, self.jitter_beside_s)
+    def _pace(self) -> machine.Pace:
+        crowding = machine.Crowding(**self.crowding.model_dump())
+        return machine.Pace(crowding, self.awaiting, self.jitter_s, self.jitter_beside_s)
 
     def server(self, slower: float = 1.0) -> Server:
         """Args: slower: its steps take so many times as long."""
@@ -111,7 +133,7 @@ class Profile(_Part):
 
     @property
     def constants(self) -> Constants:
-        return Constants(self.before_s, self.after_s, self.first_token)
+        return Constants(self.before_s, self.after_s, self.first_token, self.split_s)
 
 
 def read(path: Path, name: str) -> Profile:

@@ -18,7 +18,8 @@ from planner.simulation.clock import Clock
 from planner.simulation.deployment import Deployment
 from planner.simulation.engine.instance import Instance
 from planner.simulation.exchange import Exchange, World
-from planner.simulation.server import Machine, Server
+from planner.simulation.machine import Machine
+from planner.simulation.server import Server
 from planner.trace import Arrival
 from proxy.routing.dispatch import IDLE, Load
 from proxy.routing.prefill_order import FACTORS

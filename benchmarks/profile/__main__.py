@@ -19,10 +19,12 @@ from benchmarks.connector.client import Client, open_client
 from benchmarks.connector.prompts import Prompts
 from benchmarks.deadline import Deadline
 from benchmarks.errors import BenchmarkError, CannotStart
-from benchmarks.profile import quiet, running_stack
+from benchmarks.profile import alone, crowded, quiet, running_stack, transfers
+from benchmarks.profile.asking import Asking, Limits, Routes
 from benchmarks.profile.build import Measurements, build
-from benchmarks.profile.measure import Crowded, Limits, Measuring, Moved, Routes
+from benchmarks.profile.crowded import Crowded, Split
 from benchmarks.profile.options import Options, parse
+from benchmarks.profile.transfers import Moved
 from connector.instance.registration import ETCD_AWAY
 from planner.fit import NoFit, Sample
 from planner.profile import Profile
@@ -66,8 +68,9 @@ def main() -> int:
     results.replace(options.out, profile.model_dump_json(indent=1) + "\n")
     for kind, residual in profile.residuals.items():
         print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
-    print(f"beside each other the instances are {profile.crowding:.0%} slower", end=", ")
-    print(f"a prompt that the other one waits for is {profile.awaiting:.0%}")
+    for kinds, part in profile.crowding.model_dump().items():
+        print(f"{kinds.replace('_', ' ')} take {part:.0%} longer")
+    print(f"a prompt that the other one waits for {profile.awaiting:.0%} and {1000 * profile.split_s:.1f} ms")
     print(f"results: {options.out}, {values}")
     return 0
 
@@ -92,7 +95,7 @@ class Found:
             "samples": [dataclasses.asdict(each) for each in self.measurements.steps],
             "transfers": [dataclasses.asdict(each) for each in self.measurements.moved],
             "crowded": [dataclasses.asdict(each) for each in self.measurements.crowded],
-            "awaited": self.measurements.awaited and dataclasses.asdict(self.measurements.awaited),
+            "split": [dataclasses.asdict(each) for each in self.measurements.split],
         }
 
     @classmethod
@@ -101,9 +104,9 @@ class Found:
         measurements = Measurements(
             [Sample(**each) for each in values["samples"]],
             [Moved(**each) for each in values["transfers"]],
-            [_crowded(each) for each in values["crowded"]],
+            [Crowded(**_sampled(each, "alone", "beside")) for each in values["crowded"]],
+            [Split(**_sampled(each, "alone", "both")) for each in values["split"]],
             values["proxy_s"],
-            _crowded(values["awaited"]) if values.get("awaited") else None,
         )
         limits = Limits(**values["limits"])
         return cls(measurements, limits, values["block_tokens"], values["conditions"], values.get("unquiet"))
@@ -115,9 +118,8 @@ class Found:
         return built.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
 
 
-def _crowded(values: dict[str, Any]) -> Crowded:
-    samples = {name: Sample(**values[name]) for name in ("alone", "beside")}
-    return Crowded(**{**values, **samples})
+def _sampled(values: dict[str, Any], *samples: str) -> dict[str, Any]:
+    return values | {name: Sample(**values[name]) for name in samples}
 
 
 async def _find(options: Options, settings: StackSettings) -> Found:
@@ -148,19 +150,19 @@ async def _measured(
 ) -> tuple[Measurements, str | None]:
     """And why they should not be believed, None: the machine was quiet. Raises: BenchmarkError."""
     prompts = Prompts(options.seed)
-    measuring = Measuring(client.stream, routes, limits, prompts)
+    asking = Asking(client.stream, routes, limits, prompts)
     before = await _probes(client, routes, prompts)
     if why := quiet.unquiet(before):
         raise CannotStart(why)
     steps = []
-    for name, measure in (("prompts", measuring.prompts), ("streams", measuring.streams), ("both", measuring.mixed)):
-        steps += await measure()
+    for name, measure in (("prompts", alone.prompts), ("streams", alone.streams), ("both", alone.mixed)):
+        steps += await measure(asking)
         print(f"{name} done", flush=True)
-    moved = await measuring.transfers()
-    steps += await measuring.joins()
+    moved = await transfers.transfers(asking)
+    steps += await transfers.joins(asking)
     print("transfers done", flush=True)
-    crowded, awaited = await measuring.crowded(), await measuring.awaited()
-    found = Measurements(steps, moved, crowded, await measuring.proxy_s(), awaited)
+    beside, split = await crowded.crowded(asking), await crowded.split(asking)
+    found = Measurements(steps, moved, beside, split, await alone.proxy_s(asking))
     return found, quiet.unquiet(before, await _probes(client, routes, prompts))
 
 

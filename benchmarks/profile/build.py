@@ -4,17 +4,20 @@ The second beside the steps of the first, so that what is small counts as part o
 certain: whether a cache arrives in time for a step is chance, and two instances of one GPU or core hinder each other.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks.profile.measure import JOIN, Crowded, Limits, Moved
+from benchmarks.profile.asking import Limits
+from benchmarks.profile.crowded import Crowded, Split
+from benchmarks.profile.transfers import JOIN, Moved
 from planner.fit import Bounds, Sample, fit, refuse_noise
-from planner.profile import Profile, Step, Transfer
+from planner.profile import Crowding, Profile, Step, Transfer
 
 OF_ONE = ("request_s", "step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
 JOINING = ("join_s", "join_token_s")
 OF_STEPS = (*OF_ONE[1:], *JOINING)
+OF_SPLIT = ("split_s", "awaiting")
 OF_TWO = (*JOINING, "handover_s", "byte_s")
 LENIENT = Bounds(uncertain=0.2, residual=0.35)  # of what two do together
 EQUALLY_LIKELY = 200  # values of a jitter, of which the P99 is to be seen
@@ -28,8 +31,8 @@ class Measurements:
     steps: Sequence[Sample]
     moved: Sequence[Moved]
     crowded: Sequence[Crowded]
+    split: Sequence[Split]
     proxy_s: float
-    awaited: Crowded | None = None
 
 
 def build(
@@ -40,6 +43,7 @@ def build(
     joins = [sample for sample in found.steps if sample.kind == JOIN]
     of_two = fit([*joins, *second_tokens(found.moved, limits)], OF_TWO, of_one.costs, LENIENT)
     costs = of_two.costs
+    of_split = fit(split_prompts(found.split, costs["request_s"]), OF_SPLIT, {"alone": 1.0}, LENIENT)
     way_s = costs["request_s"] + found.proxy_s
     byte_s = costs["byte_s"]
     transfer = Transfer(
@@ -48,34 +52,49 @@ def build(
     return Profile(
         conditions=conditions,
         step=Step(**{name: costs[name] for name in OF_STEPS}),
-        residuals={**of_one.residuals, **of_two.residuals},
+        residuals={**of_one.residuals, **of_two.residuals, **of_split.residuals},
         bytes_per_token=median(each.bytes_per_token for each in found.moved),
         transfers={found.moved[0].transport: transfer},
         # Which part of the way is before the engine and which behind it cannot be told from a client.
         before_s=way_s / 2,
         after_s=way_s / 2,
+        split_s=of_split.costs["split_s"],
         kv_tokens=limits.kv_tokens,
         block_tokens=block_tokens,
         step_tokens=limits.step_tokens,
         steps_ahead=steps_ahead,
-        crowding=crowding(found.crowded, costs["request_s"]),
-        awaiting=crowding([found.awaited], costs["request_s"]) if found.awaited else 0.0,
+        crowding=crowding(found.crowded, costs),
+        awaiting=of_split.costs["awaiting"],
         jitter_s=jitter([each.gaps_alone_s for each in found.crowded]),
         jitter_beside_s=jitter([each.gaps_beside_s for each in found.crowded]),
     )
 
 
-def crowding(found: Sequence[Crowded], request_s: float) -> float:
-    """By what part steps take longer, in the median of what was measured; a request's way does not.
+def crowding(found: Sequence[Crowded], costs: Mapping[str, float]) -> Crowding:
+    """By what part steps take longer: of a prompt's step the part that every step has as answers do.
 
-    Raises: NoFit.
+    A request's way does not. Raises: NoFit.
     """
     refuse_noise([sample for each in found for sample in (each.alone, each.beside)], LENIENT.uncertain)
-    times = [
-        (each.beside.median - each.requests * request_s) / (each.alone.median - each.requests * request_s)
+    parts: dict[str, float] = {}
+    for each in sorted(found, key=lambda each: each.prompts):
+        beside = "prompts" if each.beside_prompts else "answers"
+        more_s, alone_s = each.beside.median - each.alone.median, each.alone.median
+        if each.prompts:
+            more_s -= costs["step_s"] * parts[f"answers_beside_{beside}"]
+            alone_s -= costs["step_s"] + costs["request_s"]
+        parts[f"{'prompts' if each.prompts else 'answers'}_beside_{beside}"] = max(0.0, more_s / alone_s)
+    return Crowding(**parts)
+
+
+def split_prompts(found: Sequence[Split], request_s: float) -> list[Sample]:
+    """A constant and a part of the steps is what they take more."""
+    return [
+        replace(
+            each.both, parts={"alone": each.alone.median, "split_s": 1.0, "awaiting": each.alone.median - request_s}
+        )
         for each in found
     ]
-    return max(0.0, median(times) - 1.0)
 
 
 def jitter(gaps_s: Sequence[Sequence[float]]) -> tuple[float, ...]:

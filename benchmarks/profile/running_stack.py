@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.connector.topology.routes import Route, Way
 from benchmarks.errors import CannotStart
-from benchmarks.profile.measure import Routes
+from benchmarks.profile.asking import Routes
 from stack.instances.record import Instance
 
 _CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)

@@ -26,14 +26,12 @@ class StepCosts:
     join_s: float = 0.0
     join_token_s: float = 0.0
 
-    def seconds(self, sequences: int, context_tokens: int, prompt_tokens: int = 0, prompt_pairs: float = 0.0) -> float:
-        return (
-            self.step_s
-            + self.sequence_s * sequences
-            + self.context_token_s * context_tokens
-            + self.prompt_token_s * prompt_tokens
-            + self.prompt_pair_s * prompt_pairs
-        )
+    def of_answers(self, sequences: int, context_tokens: int) -> float:
+        """Of a step, whatever else is in it."""
+        return self.step_s + self.sequence_s * sequences + self.context_token_s * context_tokens
+
+    def of_prompts(self, tokens: int, token_pairs: float) -> float:
+        return self.prompt_token_s * tokens + self.prompt_pair_s * token_pairs
 
 
 def pairs(begin: int, tokens: int) -> float:
@@ -61,8 +59,10 @@ class Constants:
     """before_s: from the client's sending until the engine has the request; after_s: from a step's end to the client.
 
     first_token: whose is passed on to the client; the consumer's comes when it has the KV cache, by a step of its own.
+    split_s: more of before_s until a producer's has it, where a consumer is asked at the same time.
     """
 
     before_s: float = 0.0
     after_s: float = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
+    split_s: float = 0.0

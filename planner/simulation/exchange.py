@@ -60,12 +60,13 @@ class Exchange:
         if self._producer is not None and route.producer is not None:
             name = route.producer.instance_id
             self._transfer = Transfer(world.deployment.transfer, world.links[name])
-            self._submit(name, self._producer)
+            self._submit(name, self._producer, world.deployment.constants.split_s)
         self._submit(route.consumer.instance_id, self._consumer)
 
-    def _submit(self, name: str, sequence: Sequence) -> None:
+    def _submit(self, name: str, sequence: Sequence, more_s: float = 0.0) -> None:
         world = self._world
-        world.clock.after(world.deployment.constants.before_s, lambda: world.instances[name].submit(sequence))
+        before_s = world.deployment.constants.before_s + more_s
+        world.clock.after(before_s, lambda: world.instances[name].submit(sequence))
 
     def _send_prefill(self) -> Sequence | None:
         producer, world, prompt = self._route.producer, self._world, self._arrival.prompt
@@ -126,8 +127,8 @@ class Exchange:
     def _tell(self, happen: Callable[[], None]) -> None:
         """What the consumer has for the client now."""
         world = self._world
-        told_at = world.instances[self._route.consumer.instance_id].steps.told_at()
-        world.clock.at(told_at + world.deployment.constants.after_s, happen)
+        steps = world.instances[self._route.consumer.instance_id].steps
+        steps.at_end(lambda: world.clock.after(world.deployment.constants.after_s, happen))
 
     def _send_piece(self, began: float, begin: int, end: int) -> None:
         if self._transfer is not None:

@@ -7,8 +7,8 @@ from planner.simulation.clock import Clock
 from planner.simulation.deployment import Deployment
 from planner.simulation.engine.instance import Instance
 from planner.simulation.exchange import Choose, Exchange, World
+from planner.simulation.machine import Machine
 from planner.simulation.outcome import Outcome, Work
-from planner.simulation.server import Machine
 from planner.trace import Arrival
 from proxy.routing.fleet import Fleet
 

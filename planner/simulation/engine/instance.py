@@ -20,7 +20,8 @@ from planner.simulation.engine.decoding import Decoding
 from planner.simulation.engine.kv_pool import KvPool
 from planner.simulation.engine.sequence import Sequence
 from planner.simulation.engine.steps import Steps
-from planner.simulation.server import Machine, Server
+from planner.simulation.machine import Machine
+from planner.simulation.server import Server
 from planner.trace import BLOCK_TOKENS
 
 LONGEST_RUN = 1024  # steps in one event
@@ -47,12 +48,14 @@ class Instance:
         self._awaited = 0  # whose KV cache comes, and has its place here
         self._decoding = Decoding(server.block_tokens)
         self._idle = True
+        self._prompts = 0.0  # the part of the step under way that is for them
         self._chunks: dict[Sequence, int] = {}
         self._firsts: list[Sequence] = []
 
     def change_pace(self) -> None:
         """Others of the machine have begun to compute, or to rest."""
-        self.steps.change_pace(self._machine.slower(self._pace))
+        if self._pace.is_shared:
+            self.steps.change_pace(self._machine.slower(self, self._pace, self._prompts))
 
     def submit(self, sequence: Sequence) -> None:
         tokens = sequence.prompt.tokens + sequence.output_tokens
@@ -116,11 +119,6 @@ class Instance:
             growth = self._decoding.growth
             self.pool.take((), growth(first, self.steps.planned) - growth(first, planned))
 
-    @property
-    def _looks_anew(self) -> bool:
-        """In each step: whoever shares the machine may begin or end meanwhile."""
-        return bool(self._pace.crowding or self._pace.awaiting)
-
     def _step(self) -> None:
         number = len(self.steps)
         self._admit()
@@ -141,15 +139,18 @@ class Instance:
             else:
                 self._step()  # what was preempted has made room
             return
-        self._machine.computes(self)
+        self._machine.computes(self, prompts=bool(self._chunks))
         steps, sequences = 1, len(self._decoding)
-        if not (self._chunks or self._firsts or preempted or joining_s or self._looks_anew):
+        # Whoever shares the machine may begin or end meanwhile.
+        if not (self._chunks or self._firsts or preempted or joining_s or self._pace.is_shared):
             steps = self._undisturbed()
             self.pool.take((), self._decoding.growth(number, steps) - self._decoding.growth(number, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
-        lasts_s = self._costs.seconds(sequences, self._decoding.context, sum(self._chunks.values()), prompt_pairs)
-        slower = self._machine.slower(self._pace)
-        lasts_s = (lasts_s + joining_s) * slower
+        answers_s = self._costs.of_answers(sequences, self._decoding.context) + joining_s
+        prompts_s = self._costs.of_prompts(sum(self._chunks.values()), prompt_pairs)
+        self._prompts = prompts_s / (answers_s + prompts_s) if prompts_s else 0.0
+        slower = self._machine.slower(self, self._pace, self._prompts)
+        lasts_s = (answers_s + prompts_s) * slower
         longer_s = self._costs.context_token_s * sequences * slower
         by_chance_s = enumerate(self._machine.by_chance(self._pace, steps))
         self.steps.begin((max(0.0, lasts_s + step * longer_s + more_s) for step, more_s in by_chance_s), slower)

@@ -19,6 +19,7 @@ class Steps:
         self._over = over
         self.began = 0.0
         self._slower = 1.0
+        self._at_end: list[Callable[[], None]] = []
         self._run = 0  # its number: an event of an earlier one is void
 
     def __len__(self) -> int:
@@ -30,9 +31,12 @@ class Steps:
         """The number of the run's first one."""
         return len(self.ends) - self.planned
 
-    def told_at(self) -> float:
-        """When what comes from outside now is seen: at the end of the step under way, at once where none is."""
-        return self.ends[self._under_way()] if self.planned else self._clock.now
+    def at_end(self, happen: Callable[[], None]) -> None:
+        """Of the step under way, at once where none is: then is seen what comes from outside now."""
+        if self.planned == 1:  # whose end may change
+            self._at_end.append(happen)
+        else:
+            self._clock.at(self.ends[self._under_way()] if self.planned else self._clock.now, happen)
 
     def begin(self, lasts_s: Iterable[float], slower: float) -> None:
         """Args: lasts_s: each of the run's steps, which are so many times `slower` than they would be alone."""
@@ -71,4 +75,7 @@ class Steps:
         if run == self._run:
             self.busy_s += self._clock.now - self.began
             steps, self.planned = self.planned, 0
+            at_end, self._at_end = self._at_end, []
+            for happen in at_end:
+                happen()
             self._over(steps)

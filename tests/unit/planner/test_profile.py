@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from planner.profile import Transfer, read
+from planner.profile import Crowding, Transfer, read
 from planner.simulation.costs import TransferCosts
-from planner.simulation.server import Pace
+from planner.simulation.machine import Crowding as SimulatedCrowding
+from planner.simulation.machine import Pace
 from stack.configuration.environment import ConfigError
 from tests.unit.planner.profiles import profile
 
@@ -42,8 +43,9 @@ def test_a_bad_profile_is_named_by_its_member(tmp_path: Path, change: dict[str, 
 
 def test_a_slower_server_and_a_narrower_transport() -> None:
     found = profile()
-    assert found.server().costs.seconds(1, 500, 100) == pytest.approx(0.02)
-    assert found.server(slower=1.5).costs.seconds(1, 500, 100) == pytest.approx(0.03)
+    for server, slower in ((found.server(), 1.0), (found.server(slower=1.5), 1.5)):
+        assert server.costs.of_answers(1, 500) == pytest.approx(0.01 * slower)
+        assert server.costs.of_prompts(100, 5000.0) == pytest.approx(0.01 * slower)
     assert found.transfer(bandwidth=0.1) == TransferCosts(1000.0, 1e8, 0.0, 1, 0.0)
     assert found.error == 0.04
 
@@ -65,5 +67,23 @@ def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int,
 
 def test_instances_that_are_apart_do_not_slow_each_other() -> None:
     shared = profile(crowding=0.3, awaiting=0.2, jitter_s=(-0.001, 0.002), jitter_beside_s=(0.0, 0.004))
-    assert shared.server().pace == Pace(0.3, 0.2, (-0.001, 0.002), (0.0, 0.004))
-    assert shared.apart.server().pace == Pace(0.0, 0.0, (-0.001, 0.002), (-0.001, 0.002))
+    assert shared.server().pace == Pace(SimulatedCrowding(0.3, 0.3, 0.3, 0.3), 0.2, (-0.001, 0.002), (0.0, 0.004))
+    assert shared.apart.server().pace == Pace(SimulatedCrowding(), 0.0, (-0.001, 0.002), (-0.001, 0.002))
+    assert shared.apart.crowding == Crowding()
+
+
+def test_a_profile_tells_answers_from_prompts(tmp_path: Path) -> None:
+    """One that does not, as the first had it, says the same of all."""
+    told = profile(crowding=Crowding(answers_beside_answers=0.3, prompts_beside_answers=0.2), split_s=0.01)
+    file = tmp_path / "profile.json"
+    file.write_text(told.model_dump_json())
+    assert read(file, "--profile") == told
+    assert told.server().pace.crowding == SimulatedCrowding(0.3, 0.0, 0.2, 0.0)
+    assert told.constants.split_s == 0.01
+    file.write_text(json.dumps(json.loads(told.model_dump_json()) | {"crowding": 0.25}))
+    assert set(read(file, "--profile").crowding.model_dump().values()) == {0.25}
+    file.write_text(json.dumps(json.loads(told.model_dump_json()) | {"crowding": -1}))
+    with pytest.raises(
+        ConfigError, match=r"crowding\.answers_beside_answers: Input should be greater than or equal to 0"
+    ):
+        read(file, "--profile")

@@ -11,6 +11,7 @@ from benchmarks.plan import traffic
 from benchmarks.plan.options import parse
 from loadtest.figures.record import RequestRecord
 from loadtest.runs.requests_file import RequestsFile
+from planner.profile import Crowding
 from stack.configuration.environment import ConfigError
 from tests.unit.planner.profiles import profile
 
@@ -168,5 +169,5 @@ def test_instances_may_share_less_than_the_profiles_did(tmp_path: Path) -> None:
     file = tmp_path / "shared.json"
     file.write_text(profile(crowding=0.3).model_dump_json())
     words = ["--profile", str(file), "--gpus", "2", "--point", "64/400@1"]
-    assert parse(words).case.variant.profile.crowding == 0.3
-    assert parse([*words, "--apart"]).case.variant.profile.crowding == 0.0
+    assert parse(words).case.variant.profile.crowding == Crowding(**dict.fromkeys(Crowding.model_fields, 0.3))
+    assert parse([*words, "--apart"]).case.variant.profile.crowding == Crowding()

@@ -9,7 +9,8 @@ from planner.simulation.costs import StepCosts
 from planner.simulation.engine import instance as module
 from planner.simulation.engine.instance import Instance
 from planner.simulation.engine.sequence import Sequence
-from planner.simulation.server import Machine, Scheduling, Server
+from planner.simulation.machine import Machine
+from planner.simulation.server import Scheduling, Server
 from planner.trace import prompt_of
 
 # A step takes a second, 10 s a sequence, 0.1 s a token of their context, 0.01 s a token of a prompt.

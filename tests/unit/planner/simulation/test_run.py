@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from planner.simulation.costs import Constants, StepCosts, TransferCosts
 from planner.simulation.deployment import Deployment
+from planner.simulation.machine import Crowding, Pace
 from planner.simulation.outcome import Outcome
 from planner.simulation.run import simulate
-from planner.simulation.server import Pace, Scheduling, Server
+from planner.simulation.server import Scheduling, Server
 from planner.trace import Arrival, prompt_of
 from proxy.routing.dispatch import Policy
 from stack.instances.record import Role
 
 SECOND = Server(StepCosts(step_s=1.0, prompt_token_s=0.001), Scheduling(step_tokens=4000))
+HALF = Crowding(0.5, 0.5, 0.5, 0.5)
 LOCAL = Policy(local_prompt_tokens=1000, no_producer="refuse")
 
 
@@ -64,7 +66,7 @@ def test_the_producers_token_is_passed_on_between_steps_of_the_consumer(prefill_
 
 def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
     """Both begin at once and take 3 s alone, 4.5 s beside each other; the longer one is alone from then on."""
-    crowded = replace(SECOND, pace=Pace(crowding=0.5))
+    crowded = replace(SECOND, pace=Pace(crowding=HALF))
     arrivals = [Arrival(0.0, prompt_of(2000, []), 1), Arrival(0.0, prompt_of(2000, []), 4)]
     one, other = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
     assert one.ttft_s == pytest.approx(4.5)
@@ -74,7 +76,7 @@ def test_instances_that_share_a_machine_are_slower_while_both_compute() -> None:
 
 def test_a_step_changes_its_pace_when_others_begin_or_end() -> None:
     """Steps of a second; in the midst of one the other instance begins with a prompt of 3 s, which then takes 4.5 s."""
-    crowded = replace(SECOND, pace=Pace(crowding=0.5))
+    crowded = replace(SECOND, pace=Pace(crowding=HALF))
     arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(3.5, prompt_of(2000, []), 1)]
     stream, prompt = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
     assert prompt.ttft_s == pytest.approx(4.5)
@@ -82,6 +84,54 @@ def test_a_step_changes_its_pace_when_others_begin_or_end() -> None:
     # has ended, at 8 s, 0.735 s are left of the sixth, which are 0.49 s alone.
     changed = [0.49 + 0.51 * 1.5, 1.5, 1.5, 8.0 - (3.5 + 0.51 * 1.5 + 3.0) + (3.5 + 0.51 * 1.5 + 4.5 - 8.0) / 1.5]
     assert stream.gaps_s() == pytest.approx([1.0, 1.0, *changed, 1.0, 1.0])
+
+
+def test_what_a_step_is_for_says_how_much_it_suffers() -> None:
+    """A prompt of 3 s, of which 1 s is as answers have it, and a stream that runs already.
+
+    The prompt's steps: 1 s and 0.2, 2 s and 0.2. The stream's beside it take 1.1 s.
+    """
+    crowding = Crowding(answers_beside_prompts=0.1, prompts_beside_answers=0.1, answers_beside_answers=0.2)
+    crowded = replace(SECOND, pace=Pace(crowding=crowding))
+    arrivals = [Arrival(0.0, prompt_of(10, []), 7), Arrival(1.01, prompt_of(2000, []), 1)]
+    stream, prompt = simulate(arrivals, deployment(aggregated=2, server=crowded)).served
+    assert prompt.ttft_s == pytest.approx(1.2 + 2.2)
+    # 3.3 s of its 3.4 are three steps; of the fourth 0.1 s have passed, which are 0.1 / 1.1 of it.
+    assert stream.gaps_s() == pytest.approx([1.1, 1.1, 1.1, 0.1 + 1.0 - 0.1 / 1.1, 1.0, 1.0])
+
+
+def test_beside_several_it_suffers_as_beside_the_worst() -> None:
+    crowding = Crowding(answers_beside_answers=0.25, answers_beside_prompts=0.5)
+    crowded = replace(SECOND, pace=Pace(crowding=crowding))
+    arrivals = [Arrival(0.0, prompt_of(10, []), 3), Arrival(0.0, prompt_of(10, []), 3)]
+    two = simulate(arrivals, deployment(aggregated=3, server=crowded)).served
+    assert [each.gaps_s() for each in two] == [pytest.approx([1.25, 1.25])] * 2
+    arrivals.append(Arrival(0.0, prompt_of(2000, []), 1))
+    three = simulate(arrivals, deployment(aggregated=3, server=crowded)).served
+    assert three[0].gaps_s()[0] == pytest.approx(1.5)
+
+
+def test_a_token_that_is_passed_on_waits_for_its_consumers_step_however_long_that_takes() -> None:
+    """The producer's is there at 2.4 s, before the end of the consumer's step, which then goes on alone."""
+    servers: dict[Role, tuple[int, Server]] = {
+        "prefill": (1, Server(StepCosts(step_s=1.2), Scheduling(step_tokens=4000), pace=Pace(crowding=HALF))),
+        "decode": (1, Server(StepCosts(step_s=1.0), Scheduling(step_tokens=4000), pace=Pace(crowding=HALF))),
+    }
+    pair = Deployment(servers, policy=LOCAL)
+    arrivals = [Arrival(0.0, prompt_of(10, []), 9), Arrival(0.6, prompt_of(3000, []), 3)]
+    (split,) = (each for each in simulate(arrivals, pair).served if each.route.producer)
+    # Its first step ends at 0.6 + 0.4 * 1.5 s. The second, which has room for the KV cache, would end at 2.7 s; of its
+    # last 0.3 s a third is gained.
+    assert split.ttft_s == pytest.approx(1.8 + 0.2)
+
+
+def test_a_split_request_comes_later_to_its_producer() -> None:
+    pair = replace(deployment(1, 1), constants=Constants(before_s=0.5, split_s=0.3))
+    (served,) = simulate(requests(1, 1.0, 2000, 3), pair).served
+    assert served.ttft_s == pytest.approx(0.5 + 0.3 + 3.0)
+    alone = replace(deployment(aggregated=1), constants=Constants(before_s=0.5, split_s=0.3))
+    (served,) = simulate(requests(1, 1.0, 2000, 3), alone).served
+    assert served.ttft_s == pytest.approx(0.5 + 3.0)
 
 
 def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
@@ -97,7 +147,7 @@ def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
 
 def test_what_chance_adds_to_steps() -> None:
     """Each of the values as often as the others; other ones beside another instance that computes."""
-    by_chance = replace(SECOND, pace=Pace(crowding=0.5, jitter_s=(-0.25, 0.25), jitter_beside_s=(3.0,)))
+    by_chance = replace(SECOND, pace=Pace(crowding=HALF, jitter_s=(-0.25, 0.25), jitter_beside_s=(3.0,)))
     (alone,) = simulate([Arrival(0.0, prompt_of(10, []), 2001)], deployment(aggregated=1, server=by_chance)).served
     assert {round(gap, 6) for gap in alone.gaps_s()} == {0.75, 1.25}
     assert sum(alone.gaps_s()) == pytest.approx(2000, rel=0.05)

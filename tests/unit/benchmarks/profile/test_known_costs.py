@@ -12,11 +12,12 @@ from benchmarks.connector.client import Stream
 from benchmarks.connector.prompts import Prompts
 from benchmarks.connector.topology.routes import Route
 from benchmarks.errors import RequestFailed
+from benchmarks.profile import alone, crowded, transfers
 from benchmarks.profile.__main__ import Found, main
+from benchmarks.profile.asking import Asking, Limits, Routes
 from benchmarks.profile.build import Measurements, build
-from benchmarks.profile.measure import Limits, Measuring, Routes
 from planner.fit import NoFit
-from planner.profile import Profile, Step, Transfer, read
+from planner.profile import Crowding, Profile, Step, Transfer, read
 from tests.unit.benchmarks.profile.simulated_stack import CONSUMER, PAIR, PRODUCER, PROXY, SimulatedStack
 from tests.unit.planner.profiles import profile
 
@@ -54,12 +55,12 @@ async def measured(true: Profile, request_tokens: int = 16384) -> Profile:
 async def measurements(true: Profile, request_tokens: int) -> tuple[Measurements, Limits]:
     stack = SimulatedStack(true, proxy_s=0.002)
     limits = Limits(true.step_tokens, request_tokens, true.kv_tokens, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
-    steps = [*await measuring.prompts(), *await measuring.streams(), *await measuring.mixed()]
-    moved = await measuring.transfers()
-    steps += await measuring.joins()
-    crowded, awaited = await measuring.crowded(), await measuring.awaited()
-    return Measurements(steps, moved, crowded, await measuring.proxy_s(), awaited), limits
+    asking = Asking(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    steps = [*await alone.prompts(asking), *await alone.streams(asking), *await alone.mixed(asking)]
+    moved = await transfers.transfers(asking)
+    steps += await transfers.joins(asking)
+    beside, split = await crowded.crowded(asking), await crowded.split(asking)
+    return Measurements(steps, moved, beside, split, await alone.proxy_s(asking)), limits
 
 
 @pytest.mark.parametrize("step", [GPU, CPU])
@@ -79,8 +80,9 @@ async def test_a_profile_of_known_costs(step: Step) -> None:
     if step is GPU:
         assert transfer.bytes_per_s == pytest.approx(5e10, rel=0.05)
     assert found.error < 0.02
-    assert found.crowding == pytest.approx(0.0, abs=0.01)
-    assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer"}
+    assert found.crowding.model_dump() == pytest.approx(dict.fromkeys(Crowding.model_fields, 0.0), abs=0.01)
+    assert (found.split_s, found.awaiting) == pytest.approx((0.0, 0.0), abs=0.001)
+    assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer", "split"}
 
 
 async def test_what_arrives_is_in_the_way_of_streams() -> None:
@@ -89,11 +91,13 @@ async def test_what_arrives_is_in_the_way_of_streams() -> None:
     assert found.step.join_s == pytest.approx(GPU.join_s, rel=0.2)
 
 
-@pytest.mark.parametrize("step", [GPU, CPU])
-async def test_instances_that_share_a_machine(step: Step) -> None:
-    found = await measured(made_up(step, crowding=0.2, awaiting=0.1), request_tokens=4096)
-    assert found.crowding == pytest.approx(0.2, abs=0.03)
-    assert found.awaiting == pytest.approx(0.1, abs=0.03)
+async def test_instances_that_share_a_machine() -> None:
+    """Of a CPU, where two prompts take longer than a stream: of the others this stack knows what is asked by then."""
+    crowding = dict(zip(Crowding.model_fields, (0.4, 0.1, 0.2, 0.3), strict=True))
+    found = await measured(made_up(CPU, crowding=crowding, awaiting=0.1, split_s=0.02), request_tokens=4096)
+    assert found.crowding.model_dump() == pytest.approx(crowding, abs=0.03)
+    assert found.awaiting == pytest.approx(0.1, abs=0.02)
+    assert found.split_s == pytest.approx(0.02, abs=0.002)
 
 
 async def test_what_chance_adds_to_steps() -> None:
@@ -118,28 +122,29 @@ async def test_a_noisy_stack_gives_no_profile() -> None:
         return await next(stacks).ask(PROXY, prompt, output_tokens)
 
     limits = Limits(true.step_tokens, 2048, true.kv_tokens, repeats=5)
-    samples = await Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep).prompts()
+    asking = Asking(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    samples = await alone.prompts(asking)
     with pytest.raises(NoFit, match=r"a prompt of 16 tokens: the median of 15 repeats is uncertain by \d+%"):
-        build(Measurements(samples, [], [], 0.0), limits, 32, 0, {})
+        build(Measurements(samples, [], [], [], 0.0), limits, 32, 0, {})
 
 
 async def test_prompts_that_take_too_long_are_left_out() -> None:
     """300 tokens a second: nothing of more than 20 s is measured."""
     stack = SimulatedStack(made_up(CPU))
     limits = Limits(step_tokens=2048, request_tokens=100_000, kv_tokens=200_000, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
-    lengths = [sample.parts["prompt_token_s"] for sample in await measuring.prompts()]
+    asking = Asking(stack.ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    lengths = [sample.parts["prompt_token_s"] for sample in await alone.prompts(asking)]
     assert lengths == [16, 64, 256, 512, 1024, 2048, 4096]
-    assert max(sample.parts["context_token_s"] for sample in await measuring.streams()) < 20 / 0.003 * 1.5
+    assert max(sample.parts["context_token_s"] for sample in await alone.streams(asking)) < 20 / 0.003 * 1.5
 
 
 async def test_a_cache_that_does_not_come_is_no_measurement() -> None:
     stack = SimulatedStack(made_up(GPU))
     limits = Limits(step_tokens=2048, request_tokens=4096, kv_tokens=200_000, repeats=3)
-    measuring = Measuring(stack.ask, Routes(CONSUMER, PRODUCER, CONSUMER, PROXY), limits, Prompts(1), stack.sleep)
-    await measuring.prompts()
+    asking = Asking(stack.ask, Routes(CONSUMER, PRODUCER, CONSUMER, PROXY), limits, Prompts(1), stack.sleep)
+    await alone.prompts(asking)
     with pytest.raises(RequestFailed, match="no KV cache came from the producer"):
-        await measuring.transfers()
+        await transfers.transfers(asking)
 
 
 async def test_a_producer_that_fails_is_no_neighbour() -> None:
@@ -151,11 +156,11 @@ async def test_a_producer_that_fails_is_no_neighbour() -> None:
         return await stack.ask(route, prompt, output_tokens)
 
     limits = Limits(step_tokens=2048, request_tokens=4096, kv_tokens=200_000, repeats=3)
-    measuring = Measuring(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
-    await measuring.prompts()
-    await measuring.streams()
+    asking = Asking(ask, Routes(CONSUMER, PRODUCER, PAIR, PROXY), limits, Prompts(1), stack.sleep)
+    await alone.prompts(asking)
+    await alone.streams(asking)
     with pytest.raises(RequestFailed, match="it answered 500"):
-        await measuring.crowded()
+        await crowded.crowded(asking)
 
 
 async def test_the_values_beside_a_profile_give_it_again(
