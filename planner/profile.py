@@ -67,7 +67,8 @@ class Profile(_Part):
     """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
 
     transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
-    between the client and the engine, to it and back; split_s: as `Constants`. crowding and what follows it: as `Pace`.
+    between the client and the engine, to it and back. split_s and beside_s: as `Constants`; crowding and what follows
+    it: as `Pace`.
     """
 
     version: Literal[1] = 1
@@ -81,6 +82,7 @@ class Profile(_Part):
     before_s: Seconds
     after_s: Seconds
     split_s: Seconds = 0.0
+    beside_s: Seconds = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
     kv_tokens: Count
     block_tokens: Count
@@ -109,7 +111,7 @@ class Profile(_Part):
     def apart(self) -> "Profile":
         """The same where no instance slows another one: the profile's two shared what these do not."""
         pace = self._pace.apart
-        return self.model_copy(update={**asdict(pace), "crowding": Crowding(**asdict(pace.crowding))})
+        return self.model_copy(update={**asdict(pace), "crowding": Crowding(**asdict(pace.crowding)), "beside_s": 0.0})
 
     @property
     def _pace(self) -> machine.Pace:
@@ -133,7 +135,7 @@ class Profile(_Part):
 
     @property
     def constants(self) -> Constants:
-        return Constants(self.before_s, self.after_s, self.first_token, self.split_s)
+        return Constants(self.before_s, self.after_s, self.first_token, self.split_s, self.beside_s)
 
 
 def read(path: Path, name: str) -> Profile:

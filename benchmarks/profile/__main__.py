@@ -70,6 +70,7 @@ def main() -> int:
         print(f"{kind}: {residual.samples} measurements, off by {residual.median:.1%}, at most {residual.worst:.1%}")
     for kinds, part in profile.crowding.model_dump().items():
         print(f"{kinds.replace('_', ' ')} take {part:.0%} longer")
+    print(f"a request's way there {1000 * profile.beside_s:.1f} ms")
     print(f"a prompt that the other one waits for {profile.awaiting:.0%} and {1000 * profile.split_s:.1f} ms")
     print(f"results: {options.out}, {values}")
     return 0

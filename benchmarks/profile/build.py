@@ -17,6 +17,7 @@ from planner.profile import Crowding, Profile, Step, Transfer
 OF_ONE = ("request_s", "step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
 JOINING = ("join_s", "join_token_s")
 OF_STEPS = (*OF_ONE[1:], *JOINING)
+OF_CROWDED = ("beside_s", "prompts_beside_answers", "prompts_beside_prompts")
 OF_SPLIT = ("split_s", "awaiting")
 OF_TWO = (*JOINING, "handover_s", "byte_s")
 LENIENT = Bounds(uncertain=0.2, residual=0.35)  # of what two do together
@@ -45,6 +46,8 @@ def build(
     costs = of_two.costs
     of_split = fit(split_prompts(found.split, costs["request_s"]), OF_SPLIT, {"alone": 1.0}, LENIENT)
     way_s = costs["request_s"] + found.proxy_s
+    of_streams = crowding_of_streams(found.crowded)
+    of_prompts = fit(crowded_prompts(found.crowded, costs, of_streams), OF_CROWDED, {"explained": 1.0}, LENIENT)
     byte_s = costs["byte_s"]
     transfer = Transfer(
         bytes_per_s=1 / byte_s if byte_s > 1 / NO_BOUND else NO_BOUND, latency_s=0.0, handover_s=costs["handover_s"]
@@ -52,39 +55,52 @@ def build(
     return Profile(
         conditions=conditions,
         step=Step(**{name: costs[name] for name in OF_STEPS}),
-        residuals={**of_one.residuals, **of_two.residuals, **of_split.residuals},
+        residuals=of_one.residuals | of_two.residuals | of_split.residuals | of_prompts.residuals,
         bytes_per_token=median(each.bytes_per_token for each in found.moved),
         transfers={found.moved[0].transport: transfer},
         # Which part of the way is before the engine and which behind it cannot be told from a client.
         before_s=way_s / 2,
         after_s=way_s / 2,
+        beside_s=of_prompts.costs["beside_s"],
         split_s=of_split.costs["split_s"],
         kv_tokens=limits.kv_tokens,
         block_tokens=block_tokens,
         step_tokens=limits.step_tokens,
         steps_ahead=steps_ahead,
-        crowding=crowding(found.crowded, costs),
+        crowding=Crowding(**of_streams, **{name: of_prompts.costs[name] for name in OF_CROWDED[1:]}),
         awaiting=of_split.costs["awaiting"],
         jitter_s=jitter([each.gaps_alone_s for each in found.crowded]),
         jitter_beside_s=jitter([each.gaps_beside_s for each in found.crowded]),
     )
 
 
-def crowding(found: Sequence[Crowded], costs: Mapping[str, float]) -> Crowding:
-    """By what part steps take longer: of a prompt's step the part that every step has as answers do.
-
-    A request's way does not. Raises: NoFit.
-    """
+def crowding_of_streams(found: Sequence[Crowded]) -> dict[str, float]:
+    """By what part their steps take longer, by the name in `Crowding`. Raises: NoFit."""
     refuse_noise([sample for each in found for sample in (each.alone, each.beside)], LENIENT.uncertain)
-    parts: dict[str, float] = {}
-    for each in sorted(found, key=lambda each: each.prompts):
-        beside = "prompts" if each.beside_prompts else "answers"
-        more_s, alone_s = each.beside.median - each.alone.median, each.alone.median
-        if each.prompts:
-            more_s -= costs["step_s"] * parts[f"answers_beside_{beside}"]
-            alone_s -= costs["step_s"] + costs["request_s"]
-        parts[f"{'prompts' if each.prompts else 'answers'}_beside_{beside}"] = max(0.0, more_s / alone_s)
-    return Crowding(**parts)
+    return {
+        f"answers_beside_{_beside(each)}": max(0.0, each.beside.median / each.alone.median - 1.0)
+        for each in found
+        if not each.prompt_tokens
+    }
+
+
+def crowded_prompts(
+    found: Sequence[Crowded], costs: Mapping[str, float], of_streams: Mapping[str, float]
+) -> list[Sample]:
+    """A constant, the part that every step has as a stream's has it, and a part of the rest is what they take more."""
+    samples = []
+    for each in found:
+        if each.prompt_tokens:
+            alone_s, step_s = each.alone.median, costs["step_s"]
+            explained_s = alone_s + step_s * of_streams[f"answers_beside_{_beside(each)}"]
+            rest_s = alone_s - step_s - costs["request_s"]
+            parts = {"explained": explained_s, "beside_s": 1.0, f"prompts_beside_{_beside(each)}": rest_s}
+            samples.append(replace(each.beside, parts=parts))
+    return samples
+
+
+def _beside(each: Crowded) -> str:
+    return "prompts" if each.beside_prompts else "answers"
 
 
 def split_prompts(found: Sequence[Split], request_s: float) -> list[Sample]:

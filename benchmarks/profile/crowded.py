@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.profile.asking import ANSWER, CONTEXT, SHORT, Asking
 from planner.fit import Sample
 
-PROMPT_TOKENS = 512  # that are computed beside another instance's work
+PROMPTS_TOKENS = (64, 512)  # that are computed beside another instance's work, the longer ones as such work too
 SPLIT_TOKENS = (64, 256, 512, 1024)
 SPLIT_ANSWER = 3  # tokens: with one alone nothing moves
 
@@ -17,11 +17,11 @@ SPLIT_ANSWER = 3  # tokens: with one alone nothing moves
 class Crowded:
     """Seconds of the same, while the other instance rests and while it computes.
 
-    prompts: the first tokens of these, else gaps of a stream, of which gaps_alone_s and gaps_beside_s are all.
-    beside_prompts: those are what the other one computes, else streams.
+    prompt_tokens: of prompts whose first tokens these are, 0: gaps of a stream, of which gaps_alone_s and gaps_beside_s
+    are all. beside_prompts: those are what the other one computes, else streams.
     """
 
-    prompts: bool
+    prompt_tokens: int
     beside_prompts: bool
     alone: Sample
     beside: Sample
@@ -38,8 +38,12 @@ class Split:
 
 
 async def crowded(asking: Asking) -> list[Crowded]:
+    most = min(asking.limits.step_tokens, asking.limits.request_tokens // 2)
+    lengths = [tokens for tokens in PROMPTS_TOKENS if tokens <= most]
     return [
-        await _beside(asking, prompts, beside_prompts) for prompts in (True, False) for beside_prompts in (True, False)
+        await _beside(asking, tokens, lengths[-1] if beside_prompts else 0)
+        for tokens in (0, *lengths)
+        for beside_prompts in (True, False)
     ]
 
 
@@ -61,20 +65,19 @@ async def _by_turns(asking: Asking, tokens: int, alone_s: list[float]) -> float:
     return (await asking.ask(asking.routes.pair, asking.prompts.next(tokens), SPLIT_ANSWER)).ttft_s
 
 
-async def _beside(asking: Asking, prompts: bool, beside_prompts: bool) -> Crowded:
-    """At the consumer, beside requests at the producer, one after another."""
-    tokens = min(PROMPT_TOKENS, asking.limits.step_tokens, asking.limits.request_tokens // 2)
+async def _beside(asking: Asking, tokens: int, others_tokens: int) -> Crowded:
+    """A prompt, 0: a stream, at the consumer beside prompts, 0: streams, at the producer, one after another."""
     gaps_alone_s: list[float] = []
     gaps_beside_s: list[float] = []
 
     async def measure(gaps_s: list[float]) -> float:
-        if prompts:
+        if tokens:
             return await asking.first_token(asking.routes.consumer, tokens)
         return await asking.step(1, CONTEXT, gaps_s)
 
     async def beside() -> float:
-        lasts = ANSWER + round(2 * tokens * asking.token_s / asking.step_s)
-        others = asyncio.ensure_future(_again_and_again(asking, *((tokens, 1) if beside_prompts else (SHORT, lasts))))
+        lasts = 1 if others_tokens else ANSWER + round(2 * tokens * asking.token_s / asking.step_s)
+        others = asyncio.ensure_future(_again_and_again(asking, others_tokens or SHORT, lasts))
         await asking.sleep(2 * SHORT * asking.token_s)
         found = await measure(gaps_beside_s)
         if others.done():  # without them it was measured alone
@@ -84,10 +87,11 @@ async def _beside(asking: Asking, prompts: bool, beside_prompts: bool) -> Crowde
         await asking.first_token(asking.routes.producer, SHORT)  # it computes what was cancelled no more
         return found
 
-    what = f"a {'prompt' if prompts else 'stream'} beside {'prompts' if beside_prompts else 'streams'}"
+    what = f"a prompt of {tokens:,} tokens" if tokens else "a stream"
+    what += f" beside {'prompts' if others_tokens else 'streams'}"
     alone = Sample("alone", what, await asking.repeated(partial(measure, gaps_alone_s)), {})
     crowded = Sample("beside", what, await asking.repeated(beside), {})
-    return Crowded(prompts, beside_prompts, alone, crowded, gaps_alone_s, gaps_beside_s)
+    return Crowded(tokens, bool(others_tokens), alone, crowded, gaps_alone_s, gaps_beside_s)
 
 
 async def _again_and_again(asking: Asking, tokens: int, answer: int) -> None:

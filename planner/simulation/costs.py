@@ -60,9 +60,11 @@ class Constants:
 
     first_token: whose is passed on to the client; the consumer's comes when it has the KV cache, by a step of its own.
     split_s: more of before_s until a producer's has it, where a consumer is asked at the same time.
+    beside_s: more of before_s while another instance of the machine computes.
     """
 
     before_s: float = 0.0
     after_s: float = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
     split_s: float = 0.0
+    beside_s: float = 0.0

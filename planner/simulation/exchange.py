@@ -65,8 +65,9 @@ class Exchange:
 
     def _submit(self, name: str, sequence: Sequence, more_s: float = 0.0) -> None:
         world = self._world
-        before_s = world.deployment.constants.before_s + more_s
-        world.clock.after(before_s, lambda: world.instances[name].submit(sequence))
+        constants, instance = world.deployment.constants, world.instances[name]
+        before_s = constants.before_s + more_s + (constants.beside_s if instance.is_crowded else 0.0)
+        world.clock.after(before_s, lambda: instance.submit(sequence))
 
     def _send_prefill(self) -> Sequence | None:
         producer, world, prompt = self._route.producer, self._world, self._arrival.prompt

@@ -103,6 +103,9 @@ class Machine:
         beside = [kind for kind, many in ((True, with_prompts), (False, others - with_prompts)) if many]
         return 1.0 + max(pace.crowding.of(prompts, beside_prompts) for beside_prompts in beside)
 
+    def is_busy_beside(self, instance: Neighbour) -> bool:
+        return len(self._computing) > (instance in self._computing)
+
     def by_chance(self, pace: Pace, steps: int) -> list[float]:
         """Seconds that each of such an instance's next steps takes more or less."""
         jitter_s = pace.jitter_beside_s if len(self._computing) > 1 else pace.jitter_s

@@ -57,6 +57,11 @@ class Instance:
         if self._pace.is_shared:
             self.steps.change_pace(self._machine.slower(self, self._pace, self._prompts))
 
+    @property
+    def is_crowded(self) -> bool:
+        """Another one of the machine computes."""
+        return self._machine.is_busy_beside(self)
+
     def submit(self, sequence: Sequence) -> None:
         tokens = sequence.prompt.tokens + sequence.output_tokens
         if self.pool.blocks_of(tokens) > self.pool.capacity:

@@ -66,10 +66,11 @@ def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int,
 
 
 def test_instances_that_are_apart_do_not_slow_each_other() -> None:
-    shared = profile(crowding=0.3, awaiting=0.2, jitter_s=(-0.001, 0.002), jitter_beside_s=(0.0, 0.004))
+    shared = profile(crowding=0.3, awaiting=0.2, beside_s=0.01, jitter_s=(-0.001, 0.002), jitter_beside_s=(0.0, 0.004))
     assert shared.server().pace == Pace(SimulatedCrowding(0.3, 0.3, 0.3, 0.3), 0.2, (-0.001, 0.002), (0.0, 0.004))
     assert shared.apart.server().pace == Pace(SimulatedCrowding(), 0.0, (-0.001, 0.002), (-0.001, 0.002))
     assert shared.apart.crowding == Crowding()
+    assert (shared.constants.beside_s, shared.apart.constants.beside_s) == (0.01, 0.0)
 
 
 def test_a_profile_tells_answers_from_prompts(tmp_path: Path) -> None:

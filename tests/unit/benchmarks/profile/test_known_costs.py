@@ -81,8 +81,8 @@ async def test_a_profile_of_known_costs(step: Step) -> None:
         assert transfer.bytes_per_s == pytest.approx(5e10, rel=0.05)
     assert found.error < 0.02
     assert found.crowding.model_dump() == pytest.approx(dict.fromkeys(Crowding.model_fields, 0.0), abs=0.01)
-    assert (found.split_s, found.awaiting) == pytest.approx((0.0, 0.0), abs=0.001)
-    assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer", "split"}
+    assert (found.split_s, found.beside_s, found.awaiting) == pytest.approx((0.0, 0.0, 0.0), abs=0.001)
+    assert set(found.residuals) == {"prefill", "decode", "mixed", "join", "transfer", "split", "beside"}
 
 
 async def test_what_arrives_is_in_the_way_of_streams() -> None:
@@ -94,10 +94,12 @@ async def test_what_arrives_is_in_the_way_of_streams() -> None:
 async def test_instances_that_share_a_machine() -> None:
     """Of a CPU, where two prompts take longer than a stream: of the others this stack knows what is asked by then."""
     crowding = dict(zip(Crowding.model_fields, (0.4, 0.1, 0.2, 0.3), strict=True))
-    found = await measured(made_up(CPU, crowding=crowding, awaiting=0.1, split_s=0.02), request_tokens=4096)
+    found = await measured(
+        made_up(CPU, crowding=crowding, awaiting=0.1, split_s=0.02, beside_s=0.015), request_tokens=4096
+    )
     assert found.crowding.model_dump() == pytest.approx(crowding, abs=0.03)
     assert found.awaiting == pytest.approx(0.1, abs=0.02)
-    assert found.split_s == pytest.approx(0.02, abs=0.002)
+    assert (found.split_s, found.beside_s) == pytest.approx((0.02, 0.015), abs=0.003)
 
 
 async def test_what_chance_adds_to_steps() -> None:

@@ -134,6 +134,15 @@ def test_a_split_request_comes_later_to_its_producer() -> None:
     assert served.ttft_s == pytest.approx(0.5 + 3.0)
 
 
+def test_a_requests_way_is_longer_while_another_instance_computes() -> None:
+    """The first one's steps do not count for what comes to the same instance."""
+    arrivals = [Arrival(0.0, prompt_of(2000, []), 9), Arrival(1.0, prompt_of(1000, []), 1)]
+    for aggregated, expected_s in ((2, 0.25 + 2.0), (1, 2.0 + 2.0)):
+        long_way = replace(deployment(aggregated=aggregated), constants=Constants(beside_s=0.25))
+        (_, second) = simulate(arrivals, long_way).served
+        assert second.ttft_s == pytest.approx(expected_s)
+
+
 def test_a_consumer_that_waits_for_a_cache_slows_its_producer_down() -> None:
     """It has nothing to do and looks all the time: 3 s of a prompt are 3.75 s then, and its own steps as ever."""
     waiting = deployment(1, 1, server=replace(SECOND, pace=Pace(awaiting=0.25)))
