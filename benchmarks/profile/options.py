@@ -1,6 +1,7 @@
 """The command line of `python -m benchmarks.profile`."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def parse(arguments: Sequence[str]) -> Options:
         help="steps that vLLM schedules ahead (--async-scheduling); unset: 1 on GPUs, 0 without",
     )
     add("--gpus-per-instance", type=count, default=1, help="tensor and pipeline parallelism of the running stack")
-    add("--seed", type=int, default=0, help="of the prompts")
+    told = "of the prompts; unset: others each time, because the stack has the last ones in its prefix caches"
+    add("--seed", type=int, default=time.time_ns(), help=told)
     add("--commit", default="", help="of the code, where git cannot tell")
     return Options(**vars(parser.parse_args(arguments)))
 
