@@ -38,8 +38,10 @@ class AdapterStack(RealStack):
         self.extra_copy = shutil.copytree(self.extra, self.folder / "copy")
         self.other = model.write_adapter(self.folder / "other", seed=9)
         folder = model.write(self.folder)
-        clock = '{{ strftime_now("%H:%M:%S.%f") }}{% for message in messages %}{{ message.content }}{% endfor %}'
-        (folder / "chat_template.jinja").write_text(clock)
+        # The two sides read one clock in the same microsecond once in 570 chats, and so many never.
+        clocks = '{% for _ in range(20) %}{{ strftime_now("%f") }} {% endfor %}'
+        messages = "{% for message in messages %}{{ message.content }}{% endfor %}"
+        (folder / "chat_template.jinja").write_text(clocks + messages)
         self.prefill_url, self.decode_url = (
             url.replace("127.0.0.1", "[::1]") for url in (self.prefill_url, self.decode_url)
         )
