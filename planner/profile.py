@@ -18,7 +18,7 @@ from stack.configuration.environment import ConfigError
 VERSION = 1
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MoreOrLess = Annotated[float, Field(allow_inf_nan=False)]  # seconds
-Part = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of a whole
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of a whole
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -49,10 +49,10 @@ class Transfer(_Part):
 class Crowding(_Part):
     """As planner/simulation/machine.py has it."""
 
-    answers_beside_answers: Part = 0.0
-    answers_beside_prompts: Part = 0.0
-    prompts_beside_answers: Part = 0.0
-    prompts_beside_prompts: Part = 0.0
+    answers_beside_answers: Share = 0.0
+    answers_beside_prompts: Share = 0.0
+    prompts_beside_answers: Share = 0.0
+    prompts_beside_prompts: Share = 0.0
 
 
 class Residual(_Part):
@@ -90,7 +90,7 @@ class Profile(_Part):
     max_sequences: Count = 256
     steps_ahead: Annotated[int, Field(ge=0, le=1)] = 0
     crowding: Crowding = Crowding()
-    awaiting: Part = 0.0
+    awaiting: Share = 0.0
     jitter_s: tuple[MoreOrLess, ...] = ()
     jitter_beside_s: tuple[MoreOrLess, ...] = ()
 

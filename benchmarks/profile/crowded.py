@@ -38,8 +38,7 @@ class Split:
 
 
 async def crowded(asking: Asking) -> list[Crowded]:
-    most = min(asking.limits.step_tokens, asking.limits.request_tokens // 2)
-    lengths = [tokens for tokens in PROMPTS_TOKENS if tokens <= most]
+    lengths = _of_one_step(asking, PROMPTS_TOKENS)
     return [
         await _beside(asking, tokens, lengths[-1] if beside_prompts else 0)
         for tokens in (0, *lengths)
@@ -50,14 +49,19 @@ async def crowded(asking: Asking) -> list[Crowded]:
 async def split(asking: Asking) -> list[Split]:
     """By turns, so that neither has a better hour."""
     found = []
-    for tokens in SPLIT_TOKENS:
-        if tokens <= asking.limits.step_tokens and tokens + ANSWER <= asking.limits.request_tokens:
-            alone_s: list[float] = []
-            both_s = await asking.repeated(partial(_by_turns, asking, tokens, alone_s))
-            alone = Sample("alone", f"a prompt of {tokens:,} tokens of the producer alone", alone_s, {})
-            both = Sample("split", f"a prompt of {tokens:,} tokens that the consumer waits for", both_s, {})
-            found.append(Split(alone, both))
+    for tokens in _of_one_step(asking, SPLIT_TOKENS):
+        alone_s: list[float] = []
+        both_s = await asking.repeated(partial(_by_turns, asking, tokens, alone_s))
+        alone = Sample("alone", f"a prompt of {tokens:,} tokens of the producer alone", alone_s, {})
+        both = Sample("split", f"a prompt of {tokens:,} tokens that the consumer waits for", both_s, {})
+        found.append(Split(alone, both))
     return found
+
+
+def _of_one_step(asking: Asking, lengths: Sequence[int]) -> list[int]:
+    """Shorter ones in place of those that do not fit: what differs by length is not seen from one."""
+    most = min(asking.limits.step_tokens, asking.limits.request_tokens // 2)
+    return sorted({min(tokens, most) for tokens in lengths})
 
 
 async def _by_turns(asking: Asking, tokens: int, alone_s: list[float]) -> float:

@@ -102,6 +102,13 @@ async def test_instances_that_share_a_machine() -> None:
     assert (found.split_s, found.beside_s) == pytest.approx((0.02, 0.015), abs=0.003)
 
 
+async def test_steps_too_small_for_the_usual_lengths() -> None:
+    true = made_up(CPU, crowding=0.2, split_s=0.02, step_tokens=256)
+    found = await measured(true, request_tokens=4096)
+    assert found.split_s == pytest.approx(0.02, abs=0.003)
+    assert found.crowding.prompts_beside_answers == pytest.approx(0.2, abs=0.05)
+
+
 async def test_what_chance_adds_to_steps() -> None:
     """A tenth of them takes 4 ms more, beside another instance 9 ms."""
     usual, rare = (0.0,) * 9, 0.004
