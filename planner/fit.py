@@ -74,14 +74,27 @@ def fit(
 ) -> Fit:
     """Args: parts: whose costs are looked for; known: those of the others. Raises: NoFit."""
     refuse_noise(samples, bounds.uncertain)
+    costs = least_errors(samples, parts, known or {})
+    return Fit(costs, judged(samples, [summed(sample, costs) for sample in samples], bounds))
+
+
+def least_errors(samples: Sequence[Sample], parts: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
+    """The known costs and those of the parts. Raises: NoFit: there are fewer samples than parts."""
     if len(samples) < len(parts):
         raise NoFit(f"{len(samples)} measurements for {len(parts)} costs: expected at least as many")
     matrix = np.array([[sample.parts.get(part, 0.0) / sample.median for part in parts] for sample in samples])
-    known = dict(known or {})
-    explained = [sum(known.get(part, 0.0) * many for part, many in sample.parts.items()) for sample in samples]
-    wanted = np.array([1 - each / sample.median for each, sample in zip(explained, samples, strict=True)])
-    costs = known | dict(zip(parts, _not_negative(matrix, wanted), strict=True))
-    residuals = _residuals(samples, costs)
+    wanted = np.array([1 - summed(sample, known) / sample.median for sample in samples])
+    return {**known, **dict(zip(parts, _not_negative(matrix, wanted), strict=True))}
+
+
+def summed(sample: Sample, costs: Mapping[str, float]) -> float:
+    """Seconds of its parts."""
+    return sum(costs.get(part, 0.0) * many for part, many in sample.parts.items())
+
+
+def judged(samples: Sequence[Sample], fitted_s: Sequence[float], bounds: Bounds) -> dict[str, Residual]:
+    """Of each kind. Raises: NoFit: the median of one is too large."""
+    residuals = _residuals(samples, fitted_s)
     poor = [
         f"{kind}: the fit is {each.median:.0%} from what was measured (median), expected at most {bounds.residual:.0%}"
         for kind, each in residuals.items()
@@ -89,7 +102,7 @@ def fit(
     ]
     if poor:
         raise NoFit("\n".join(poor))
-    return Fit(costs, residuals)
+    return residuals
 
 
 def refuse_noise(samples: Sequence[Sample], uncertain: float) -> None:
@@ -111,10 +124,9 @@ def _noisy(sample: Sample, most: float) -> str | None:
     return None
 
 
-def _residuals(samples: Sequence[Sample], costs: dict[str, float]) -> dict[str, Residual]:
+def _residuals(samples: Sequence[Sample], fitted_s: Sequence[float]) -> dict[str, Residual]:
     by_kind: dict[str, list[float]] = {}
-    for sample in samples:
-        fitted = sum(costs[part] * many for part, many in sample.parts.items())
+    for sample, fitted in zip(samples, fitted_s, strict=True):
         by_kind.setdefault(sample.kind, []).append(abs(fitted - sample.median) / sample.median)
     return {
         kind: Residual(samples=len(errors), median=float(median(errors)), worst=float(max(errors)))

@@ -36,6 +36,13 @@ class Step(_Part):
     prompt_pair_s: Seconds
     join_s: Seconds = 0.0
     join_token_s: Seconds = 0.0
+    overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    launch_s: Seconds = 0.0
+    graph_tokens: Annotated[int, Field(ge=0)] = 0
+
+    def costs(self, slower: float) -> StepCosts:
+        seconds = {name: value * slower for name, value in self.model_dump().items() if name.endswith("_s")}
+        return StepCosts(**seconds, overlap=self.overlap, graph_tokens=self.graph_tokens)
 
 
 class Transfer(_Part):
@@ -67,8 +74,8 @@ class Profile(_Part):
     """conditions: machine, versions and options, as facts to show. residuals: by kind of measurement.
 
     transfers: by transport, the one that was used first. bytes_per_token: of KV cache. before_s, after_s: what passes
-    between the client and the engine, to it and back. split_s and beside_s: as `Constants`; crowding and what follows
-    it: as `Pace`.
+    between the client and the engine, to it and back. split_s, split_beside_s (None: the same) and beside_s: as
+    `Constants`; crowding and what follows it: as `Pace`.
     """
 
     version: Literal[1] = 1
@@ -82,6 +89,7 @@ class Profile(_Part):
     before_s: Seconds
     after_s: Seconds
     split_s: Seconds = 0.0
+    split_beside_s: Seconds | None = None
     beside_s: Seconds = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
     kv_tokens: Count
@@ -120,11 +128,10 @@ class Profile(_Part):
 
     def server(self, slower: float = 1.0) -> Server:
         """Args: slower: its steps take so many times as long."""
-        costs = StepCosts(**{name: value * slower for name, value in self.step.model_dump().items()})
         scheduling = Scheduling(self.step_tokens, self.max_sequences, steps_ahead=self.steps_ahead)
         # A block larger than one with an identity, or none of its divisors, is told in the largest that is.
         block = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if self.block_tokens % size == 0)
-        return Server(costs, scheduling, self.kv_tokens, min(block, BLOCK_TOKENS), self._pace)
+        return Server(self.step.costs(slower), scheduling, self.kv_tokens, min(block, BLOCK_TOKENS), self._pace)
 
     def transfer(self, transport: str | None = None, bandwidth: float = 1.0) -> TransferCosts:
         """Args: transport: None: the first; bandwidth: so many times that of the profile. Raises: KeyError."""
@@ -135,7 +142,10 @@ class Profile(_Part):
 
     @property
     def constants(self) -> Constants:
-        return Constants(self.before_s, self.after_s, self.first_token, self.split_s, self.beside_s)
+        split_beside_s = self.split_s if self.split_beside_s is None else self.split_beside_s
+        return Constants(
+            self.before_s, self.after_s, self.first_token, self.split_s, split_beside_s, beside_s=self.beside_s
+        )
 
 
 def read(path: Path, name: str) -> Profile:

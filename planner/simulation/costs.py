@@ -1,8 +1,10 @@
 """What a step of an instance takes, and what it takes to move a prompt's KV cache.
 
-A step's time is a sum, because that is what fits measurements (planner/fit.py says how well): what every step takes,
-something for each answer in it and for each token of KV cache that those read, and for prompts something for each
-token and for each pair of a token and one before it, which is attention's part.
+A step's time has two parts, because that is what fits measurements (planner/step_fit.py says how well). One is what
+every step takes, and something for each answer in it and for each token of KV cache that those read: memory is read.
+The other is of prompts, for each token and for each pair of a token and one before it, which is attention's part: it is
+computed. Where the hardware does both at once the shorter part hides behind the longer one (the roofline model,
+Williams et al. 2009), and where it does not they add up.
 """
 
 import math
@@ -15,7 +17,9 @@ class StepCosts:
     """Seconds: of every step, a decoding sequence, a token of its context, a token of a prompt, a pair of those.
 
     join_s, join_token_s: of a sequence whose KV cache has come from another instance, and of a token of it, in the step
-    that it joins: what arrives is in the way of what runs.
+    that it joins: what arrives is in the way of what runs. overlap: how much of its shorter part a step takes no time
+    for, from 0 (both add up) to 1 (the longer one alone counts). launch_s: at least, of a step of more than
+    `graph_tokens` tokens: vLLM captures CUDA graphs of so many, and launches the kernels of what is larger one by one.
     """
 
     step_s: float = 0.0
@@ -25,6 +29,9 @@ class StepCosts:
     prompt_pair_s: float = 0.0
     join_s: float = 0.0
     join_token_s: float = 0.0
+    overlap: float = 0.0
+    launch_s: float = 0.0
+    graph_tokens: int = 0
 
     def of_answers(self, sequences: int, context_tokens: int) -> float:
         """Of a step, whatever else is in it."""
@@ -32,6 +39,11 @@ class StepCosts:
 
     def of_prompts(self, tokens: int, token_pairs: float) -> float:
         return self.prompt_token_s * tokens + self.prompt_pair_s * token_pairs
+
+    def of_step(self, answers_s: float, prompts_s: float, tokens: int) -> float:
+        """Args: answers_s, prompts_s: its parts; tokens: of both."""
+        both_s = answers_s + prompts_s - self.overlap * min(answers_s, prompts_s)
+        return max(both_s, self.launch_s) if tokens > self.graph_tokens else both_s
 
 
 def pairs(begin: int, tokens: int) -> float:
@@ -59,7 +71,8 @@ class Constants:
     """before_s: from the client's sending until the engine has the request; after_s: from a step's end to the client.
 
     first_token: whose is passed on to the client; the consumer's comes when it has the KV cache, by a step of its own.
-    split_s: more of before_s until a producer's has it, where a consumer is asked at the same time.
+    split_s: more of before_s until a producer's has it, where a consumer is asked at the same time that has nothing to
+    compute; split_beside_s: where that computes.
     beside_s: more of before_s while another instance of the machine computes.
     """
 
@@ -67,4 +80,5 @@ class Constants:
     after_s: float = 0.0
     first_token: Literal["producer", "consumer"] = "producer"
     split_s: float = 0.0
+    split_beside_s: float = 0.0
     beside_s: float = 0.0

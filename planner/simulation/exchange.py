@@ -60,7 +60,9 @@ class Exchange:
         if self._producer is not None and route.producer is not None:
             name = route.producer.instance_id
             self._transfer = Transfer(world.deployment.transfer, world.links[name])
-            self._submit(name, self._producer, world.deployment.constants.split_s)
+            constants, consumer = world.deployment.constants, world.instances[route.consumer.instance_id]
+            more_s = constants.split_beside_s if consumer.computes else constants.split_s
+            self._submit(name, self._producer, more_s)
         self._submit(route.consumer.instance_id, self._consumer)
 
     def _submit(self, name: str, sequence: Sequence, more_s: float = 0.0) -> None:

@@ -58,6 +58,10 @@ class Instance:
             self.steps.change_pace(self._machine.slower(self, self._pace, self._prompts))
 
     @property
+    def computes(self) -> bool:
+        return not self._idle
+
+    @property
     def is_crowded(self) -> bool:
         """Another one of the machine computes."""
         return self._machine.is_busy_beside(self)
@@ -152,10 +156,11 @@ class Instance:
             self.pool.take((), self._decoding.growth(number, steps) - self._decoding.growth(number, 1))
         prompt_pairs = sum(pairs(sequence.computed, tokens) for sequence, tokens in self._chunks.items())
         answers_s = self._costs.of_answers(sequences, self._decoding.context) + joining_s
-        prompts_s = self._costs.of_prompts(sum(self._chunks.values()), prompt_pairs)
-        self._prompts = prompts_s / (answers_s + prompts_s) if prompts_s else 0.0
+        tokens = sum(self._chunks.values())
+        alone_s = self._costs.of_step(answers_s, self._costs.of_prompts(tokens, prompt_pairs), sequences + tokens)
+        self._prompts = (alone_s - answers_s) / alone_s if tokens else 0.0
         slower = self._machine.slower(self, self._pace, self._prompts)
-        lasts_s = (answers_s + prompts_s) * slower
+        lasts_s = alone_s * slower
         longer_s = self._costs.context_token_s * sequences * slower
         by_chance_s = enumerate(self._machine.by_chance(self._pace, steps))
         self.steps.begin((max(0.0, lasts_s + step * longer_s + more_s) for step, more_s in by_chance_s), slower)

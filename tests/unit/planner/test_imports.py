@@ -7,7 +7,7 @@ import planner
 from tests.unit.floors import Floors, full, parts, read, rooms, upward
 
 FLOORS: Floors = (
-    (("sizing",), ("fit",)),
+    (("sizing",), ("fit", "step_fit")),
     (("profile",),),
     (("simulation",),),
     (("trace",),),

@@ -60,6 +60,13 @@ def test_the_first_transport_is_the_one_that_was_used() -> None:
     assert found.transfer("tcp").bytes_per_s == 1e9
 
 
+def test_a_slower_server_overlaps_as_much() -> None:
+    step = profile().step.model_copy(update={"overlap": 0.5, "launch_s": 0.02, "graph_tokens": 512})
+    costs = profile(step=step).server(slower=1.5).costs
+    assert (costs.overlap, costs.graph_tokens) == (0.5, 512)
+    assert costs.launch_s == pytest.approx(0.03)
+
+
 @pytest.mark.parametrize(("block_tokens", "simulated"), [(16, 16), (128, 128), (256, 128), (48, 16), (7, 1)])
 def test_blocks_of_any_size_are_told_in_one_that_divides_both(block_tokens: int, simulated: int) -> None:
     assert profile(block_tokens=block_tokens).server().block_tokens == simulated
@@ -80,7 +87,8 @@ def test_a_profile_tells_answers_from_prompts(tmp_path: Path) -> None:
     file.write_text(told.model_dump_json())
     assert read(file, "--profile") == told
     assert told.server().pace.crowding == SimulatedCrowding(0.3, 0.0, 0.2, 0.0)
-    assert told.constants.split_s == 0.01
+    assert (told.constants.split_s, told.constants.split_beside_s) == (0.01, 0.01)
+    assert profile(split_s=0.01, split_beside_s=0.02).constants.split_beside_s == 0.02
     file.write_text(json.dumps(json.loads(told.model_dump_json()) | {"crowding": 0.25}))
     assert set(read(file, "--profile").crowding.model_dump().values()) == {0.25}
     file.write_text(json.dumps(json.loads(told.model_dump_json()) | {"crowding": -1}))

@@ -55,6 +55,22 @@ def test_a_pair_of_tokens_costs_attention() -> None:
     assert bench.times() == [pytest.approx([0.001 * 1000 * 1000 / 2])]
 
 
+def test_the_shorter_part_of_a_step_hides_behind_the_longer_one() -> None:
+    """A step reads for 2 s and computes 1 s with 100 tokens, 4 s with 400, and is never launched in less than 3 s."""
+    costs = StepCosts(step_s=2.0, prompt_token_s=0.01)
+    for overlap, launch_s, expected in (
+        (0.0, 0.0, (2 + 4) + (2 + 1)),
+        (1.0, 0.0, 4 + 2),
+        (0.25, 0.0, (4 + 1.5) + (2 + 0.75)),
+        (1.0, 3.0, 4 + 2),
+        (1.0, 5.0, 5 + 2),
+    ):
+        overlapping = replace(costs, overlap=overlap, launch_s=launch_s, graph_tokens=100)
+        bench = Bench(Server(overlapping, Scheduling(step_tokens=400)))
+        bench.request(0.0, 500, 1)
+        assert bench.times() == [pytest.approx([expected])], (overlap, launch_s)
+
+
 def test_answers_and_prompts_share_a_step() -> None:
     """The second prompt comes in the first one's third step, and has 399 tokens of the next and the rest after it."""
     bench = Bench(SERVER)

@@ -134,6 +134,17 @@ def test_a_split_request_comes_later_to_its_producer() -> None:
     assert served.ttft_s == pytest.approx(0.5 + 3.0)
 
 
+def test_it_comes_later_still_where_the_consumer_computes() -> None:
+    """The first prompt is short, and the consumer's own: it has an answer under way when the second one comes."""
+    pair = replace(deployment(1, 1), constants=Constants(split_s=0.3, split_beside_s=0.7), policy=LOCAL)
+    arrivals = [Arrival(0.0, prompt_of(10, []), 20), Arrival(0.5, prompt_of(2000, []), 3)]
+    (_, served) = simulate(arrivals, pair).served
+    # 0.5 + 0.7 + 3.0 s, and then to the end of a step: its first one took 1.01 s.
+    assert served.ttft_s == pytest.approx(5.01 - 0.5)
+    (served,) = simulate(arrivals[1:], pair).served
+    assert served.ttft_s == pytest.approx(0.3 + 3.0)
+
+
 def test_a_requests_way_is_longer_while_another_instance_computes() -> None:
     """The first one's steps do not count for what comes to the same instance."""
     arrivals = [Arrival(0.0, prompt_of(2000, []), 9), Arrival(1.0, prompt_of(1000, []), 1)]

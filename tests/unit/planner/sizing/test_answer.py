@@ -19,7 +19,7 @@ EFFORT = Effort(requests=80, seconds=0.0, precision=0.2)
 def case(prompt: int, output: int, slo: Slo, rate: float = 2.0, **step: float) -> Case:
     costs = {"step_s": 0.01, "sequence_s": 0.0, "context_token_s": 0.0, "prompt_token_s": 1e-4, "prompt_pair_s": 0.0}
     workload = MadeUp((Kind(1.0, lambda dice: prompt, lambda dice: output),), rate, "traffic")
-    variant = Variant(profile(step=Step(**{**costs, **step}), kv_tokens=1_000_000), SPLIT_ALL)
+    variant = Variant(profile(step=Step.model_validate({**costs, **step}), kv_tokens=1_000_000), SPLIT_ALL)
     return Case(workload, variant, Objective(slo), EFFORT)
 
 
