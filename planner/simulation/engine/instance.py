@@ -9,8 +9,6 @@ Steps in which answers alone go on, and none of them ends, differ only in the gr
 one event; what comes meanwhile cuts it at the end of the step in which it comes.
 """
 
-import heapq
-from collections import deque
 from collections.abc import Callable
 from itertools import count
 
@@ -18,6 +16,7 @@ from planner.simulation.clock import Clock
 from planner.simulation.costs import pairs
 from planner.simulation.engine.decoding import Decoding
 from planner.simulation.engine.kv_pool import KvPool
+from planner.simulation.engine.queues import Queues
 from planner.simulation.engine.sequence import Sequence
 from planner.simulation.engine.steps import Steps
 from planner.simulation.machine import Machine
@@ -41,9 +40,7 @@ class Instance:
         self._pace = server.pace
         self._machine = machine
         self._numbers = count()
-        self._waiting: list[tuple[int, int, Sequence]] = []
-        self._ready: deque[Sequence] = deque()  # whose KV cache has come
-        self._coming: deque[tuple[int, Sequence]] = deque()  # of either, with the step that can have it first
+        self._queues = Queues()
         self._prefilling: list[Sequence] = []
         self._awaited = 0  # whose KV cache comes, and has its place here
         self._decoding = Decoding(server.block_tokens)
@@ -98,19 +95,9 @@ class Instance:
 
     def _come(self, sequence: Sequence) -> None:
         self._cut()
-        self._coming.append((len(self.steps) + self._scheduling.steps_ahead, sequence))
+        self._queues.come(sequence, len(self.steps) + self._scheduling.steps_ahead)
         if self._idle:
             self._touch()
-
-    def _admit(self) -> None:
-        """What has come is seen by the scheduler, all of it where there is nothing to run meanwhile."""
-        nothing_runs = not self._decoding and not self._prefilling
-        while self._coming and (nothing_runs or self._coming[0][0] <= len(self.steps)):
-            _, sequence = self._coming.popleft()
-            if sequence.has_come:
-                self._ready.append(sequence)
-            else:
-                self._wait(sequence)
 
     def _touch(self) -> None:
         """Something has changed that the next step has to see."""
@@ -130,10 +117,10 @@ class Instance:
 
     def _step(self) -> None:
         number = len(self.steps)
-        self._admit()
-        joining_s = 0.0
-        while self._ready and self._has_place():
-            joining_s += self._join(self._ready.popleft())
+        self._queues.admit(number, nothing_runs=not self._decoding and not self._prefilling)
+        ready, joining_s = self._queues.ready, 0.0
+        while ready and self._has_place():
+            joining_s += self._join(ready.popleft())
         preempted = False
         while self._decoding and self._decoding.growth(number, 1) > self.pool.available:
             preempted |= bool(self._preempt())
@@ -142,7 +129,7 @@ class Instance:
         if room is not None and not preempted:
             self._begin_prompts(room)
         if not self._decoding and not self._chunks:
-            self._idle = not preempted and room is not None and not self._ready
+            self._idle = not preempted and room is not None and not ready
             if self._idle:
                 self._machine.rests(self, awaits=self._awaited > 0)
             else:
@@ -184,14 +171,14 @@ class Instance:
 
     def _begin_prompts(self, room: int) -> None:
         most = self._most_of_one()
-        while self._waiting and room > 0 and self._has_place():
-            sequence = self._waiting[0][2]
+        while self._queues.waiting and room > 0 and self._has_place():
+            sequence = self._queues.first()
             prompt = sequence.prompt
             computed = prompt.tokens - prompt.missing(self.pool.matched(prompt.blocks))
             shared = min(len(prompt.blocks), computed // BLOCK_TOKENS)
             if not self.pool.fits(prompt.blocks, shared, sequence.target):
                 return
-            heapq.heappop(self._waiting)
+            self._queues.begin_first()
             sequence.computed, sequence.shared = computed, shared
             held = prompt.tokens if sequence.remote else computed
             self.pool.take(prompt.blocks[:shared], self.pool.private_blocks(held, shared))
@@ -267,11 +254,8 @@ class Instance:
         victim.remote = False
         victim.preemptions += 1
         self.preemptions += 1
-        self._wait(victim)
+        self._queues.wait(victim)
         return victim
-
-    def _wait(self, sequence: Sequence) -> None:
-        heapq.heappush(self._waiting, (sequence.priority, sequence.number, sequence))
 
     def _allocate(self, sequence: Sequence, tokens: int) -> bool:
         """Blocks for so many more tokens of its prompt, if they are there."""
@@ -295,7 +279,7 @@ class Instance:
     def _most_of_one(self) -> int:
         """Tokens of one prompt in one step."""
         scheduling = self._scheduling
-        others = len(self._decoding) + len(self._prefilling) + len(self._waiting)
+        others = len(self._decoding) + len(self._prefilling) + self._queues.waiting
         if not scheduling.long_prefill_threshold or others <= 1:
             return scheduling.step_tokens
         share = scheduling.step_tokens // others if scheduling.adaptive_threshold else 0
@@ -305,8 +289,9 @@ class Instance:
         """Steps in which nothing but answers goes on, and none ends."""
         number = len(self.steps)
         steps = min(self._decoding.next_end() - number, LONGEST_RUN)
-        if self._coming:
-            steps = min(steps, self._coming[0][0] - number)
+        coming = self._queues.steps_before_next(number)
+        if coming is not None:
+            steps = min(steps, coming)
         # One step's growth is there, and reserved.
         spare = self.pool.available + self._decoding.growth(number, 1)
         while steps > 1 and self._decoding.growth(number, steps) > spare:

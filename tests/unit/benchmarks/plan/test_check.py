@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.plan import check
-from benchmarks.plan.check import Measured
+from benchmarks.plan.measured import Measured, pooled
 from benchmarks.serving.points import points
 from loadtest.figures.slo import Slo
 from loadtest.sending import arrivals as loadtest_arrivals
@@ -58,6 +58,24 @@ def test_the_requests_are_those_of_the_load_test() -> None:
     )
     assert [each.at_s for each in found] == pytest.approx(list(times))
     assert {(each.prompt.tokens, each.output_tokens, each.output_limit) for each in found} == {(2000, 10, 10)}
+
+
+def test_of_several_hours_counts_the_median() -> None:
+    hours = [
+        document(row("aggregated", LONE, ttft_s, 0.01, n=n), row("disaggregated", LONE, 0.2, 0.01))
+        for ttft_s, n in ((0.3, 120), (0.9, 110), (0.4, 130))
+    ]
+    found = {each["side"]: each for each in pooled(hours)["measurements"]}
+    assert (found["aggregated"]["ttft_p50_s"], found["aggregated"]["ttft_n"]) == (0.4, 110)
+    assert pooled(hours[:1]) == hours[0]
+    # What was not measured in each of them says nothing of them all.
+    assert [each["side"] for each in pooled([*hours, document(*hours[0]["measurements"][:1])])["measurements"]] == [
+        "aggregated"
+    ]
+    with pytest.raises(ValueError, match="seed: 8 in one, 7 in another comparison"):
+        pooled([hours[0], {**hours[1], "plan": {**hours[1]["plan"], "seed": 8}}])
+    with pytest.raises(ValueError, match="not of the same instances"):
+        pooled([hours[0], {**hours[1], "conditions": {"instances": "aggregated: 3 aggregated"}}])
 
 
 def test_predicted_beside_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
