@@ -146,6 +146,7 @@ async def _find(options: Options, settings: StackSettings) -> Found:
         **versions,
         "model": consumer.model,
         "options": f"steps of {limits.step_tokens} tokens, {consumer.dtype}, blocks of {block_tokens}",
+        "seed": str(options.seed),
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     return Found(measurements, limits, block_tokens, conditions, why)

@@ -7,7 +7,7 @@ would.
 from functools import partial
 from statistics import median
 
-from benchmarks.profile.asking import ANSWER, CONTEXT, LENGTHS, SHORT, STREAMS, Asking
+from benchmarks.profile.asking import ANSWER, CONTEXT, LONG, SHORT, STREAMS, Asking
 from benchmarks.profile.windows import shared_step
 from planner.fit import Sample
 from planner.simulation.costs import pairs
@@ -25,7 +25,7 @@ async def prompts(asking: Asking) -> list[Sample]:
             break
         await asking.first_token(consumer, tokens)  # what is made at the first of its kind
         seconds = await asking.repeated(partial(asking.first_token, consumer, tokens))
-        asking.token_s = max(asking.token_s, median(seconds) / tokens if tokens >= LENGTHS[2] else 0.0)
+        asking.token_s = max(asking.token_s, median(seconds) / tokens if tokens >= LONG else 0.0)
         steps = -(-tokens // limits.step_tokens)
         parts = dict(zip(OF_PROMPTS, (1.0, steps, tokens, pairs(0, tokens)), strict=True))
         found.append(Sample("prefill", f"a prompt of {tokens:,} tokens", seconds, parts))
@@ -55,7 +55,7 @@ async def mixed(asking: Asking) -> list[Sample]:
 
     found = []
     for tokens in asking.lengths():
-        if tokens + STREAMS > asking.limits.step_tokens or tokens < LENGTHS[2]:
+        if tokens + STREAMS > asking.limits.step_tokens or tokens < LONG:
             continue
         seconds = await asking.repeated(partial(share, tokens))
         context = STREAMS * (CONTEXT + ANSWER / 2)

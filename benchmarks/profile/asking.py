@@ -16,6 +16,7 @@ Ask = Callable[[Route, Sequence[int], int], Awaitable[Stream]]
 Sleep = Callable[[float], Awaitable[None]]
 Look = Callable[[Stream, float, float], float]  # from one moment to another
 LENGTHS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
+LONG = 256  # tokens of the shortest prompt whose time is mostly its own, not that of a step or a request
 CONTEXT = 64  # tokens of prompts whose answers are looked at
 ANSWER = 48  # tokens of a stream whose gaps are looked at
 SHORT = 8  # tokens of a prompt that costs hardly more than a step

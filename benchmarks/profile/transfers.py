@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.connector.client import Stream
 from benchmarks.errors import RequestFailed
-from benchmarks.profile.asking import ANSWER, CONTEXT, LENGTHS, STREAMS, Asking
+from benchmarks.profile.asking import ANSWER, CONTEXT, LONG, STREAMS, Asking
 from benchmarks.profile.windows import longest_gap
 from planner.fit import Sample
 
@@ -62,7 +62,7 @@ async def joins(asking: Asking) -> list[Sample]:
 
 def _lengths(asking: Asking) -> Iterator[int]:
     for tokens in asking.lengths():
-        if tokens >= LENGTHS[2] and tokens * asking.token_s <= asking.limits.longest_s:
+        if tokens >= LONG and tokens * asking.token_s <= asking.limits.longest_s:
             yield tokens
 
 
