@@ -16,6 +16,7 @@ from planner.trace import BLOCK_TOKENS
 from stack.configuration.environment import ConfigError
 
 VERSION = 1
+BESIDE = "beside"  # the kind of residual of what an instance takes while another one of the machine computes
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MoreOrLess = Annotated[float, Field(allow_inf_nan=False)]  # seconds
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of a whole
@@ -119,7 +120,9 @@ class Profile(_Part):
     def apart(self) -> "Profile":
         """The same where no instance slows another one: the profile's two shared what these do not."""
         pace = self._pace.apart
-        return self.model_copy(update={**asdict(pace), "crowding": Crowding(**asdict(pace.crowding)), "beside_s": 0.0})
+        residuals = {kind: residual for kind, residual in self.residuals.items() if kind != BESIDE}
+        changed = {**asdict(pace), "crowding": Crowding(**asdict(pace.crowding)), "beside_s": 0.0}
+        return self.model_copy(update={**changed, "residuals": residuals})
 
     @property
     def _pace(self) -> machine.Pace:

@@ -4,11 +4,13 @@ Which of them is the longer one decides what a measurement tells of each. So it 
 anew by what came out, until that is the same; for each overlap, of which the one with the least errors is taken.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from planner.fit import STRICT, Fit, Sample, judged, least_errors, refuse_noise, summed
+from planner.simulation.costs import StepCosts
 
 OF_ANSWERS = ("step_s", "sequence_s", "context_token_s")
 OF_PROMPTS = ("prompt_token_s", "prompt_pair_s")
@@ -35,13 +37,13 @@ def fit_steps(samples: Sequence[Sample], graph_tokens: int) -> Fit:
 
 def step_time(sample: Sample, costs: Mapping[str, float], graph_tokens: int) -> tuple[float, Longer]:
     """Seconds, and what they are of."""
-    answers_s, prompts_s = (summed(_only(sample, parts), costs) for parts in (OF_ANSWERS, OF_PROMPTS))
-    both_s = answers_s + prompts_s - costs["overlap"] * min(answers_s, prompts_s)
-    longer: Longer = "answers" if answers_s > prompts_s else "prompts"
-    launch_s = sample.parts.get("step_s", 1.0) * costs.get("launch_s", 0.0)
-    if _is_launched(sample, graph_tokens) and launch_s > both_s:
-        both_s, longer = launch_s, "launch"
-    return summed(_only(sample, OF_REQUESTS), costs) + both_s, longer
+    steps, tokens = sample.parts.get("step_s", 1.0), math.ceil(_tokens(sample))
+    answers_s, prompts_s = (summed(_only(sample, parts), costs) / steps for parts in (OF_ANSWERS, OF_PROMPTS))
+    unbounded = StepCosts(overlap=costs["overlap"], graph_tokens=graph_tokens)
+    launched = replace(unbounded, launch_s=costs.get("launch_s", 0.0))
+    both_s, step_s = (each.of_step(answers_s, prompts_s, tokens) for each in (unbounded, launched))
+    longer: Longer = "launch" if step_s > both_s else "answers" if answers_s > prompts_s else "prompts"
+    return summed(_only(sample, OF_REQUESTS), costs) + step_s * steps, longer
 
 
 def _alternating(samples: Sequence[Sample], overlap: float, graph_tokens: int) -> dict[str, float]:

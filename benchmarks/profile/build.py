@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks.profile.asking import ANSWER, CONTEXT, Limits
-from benchmarks.profile.crowded import STREAMS, Crowded, Split
+from benchmarks.profile.crowded import STREAMS_EACH, Crowded, Split
 from benchmarks.profile.transfers import JOIN, Moved
 from planner.fit import Bounds, Fit, Sample, fit, refuse_noise, uncertainty
-from planner.profile import Crowding, Profile, Residual, Step, Transfer
+from planner.profile import BESIDE, Crowding, Profile, Residual, Step, Transfer
 from planner.step_fit import fit_steps
 
 JOINING = ("join_s", "join_token_s")
@@ -103,7 +103,7 @@ def crowded_prompts(found: Measurements, costs: Mapping[str, float], of_streams:
     """A constant, the part that every step has as a stream's has it, and a part of the rest is what they take more."""
     alone = {each.prompt_tokens: each.alone for each in found.split if not each.beside_streams}
     of_producers = [
-        Crowded(each.prompt_tokens, False, alone[each.prompt_tokens], replace(each.alone, kind="beside"))
+        Crowded(each.prompt_tokens, False, alone[each.prompt_tokens], replace(each.alone, kind=BESIDE))
         for each in found.split
         if each.beside_streams
     ]
@@ -138,8 +138,8 @@ def split_beside_streams(found: Sequence[Split], costs: Mapping[str, float], cro
 
     Without costs where it was not measured, as in values of before it was.
     """
-    context = STREAMS * (CONTEXT + ANSWER / 2)
-    step_s = costs["step_s"] + costs["sequence_s"] * STREAMS + costs["context_token_s"] * context
+    context = STREAMS_EACH * (CONTEXT + ANSWER / 2)
+    step_s = costs["step_s"] + costs["sequence_s"] * STREAMS_EACH + costs["context_token_s"] * context
     waits_s = step_s * (1 + crowding["answers_beside_prompts"]) / 2
     samples = [
         replace(each.both, kind="split beside", parts={"explained": each.alone.median + waits_s, "split_beside_s": 1.0})

@@ -8,8 +8,11 @@ from functools import partial
 from benchmarks.connector.topology.routes import Route
 from benchmarks.profile.asking import ANSWER, CONTEXT, SHORT, Asking
 from planner.fit import Sample
+from planner.profile import BESIDE
 
-STREAMS = 2  # whose gaps are looked at, and beside which prompts are computed: for one GPUs have kernels of its own
+STREAMS_EACH = (
+    2  # whose gaps are looked at, and beside which prompts are computed: for one GPUs have kernels of its own
+)
 PROMPTS_TOKENS = (64, 512)  # that are computed beside another instance's work, the longer ones as such work too
 SPLIT_TOKENS = (64, 256, 512, 1024)
 SPLIT_ANSWER = 3  # tokens: with one alone nothing moves
@@ -76,16 +79,16 @@ async def _crowded(asking: Asking, tokens: int, others_tokens: int) -> Crowded:
     async def measure(gaps_s: list[float]) -> float:
         if tokens:
             return await asking.first_token(asking.routes.consumer, tokens)
-        return await asking.step(STREAMS, CONTEXT, gaps_s)
+        return await asking.step(STREAMS_EACH, CONTEXT, gaps_s)
 
     async def beside() -> float:
         others = asking.routes.producer, others_tokens or SHORT, 1 if others_tokens else _lasting(asking, tokens)
         return await _while_others_run(asking, *others, partial(measure, gaps_beside_s))
 
-    what = f"a prompt of {tokens:,} tokens" if tokens else f"{STREAMS} streams"
+    what = f"a prompt of {tokens:,} tokens" if tokens else f"{STREAMS_EACH} streams"
     what += f" beside {'prompts' if others_tokens else 'streams'}"
     alone = Sample("alone", what, await asking.repeated(partial(measure, gaps_alone_s)), {})
-    crowded = Sample("beside", what, await asking.repeated(beside), {})
+    crowded = Sample(BESIDE, what, await asking.repeated(beside), {})
     return Crowded(tokens, bool(others_tokens), alone, crowded, gaps_alone_s, gaps_beside_s)
 
 
@@ -112,7 +115,7 @@ async def _split(asking: Asking, tokens: int, beside_streams: bool) -> Split:
         return await measured(both)
 
     both_s = await asking.repeated(by_turns)
-    where = f", beside {STREAMS} streams of the consumer" if beside_streams else ""
+    where = f", beside {STREAMS_EACH} streams of the consumer" if beside_streams else ""
     one = Sample("alone", f"a prompt of {tokens:,} tokens of the producer alone{where}", alone_s, {})
     two = Sample("split", f"a prompt of {tokens:,} tokens that the consumer waits for{where}", both_s, {})
     return Split(one, two, tokens, beside_streams)
@@ -145,4 +148,4 @@ async def _again_and_again(asking: Asking, route: Route, tokens: int, answer: in
         while True:
             await asking.ask(route, asking.prompts.next(tokens), answer)
 
-    await asyncio.gather(*(again_and_again() for _ in range(STREAMS)))
+    await asyncio.gather(*(again_and_again() for _ in range(STREAMS_EACH)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.profile import Crowding, Transfer, read
+from planner.profile import Crowding, Residual, Transfer, read
 from planner.simulation.costs import TransferCosts
 from planner.simulation.machine import Crowding as SimulatedCrowding
 from planner.simulation.machine import Pace
@@ -78,6 +78,9 @@ def test_instances_that_are_apart_do_not_slow_each_other() -> None:
     assert shared.apart.server().pace == Pace(SimulatedCrowding(), 0.0, (-0.001, 0.002), (-0.001, 0.002))
     assert shared.apart.crowding == Crowding()
     assert (shared.constants.beside_s, shared.apart.constants.beside_s) == (0.01, 0.0)
+    beside = shared.residuals | {"beside": Residual(samples=8, median=0.3, worst=0.4)}
+    unsure = shared.model_copy(update={"residuals": beside})
+    assert (unsure.error, unsure.apart.error) == (0.3, 0.04)
 
 
 def test_a_profile_tells_answers_from_prompts(tmp_path: Path) -> None:
